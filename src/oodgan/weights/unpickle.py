@@ -1,0 +1,66 @@
+"""Read pickles that strangers made without running what they say: only allow-listed names are ever resolved."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from oodgan.errors import UserError
+
+NUMPY = frozenset(
+    {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("collections", "OrderedDict"),
+    }
+)
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """An unpickler that resolves only the names in `allow`, or the stand-ins given for names in `replace`."""
+
+    def __init__(
+        self,
+        file: Any,
+        allow: Iterable[tuple[str, str]] = NUMPY,
+        replace: Mapping[tuple[str, str], Any] | None = None,
+    ) -> None:
+        super().__init__(file)
+        self._allow = frozenset(allow)
+        self._replace = dict(replace or {})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self._replace:
+            return self._replace[(module, name)]
+        if (module, name) in self._allow:
+            return super().find_class(_renamed(module), name)
+        raise UserError(f"refused to load a pickle that asks for {module}.{name}: weights need no such thing")
+
+
+def _renamed(module: str) -> str:
+    # numpy 2 keeps the old path only with a warning
+    return module.replace("numpy.core", "numpy._core") if module.startswith("numpy.core") else module
+
+
+def load_restricted(
+    source: Path | str | bytes,
+    allow: Iterable[tuple[str, str]] = NUMPY,
+    replace: Mapping[tuple[str, str], Any] | None = None,
+) -> Any:
+    """Unpickle a file (or bytes) with an allow-list of (module, name) pairs.
+
+    Raises UserError when the pickle is damaged or asks for any other name.
+    """
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    name = "the data" if isinstance(source, bytes) else str(source)
+    try:
+        return RestrictedUnpickler(io.BytesIO(data), allow, replace).load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, ImportError) as error:
+        raise UserError(f"{name} is not a readable pickle: {type(error).__name__}") from error
