@@ -177,6 +177,6 @@ class InceptionResnetV1(nn.Module):
             # Batch norm with unit gain; the graph's epsilon is slim's default.
             gain = 1 / np.sqrt(constants[f"{norm}moving_variance"].astype(np.float64) + 1e-3)
             weight = constants[f"{root}Bottleneck/weights"].T * gain[:, None]
-            bias = constants[f"{norm}beta"] - constants[f"{norm}moving_mean"] * gain
+            offset = constants[f"{norm}beta"] - constants[f"{norm}moving_mean"] * gain
             self.bottleneck.weight.copy_(torch.from_numpy(weight))
-            self.bottleneck.bias.copy_(torch.from_numpy(bias))
+            self.bottleneck.bias.copy_(torch.from_numpy(offset))
