@@ -144,7 +144,8 @@ class StyleGAN2(nn.Module):
         if latent_avg is None:
             self.reset_mean_w()
         else:
-            self.mean_w.copy_(latent_avg.reshape(-1, self.style_dim).float().mean(0))
+            rows = latent_avg.reshape(-1, self.style_dim).float()
+            self.mean_w.copy_(rows[0] if bool((rows == rows[0]).all()) else rows.mean(0))
         self._id = None
 
     def _load_artifact(self, path: Path) -> None:
