@@ -6,10 +6,9 @@ other layouts are renamed by `oodgan.weights.convert`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from oodgan.errors import UserError
 from oodgan.generators.ops import BLUR_TAPS, EqualLinear, PixelNorm, StyledConv, ToRGB, blur_kernel
+from oodgan.generators.protocol import STYLE_DIM, Fuse, mean_code, weights_id
 
-Fuse = Callable[[int, Tensor], Tensor]
 Noise = str | Sequence[Tensor]
 MEAN_SAMPLES = 4096
 
@@ -48,7 +47,7 @@ class StyleGAN2(nn.Module):
         UserError: resolution is not a power of two, or the weights are missing or of another network.
     """
 
-    style_dim = 512
+    style_dim = STYLE_DIM
     mean_w: Tensor
 
     def __init__(
@@ -102,11 +101,7 @@ class StyleGAN2(nn.Module):
     def id(self) -> str:
         """`stylegan2-<resolution>-` and the first 8 hex digits of the sha256 of all tensors, by sorted name."""
         if self._id is None:
-            digest = hashlib.sha256()
-            for name, tensor in sorted(self.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-            self._id = f"stylegan2-{self.resolution}-{digest.hexdigest()[:8]}"
+            self._id = weights_id(f"stylegan2-{self.resolution}", self.state_dict())
         return self._id
 
     @property
@@ -115,11 +110,9 @@ class StyleGAN2(nn.Module):
         keys = ("resolution", "channel_multiplier", "max_channels", "n_mlp")
         return {key: getattr(self, key) for key in keys}
 
-    def reset_mean_w(self, samples: int = MEAN_SAMPLES, seed: int = 0) -> None:
-        """Set `mean_w` to the mean of the mapping over `samples` seeded latents."""
-        z = torch.randn(samples, self.style_dim, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            self.mean_w.copy_(self.mapping(z.to(self.mean_w)).mean(0))
+    def reset_mean_w(self) -> None:
+        """Estimate `mean_w` from the mapping of seeded latents (for weights that come without it)."""
+        self.mean_w.copy_(mean_code(lambda z: self.mapping(z.to(self.mean_w)), MEAN_SAMPLES))
         self._id = None
 
     def load_public(self, state: dict[str, Tensor], latent_avg: Tensor | None = None) -> None:

@@ -70,8 +70,11 @@ def _with_weights(layers: nn.Sequential, filename: str) -> nn.Sequential:
 
 
 def _read(filename: str) -> list[tuple[Tensor, Tensor]]:
-    """Kernels (O, I, H, W) and biases in order; the file holds {network: {Conv_i: {kernel HWIO, bias}}}."""
-    (network,) = load_restricted(fetch("imagenet_backbones") / filename).values()
+    """Kernels (O, I, H, W) and biases in order; the file holds {network: {Conv_i: {kernel HWIO, bias}}}.
+
+    LPIPS's linear heads lie beside the network as further entries of one layer each.
+    """
+    network = max(load_restricted(fetch("imagenet_backbones") / filename).values(), key=len)
     ordered = sorted(network, key=lambda name: int(name.removeprefix("Conv_")))
     return [
         (
