@@ -18,10 +18,13 @@ from PIL import Image
 
 from oodgan.errors import UserError
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 CELL, STRIDE = 12, 2
 THRESHOLDS = (0.6, 0.7, 0.7)
+SURE = 0.95
+"""Beside a face of this score or more, less certain ones are taken for false alarms."""
+
 WORK_SIDE = 1024
 """Longer photos are searched at this longest side first, and at four times it only when no face was found."""
 
@@ -46,7 +49,7 @@ class Face:
         return min(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
 
-def detect_faces(image: Image.Image, *, min_face: int = 24, refine: bool = True) -> list[Face]:
+def detect_faces(image: Image.Image, *, min_face: int = 32, refine: bool = True) -> list[Face]:
     """Find the faces in an RGB picture, largest first; an empty list when there is none.
 
     `min_face` is the smallest face side that is searched, in pixels of the searched size (see `WORK_SIDE`). `refine`
@@ -61,6 +64,8 @@ def detect_faces(image: Image.Image, *, min_face: int = 24, refine: bool = True)
         faces = _detect(_pixels(image, scale), image.size, min_face, refine)
         if faces or scale == 1.0:
             break
+    if any(face.score >= SURE for face in faces):
+        faces = [face for face in faces if face.score >= SURE]
     return sorted(faces, key=lambda face: face.size, reverse=True)
 
 

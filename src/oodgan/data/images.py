@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ MAX_PIXELS = 100_000_000
 """Photos up to this many pixels are read at full size; larger ones (decompression bombs too) are refused undecoded."""
 
 # Naming the decoders keeps EPS (which starts an interpreter) and the like out.
-_DECODERS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _ENCODERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -165,15 +166,16 @@ def write_image(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 
 def resize(x: Tensor, size: int | tuple[int, int], filter: str = "bicubic") -> Tensor:
     """Scale images (B, 3, H, W) or (3, H, W) in [-1, 1] to `size` (side, or height and width), clamped to [-1, 1].
 
-    `bicubic` is torch's antialiased cubic (the default, used by every protocol of this package), `area` is the mean over
-    each target pixel's area. An image that has the size already comes back unchanged.
+    `bicubic` is torch's antialiased cubic (the default, used by every protocol of this package), `area` is the mean
+    over each target pixel's area. An image that has the size already comes back unchanged.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if x.shape[-2:] == (height, width):

@@ -1,0 +1,57 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photos and reference numbers: `OODGAN_SHARED`, or `../shared` beside the repository."""
+    folder = Path(os.environ.get("OODGAN_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip("real photos are not here: set OODGAN_SHARED to the folder that holds them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Image.Image:
+    """The public-domain astronaut photo that scikit-image carries, 512 x 512 RGB."""
+    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+    return Image.fromarray(data.astronaut())
+
+
+def _draw_face(seed: int, size: int = 48) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    canvas = np.ones((size, size, 3)) * rng.uniform(0.2, 0.9, 3)
+    canvas[(x / 0.32) ** 2 + (y / 0.42) ** 2 < 1] = rng.uniform(0.4, 0.95, 3)
+    for side in (-1, 1):
+        canvas[(x - side * 0.14) ** 2 + (y + 0.1) ** 2 < 0.05**2] = rng.uniform(0, 0.3, 3)
+    canvas[(np.abs(x) < 0.13) & (np.abs(y - 0.2) < 0.03)] = rng.uniform(0.3, 0.7, 3)
+    canvas += rng.normal(0, 0.01, canvas.shape)
+    return Image.fromarray((canvas.clip(0, 1) * 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def draw_face() -> Callable[..., Image.Image]:
+    """`draw_face(seed, size=48)`: a small smooth cartoon face, different for each seed."""
+    return _draw_face
+
+
+@pytest.fixture
+def tiny_faces(tmp_path: Path) -> Path:
+    """A folder of 12 small generated PNGs `00000.png` to `00011.png`, 48 px, in a sub-folder as FFHQ's are."""
+    folder = tmp_path / "tiny_faces"
+    (folder / "00000").mkdir(parents=True)
+    for i in range(12):
+        _draw_face(i).save(folder / "00000" / f"{i:05d}.png")
+    return folder
