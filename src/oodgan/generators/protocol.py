@@ -37,8 +37,11 @@ class Generator(Protocol):
         """Codes (B, num_ws, style_dim) -> images (B, 3, size, size) around [-1, 1]."""
         ...
 
-    def features(self, w_plus: Tensor, fuse: Fuse | None = None) -> dict[int, Tensor]:
-        """Codes -> hidden activations {resolution: (B, feature_channels[resolution], resolution, resolution)}."""
+    def features(self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None) -> dict[int, Tensor]:
+        """Codes -> hidden activations {resolution: (B, feature_channels[resolution], resolution, resolution)}.
+
+        Coarsest first, up to the resolution `last` (all when None).
+        """
         ...
 
 

@@ -190,13 +190,15 @@ class StyleGAN2(nn.Module):
         assert rgb is not None
         return rgb.contiguous()
 
-    def features(self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const") -> dict[int, Tensor]:
-        """Hidden activations {resolution: (B, feature_channels[resolution], r, r)}, coarsest first.
+    def features(
+        self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const", last: int | None = None
+    ) -> dict[int, Tensor]:
+        """Hidden activations {resolution: (B, feature_channels[resolution], r, r)}, coarsest first, up to `last`.
 
         `fuse(resolution, x) -> x` may change the activation before the block at the next resolution reads it;
         the returned dictionary holds what came out of it.
         """
-        return dict(self._levels(w_plus, noise, fuse, self.resolution))
+        return dict(self._levels(w_plus, noise, fuse, last or self.resolution))
 
     def _levels(self, w_plus: Tensor, noise: Noise, fuse: Fuse | None, size: int) -> Iterator[tuple[int, Tensor]]:
         if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != (self.num_ws, self.style_dim):

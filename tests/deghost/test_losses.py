@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from oodgan.deghost.losses import PerceptualLoss, discriminator_losses, generator_loss
+
+
+def test_gan_losses_are_cross_entropies():
+    logits = torch.tensor([[-3.0], [0.0], [2.0], [40.0]])
+    ones, zeros = torch.ones(4, 1), torch.zeros(4, 1)
+    real, fake = discriminator_losses(logits, logits)
+    torch.testing.assert_close(real, F.binary_cross_entropy_with_logits(logits, ones))
+    torch.testing.assert_close(fake, F.binary_cross_entropy_with_logits(logits, zeros))
+    torch.testing.assert_close(generator_loss(logits), 0.01 * real)
+    torch.testing.assert_close(generator_loss(logits, weight=2.0), 2 * real)
+
+
+@pytest.fixture(scope="module")
+def perceptual():
+    torch.manual_seed(0)
+    return PerceptualLoss(pretrained=False)
+
+
+def test_perceptual_loss_is_zero_for_equal_images_and_grows(perceptual):
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert perceptual(x, x) == 0
+    near, far = perceptual((x + 0.05).clamp(-1, 1), x), perceptual(-x, x)
+    assert 0 < near < far
+
+
+def test_gradient_reaches_only_the_first_image(perceptual):
+    x = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    y = torch.ones(1, 3, 32, 32, requires_grad=True)
+    perceptual(x, y).backward()
+    assert x.grad.abs().sum() > 0
+    assert y.grad is None
+    assert all(p.grad is None for p in perceptual.parameters())
+
+
+def test_layer_21_is_the_convolution_before_its_relu(perceptual):
+    assert len(perceptual.features) == 22
+    assert isinstance(perceptual.features[21], torch.nn.Conv2d)
+    assert not perceptual.train().training

@@ -1,0 +1,43 @@
+"""The published deghoster 128 -> 1024, StyleGAN2's discriminator and the training losses."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from oodgan.deghost.discriminator import Discriminator
+from oodgan.deghost.losses import PerceptualLoss, discriminator_losses, generator_loss
+from oodgan.deghost.network import Deghoster
+from oodgan.generators.stylegan2 import StyleGAN2
+from oodgan.weights.layouts import from_mmgen_discriminator, from_published_deghoster
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_deghoster_agrees(reference):
+    network_state, generator_state = from_published_deghoster(reference.weights("deghosting"))
+    generator = StyleGAN2(1024)
+    generator.load_public(generator_state, latent_avg=torch.zeros(512))
+    network = Deghoster(generator).eval()
+    network.load_trained(network_state)
+    image = network(reference.rnd("coarse128", 1, 3, 128, 128).clamp(-1, 1))
+    reference.check("deghosting.pool64", F.interpolate(image, size=(64, 64), mode="area"))
+    reference.check("deghosting.crop", image[:, :, 480:544, 480:544])
+    reference.check("deghosting.stats", torch.stack([image.mean(), image.std(), image.min(), image.max()]))
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_discriminator_agrees(reference):
+    network = Discriminator(1024).eval()
+    network.load_state_dict(from_mmgen_discriminator(reference.weights("discriminator")))
+    reference.check("discriminator.logit", network(reference.rnd("real1024", 2, 3, 1024, 1024).clamp(-1, 1)))
+
+
+@torch.inference_mode()
+def test_losses_agree(reference):
+    loss = PerceptualLoss(pretrained=False)
+    loss.features.load_state_dict(reference.weights("perceptual.vgg", prefix="vgg_layers."))
+    fake = reference.rnd("fake128", 1, 3, 128, 128).clamp(-1, 1)
+    reference.check("perceptual.loss", loss(fake, reference.rnd("real128", 1, 3, 128, 128).clamp(-1, 1)))
+    logits = reference.rnd("logits", 4, 1)
+    reference.check("gan.losses", torch.stack([generator_loss(logits), *discriminator_losses(logits, logits)]))
