@@ -1,0 +1,47 @@
+"""What every per-image metric shares: one value an image, and a mean that is right on any number of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class PerImage(Metric):
+    """Mean of one value per image, kept as a float64 sum and a count, so uneven shards add up exactly.
+
+    Subclasses give `name` (with network and version), `inputs` (the keys of an evaluation batch they are called
+    with, in order) and `per_image`.  A value that is not a number means "this image has nothing to measure" (no such
+    region, say) and is left out of sum and count.  Without any value the mean is nan.
+    """
+
+    name: str
+    inputs: tuple[str, ...] = ("result", "target")
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = None
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def per_image(self, *inputs: Tensor) -> Tensor:
+        """One value per image, (B,)."""
+        raise NotImplementedError
+
+    def update(self, *inputs: Tensor, values: Tensor | None = None) -> None:
+        """Adds a batch; `values` (B,) adds what `per_image` gave earlier instead of computing it again."""
+        if values is None:
+            with torch.no_grad():
+                values = self.per_image(*inputs)
+        known = ~values.isnan()
+        self.total += values[known].double().sum()
+        self.count += known.sum()
+
+    def compute(self) -> Tensor:
+        return self.total / self.count

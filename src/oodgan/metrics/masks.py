@@ -1,0 +1,42 @@
+"""Quality of a mask: where its mass lies against a reference region."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from oodgan.metrics.base import PerImage
+
+
+class MaskShareInside(PerImage):
+    """Mean share of a soft mask's mass that lies inside a region; images with an empty mask are left out.
+
+    Inputs: mask (B, 1, H, W) in [0, 1], region (B, 1, H, W) of 0 and 1.
+    """
+
+    name, inputs, higher_is_better = "mask_share_inside", ("mask", "region"), True
+
+    def per_image(self, mask: Tensor, region: Tensor) -> Tensor:  # type: ignore[override]
+        return (mask * region).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+
+
+class MaskIoU(PerImage):
+    """Mean intersection over union of the mask at `threshold` and a region; left out where both are empty."""
+
+    inputs, higher_is_better = ("mask", "region"), True
+
+    def __init__(self, threshold: float = 0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.threshold, self.name = threshold, f"mask_iou_at_{threshold:g}"
+
+    def per_image(self, mask: Tensor, region: Tensor) -> Tensor:  # type: ignore[override]
+        hard, wanted = mask > self.threshold, region > 0.5
+        return (hard & wanted).sum((1, 2, 3)).double() / (hard | wanted).sum((1, 2, 3))
+
+
+class MaskArea(PerImage):
+    """Mean of the mask itself: the share of the picture that it lets the edit change."""
+
+    name, inputs = "mask_area", ("mask",)
+
+    def per_image(self, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return mask.double().mean((1, 2, 3))

@@ -1,0 +1,58 @@
+"""Metrics by name.  A name fixes network and version: another network is another name, never a silent substitute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torchmetrics import Metric
+
+from oodgan.errors import unknown
+from oodgan.metrics.base import PerImage
+
+
+def _factories() -> dict[str, Callable[[], Metric]]:
+    from oodgan.metrics import distribution, facenet, lpips, masks, similarity
+
+    return {
+        "lpips_alex_v0.1": lambda: lpips.LPIPS("alex"),
+        "lpips_vgg_v0.1": lambda: lpips.LPIPS("vgg"),
+        "ssim_gauss11": similarity.SSIM,
+        "ms_ssim_gauss11": similarity.MSSSIM,
+        "psnr": similarity.PSNR,
+        "psnr_background_hat_cloth": similarity.RegionPSNR,
+        f"identity_{facenet.NAME}": similarity.Identity,
+        "fid_inception2015": distribution.FID,
+        "kid_inception2015": distribution.KID,
+        "mask_share_inside": masks.MaskShareInside,
+        "mask_iou_at_0.5": masks.MaskIoU,
+        "mask_area": masks.MaskArea,
+    }
+
+
+def names() -> list[str]:
+    """Every name that `build` knows."""
+    return list(_factories())
+
+
+def build(name: str) -> Metric:
+    """A new metric by its name; networks are loaded at first use.
+
+    Raises:
+        UserError: no such metric, with the nearest name.
+    """
+    factories = _factories()
+    if name not in factories:
+        raise unknown("metric", name, factories)
+    return factories[name]()
+
+
+def build_per_image(name: str) -> PerImage:
+    """As `build`, for metrics that give one value an image.
+
+    Raises:
+        UserError: no such metric, or it measures a whole set (FID, KID).
+    """
+    metric = build(name)
+    if not isinstance(metric, PerImage):
+        raise unknown("per-image metric", name, [key for key in names() if not key.startswith(("fid", "kid"))])
+    return metric
