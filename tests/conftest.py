@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import oodgan  # noqa: F401  cures torchvision before any test imports Lightning
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
