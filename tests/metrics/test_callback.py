@@ -1,0 +1,96 @@
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from oodgan.errors import UserError
+from oodgan.metrics.callback import ImageMetrics
+from oodgan.metrics.registry import build
+
+COUNT = 11
+
+
+class Blur(pl.LightningModule):
+    """Trains one number; its result is the target times that number."""
+
+    def __init__(self, keys=("target", "result")):
+        super().__init__()
+        self.gain, self.keys = torch.nn.Parameter(torch.tensor(0.5)), keys
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.rand(COUNT, 3, 24, 24, generator=generator) * 2 - 1
+
+    def loader(self):
+        shard = range(self.global_rank, COUNT, self.trainer.world_size)
+        return DataLoader(Subset(TensorDataset(self.images), shard), batch_size=4)
+
+    train_dataloader = val_dataloader = loader
+
+    def training_step(self, batch, index):
+        return (batch[0] * self.gain - batch[0]).square().mean()
+
+    def validation_step(self, batch, index):
+        images = {"target": batch[0], "result": batch[0] * self.gain}
+        return {key: images[key] for key in self.keys}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def run(callback, processes=1, module=None):
+    options = {"strategy": "ddp_fork"} if processes > 1 else {}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        max_epochs=1,
+        logger=False,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+    trainer.fit(module or Blur())
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+def test_logs_the_metrics_over_all_shards():
+    names = ("psnr", "ssim_gauss11")
+    one, two = run(ImageMetrics(names)), run(ImageMetrics(names), processes=2)
+    target = Blur().images
+    for name in names:
+        metric = build(name)
+        metric.update(target * 0.5, target)
+        assert one[f"val/{name}"] == pytest.approx(metric.compute().item(), rel=1e-6)
+        assert two[f"val/{name}"] == pytest.approx(one[f"val/{name}"], rel=1e-6)
+
+
+def test_only_each_nth_validation_is_measured(monkeypatch):
+    logged = []
+    monkeypatch.setattr(Blur, "log", lambda self, name, value, **_: logged.append((self.current_epoch, name)))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        callbacks=[ImageMetrics(["psnr"], every=2)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Blur())
+    assert logged == [(0, "val/psnr"), (2, "val/psnr")]
+
+
+def test_a_module_without_results_is_named():
+    with pytest.raises(UserError, match=r"Blur\.validation_step to return 'target' and 'result'"):
+        run(ImageMetrics(["psnr"]), module=Blur(keys=("target",)))
+
+
+def test_a_missing_input_is_named():
+    with pytest.raises(UserError, match="psnr_background_hat_cloth needs 'labels'"):
+        run(ImageMetrics(["psnr_background_hat_cloth"]))
+
+
+def test_unknown_metric():
+    with pytest.raises(UserError, match="did you mean"):
+        ImageMetrics(["ssim_gaus11"])
