@@ -233,7 +233,7 @@ class StyleGAN2(nn.Module):
         raise UserError(f"unknown noise {noise!r}: const, random, none or a list of tensors")
 
 
-def load_strict(module: nn.Module, state: dict[str, Any], what: str) -> None:
+def load_strict(module: nn.Module, state: dict[str, Any], what: str, assign: bool = False) -> None:
     """`load_state_dict(strict=True)` that raises a one-line UserError naming the first difference."""
     own = module.state_dict()
     for kind, names in (("misses", own.keys() - state.keys()), ("has unknown", state.keys() - own.keys())):
@@ -244,7 +244,7 @@ def load_strict(module: nn.Module, state: dict[str, Any], what: str) -> None:
             raise UserError(
                 f"weights are not {what}: {name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
             )
-    module.load_state_dict(state)
+    module.load_state_dict(state, assign=assign)
 
 
 def tiny(seed: int = 0, resolution: int = 32, max_channels: int = 16) -> StyleGAN2:

@@ -1,0 +1,172 @@
+"""pSp (Richardson et al. 2021) and variants: photo -> w+ in one pass, or refined in a few (ReStyle, Alaluf 2021)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodgan.errors import UserError, nearest
+from oodgan.generators.ops import EqualLinear
+from oodgan.generators.protocol import Generator
+from oodgan.generators.stylegan2 import load_strict
+from oodgan.inversion.irse import STYLE_DIM, Pyramid, StyleBlock, Trunk
+
+INPUT_SIZE = 256
+
+
+class GradualStyleEncoder(Pyramid):
+    """pSp's encoder: images (B, 3, 256, 256) in [-1, 1] -> codes (B, num_ws, 512), relative to the mean code."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack(self.styles_of(images), 1)
+
+
+class LastLayerIntoW(Trunk):
+    """pSp's W variant: one code from the pooled last features, repeated for every layer."""
+
+    def __init__(self, num_ws: int = 18, channels: int = 3) -> None:
+        super().__init__(channels)
+        self.num_ws = num_ws
+        self.linear = EqualLinear(512, STYLE_DIM)
+
+    def forward(self, images: Tensor) -> Tensor:
+        _, _, coarse = self.levels(images)
+        return self.linear(coarse.mean((2, 3)))[:, None].repeat(1, self.num_ws, 1)
+
+
+class LastLayerIntoWPlus(Trunk):
+    """pSp's naive W+ variant: all codes from one linear layer over the last features."""
+
+    def __init__(self, num_ws: int = 18, channels: int = 3) -> None:
+        super().__init__(channels)
+        self.num_ws = num_ws
+        pool = nn.AdaptiveAvgPool2d(7)
+        self.output_layer_2 = nn.Sequential(nn.BatchNorm2d(512), pool, nn.Flatten(), nn.Linear(512 * 49, 512))
+        self.linear = EqualLinear(512, STYLE_DIM * num_ws)
+
+    def forward(self, images: Tensor) -> Tensor:
+        _, _, coarse = self.levels(images)
+        return self.linear(self.output_layer_2(coarse)).view(-1, self.num_ws, STYLE_DIM)
+
+
+class BackboneEncoder(Trunk):
+    """ReStyle's encoder: every code from the 16 px features of a photo beside its current inversion (6 channels)."""
+
+    def __init__(self, num_ws: int = 18, channels: int = 6) -> None:
+        super().__init__(channels)
+        self.styles = nn.ModuleList(StyleBlock(16) for _ in range(num_ws))
+
+    def styles_of(self, images: Tensor) -> list[Tensor]:
+        """Each style block's output (B, 512)."""
+        _, _, coarse = self.levels(images)
+        return [style(coarse) for style in self.styles]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack(self.styles_of(images), 1)
+
+
+VARIANTS: dict[str, Callable[..., nn.Module]] = {
+    "psp": GradualStyleEncoder,
+    "psp_w": LastLayerIntoW,
+    "psp_wplus": LastLayerIntoWPlus,
+    "restyle_psp": BackboneEncoder,
+}
+
+
+class PSP(nn.Module):
+    """Photos -> codes by a public encoder.
+
+    Args:
+        num_ws: codes of the encoder's generator: 18 for 1024 px, 16 for 512, 14 for 256.
+        variant: `psp`, `psp_w`, `psp_wplus`, `restyle_psp` (and, in `E4E`, `e4e`, `restyle_e4e`).
+        weights: artifact folder or `.safetensors` file of `oodgan weights convert`; its metadata decide `num_ws` and
+            `variant`. Random when None.
+        generator: where the codes go. ReStyle needs it to look at its own inversion; codes beyond its `num_ws` are
+            dropped (they drive resolutions that it does not have).
+        iterations: ReStyle's refinements (5 as published).
+
+    Raises:
+        UserError: unknown variant, weights of another kind, or ReStyle without a generator.
+    """
+
+    variants = VARIANTS
+    latent_avg: Tensor
+
+    def __init__(
+        self,
+        num_ws: int = 18,
+        variant: str = "psp",
+        weights: str | Path | None = None,
+        generator: Generator | None = None,
+        iterations: int = 5,
+    ) -> None:
+        super().__init__()
+        state: dict[str, Tensor] | None = None
+        if weights is not None:
+            state, settings = read_artifact(Path(weights))
+            num_ws, variant = int(settings.get("num_ws", num_ws)), settings.get("variant", variant)
+        if variant not in self.variants:
+            options = ", ".join(self.variants)
+            raise UserError(f"unknown encoder variant {variant!r}{nearest(variant, self.variants)}: {options}")
+        self.num_ws, self.variant, self.iterations = num_ws, variant, iterations
+        # A list keeps the generator out of this module's parameters and checkpoints.
+        self._generator = [generator]
+        if state is None:
+            self._build()
+        else:
+            with torch.device("meta"):
+                self._build()
+            load_strict(self, state, f"a {variant} encoder of {num_ws} codes", assign=True)
+        self.eval()
+
+    def _build(self) -> None:
+        self.encoder = self.variants[self.variant](self.num_ws)
+        self.register_buffer("latent_avg", torch.zeros(self.num_ws, STYLE_DIM))
+
+    @property
+    def refines(self) -> bool:
+        """Whether the encoder reads its own inversion (ReStyle)."""
+        return self.variant.startswith("restyle")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Aligned photos (B, 3, H, W) in [-1, 1], any size -> codes (B, L, 512), L <= num_ws as the generator asks."""
+        generator = self._generator[0]
+        x = _to_input(images)
+        if not self.refines:
+            codes = self.encoder(x) + self.latent_avg
+        elif generator is None:
+            raise UserError("a ReStyle encoder looks at its own inversion: give it the generator")
+        else:
+            codes = self.latent_avg.expand(len(x), -1, -1)
+            for _ in range(self.iterations):
+                inverted = _to_input(generator.synthesis(codes[:, : generator.num_ws]))
+                codes = codes + self.encoder(torch.cat([x, inverted], 1))
+        return codes if generator is None else codes[:, : generator.num_ws]
+
+
+def _to_input(images: Tensor) -> Tensor:
+    if images.shape[-2:] == (INPUT_SIZE, INPUT_SIZE):
+        return images
+    if min(images.shape[-2:]) >= INPUT_SIZE:
+        return F.adaptive_avg_pool2d(images, INPUT_SIZE)
+    return F.interpolate(images, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False)
+
+
+def read_artifact(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and the `architecture` metadata of a converted encoder; UserError if it is not one."""
+    from safetensors import SafetensorError, safe_open
+
+    file = path / "model.safetensors" if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        raise UserError(f"encoder weights {path}: expected an artifact of `oodgan weights convert`")
+    try:
+        with safe_open(str(file), "pt") as stored:
+            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            return state, json.loads((stored.metadata() or {}).get("architecture", "{}"))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"encoder weights {file} cannot be read: {error}") from error
