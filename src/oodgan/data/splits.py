@@ -1,0 +1,109 @@
+"""Which images are for training, validation and test, decided by an image's name alone."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from oodgan.errors import UserError, unknown
+
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, VAL, TEST)
+
+
+class Split(Protocol):
+    """Maps an image's name to `train`, `val` or `test`."""
+
+    def __call__(self, name: str) -> str: ...
+
+
+def stable_fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text only, evenly spread: the same on every machine and in every year."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+class HashSplit:
+    """Split by a stable hash of the file name without folders and ending, so that a moved or re-encoded file stays.
+
+    `val` and `test` are shares of all images.
+    """
+
+    def __init__(self, val: float = 0.05, test: float = 0.05) -> None:
+        if not (val >= 0 and test >= 0 and val + test <= 1):
+            raise UserError(f"split shares val={val} and test={test} must be at least 0 and at most 1 together")
+        self.val, self.test = val, test
+
+    def __call__(self, name: str) -> str:
+        place = stable_fraction(PurePosixPath(name).stem)
+        if place < self.test:
+            return TEST
+        return VAL if place < self.test + self.val else TRAIN
+
+
+class OnePart:
+    """Put every image into one part, for a folder that is a test set (or a training set) as a whole."""
+
+    def __init__(self, part: str = TEST) -> None:
+        if part not in SPLITS:
+            raise unknown("split", part, SPLITS)
+        self.part = part
+
+    def __call__(self, name: str) -> str:
+        return self.part
+
+
+class FFHQSplit:
+    """FFHQ by the number in the file name: from 60,000 on (the last 10,000) test; of the others `val` by hash."""
+
+    def __init__(self, first_test: int = 60_000, val: float = 0.02) -> None:
+        self.first_test, self._rest = first_test, HashSplit(val=val, test=0)
+
+    def __call__(self, name: str) -> str:
+        return TEST if _number(name, "FFHQ") >= self.first_test else self._rest(name)
+
+
+class CelebAHQSplit:
+    """CelebA-HQ's official split: its index, mapped to CelebA's, looked up in CelebA's partition.
+
+    `mapping` is `CelebA-HQ-to-CelebA-mapping.txt`, `partition` is `list_eval_partition.txt`, plain or gzip. 24,183
+    images are for training, 2,993 for validation, 2,824 for test.
+    """
+
+    def __init__(self, mapping: str | Path, partition: str | Path) -> None:
+        codes = {fields[0]: fields[1] for fields in _table(partition)}
+        self.parts: dict[int, str] = {}
+        for index, _, original in _table(mapping, columns=3):
+            if not index.isdigit():
+                continue
+            code = codes.get(original)
+            if code not in ("0", "1", "2"):
+                raise UserError(f"{original} of {mapping} has no part in {partition}; both must be CelebA's own tables")
+            self.parts[int(index)] = SPLITS[int(code)]
+
+    def __call__(self, name: str) -> str:
+        number = _number(name, "CelebA-HQ")
+        if number not in self.parts:
+            raise UserError(f"{name} is not in CelebA-HQ's mapping; files must be named 0.jpg to 29999.jpg")
+        return self.parts[number]
+
+
+def _number(name: str, dataset: str) -> int:
+    stem = PurePosixPath(name).stem
+    if not stem.isdigit():
+        raise UserError(f"{name} is not named by its {dataset} number (as in 00042.png); choose another split")
+    return int(stem)
+
+
+def _table(path: str | Path, columns: int = 2) -> list[list[str]]:
+    """Rows of a white-space table, gzip or plain; rows of another width are headers."""
+    try:
+        raw = Path(path).read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the table {path}: {getattr(error, 'strerror', None) or error}") from None
+    rows = [fields for fields in map(str.split, text.splitlines()) if len(fields) == columns]
+    if not rows:
+        raise UserError(f"{path} holds no rows of {columns} columns")
+    return rows
