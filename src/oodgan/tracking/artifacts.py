@@ -1,0 +1,233 @@
+"""Artifacts: what one stage hands to the next, a folder with `manifest.json` beside weights or images.
+
+A folder is written under a temporary name and renamed when complete, so that a half-written one is never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from oodgan.errors import UserError
+
+MANIFEST = "manifest.json"
+_LISTED_FILES = 10_000
+
+
+@contextlib.contextmanager
+def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
+
+    Raises:
+        UserError: `folder` exists with something in it and `replace` is false, or the disk refuses.
+    """
+    folder = Path(folder).absolute()
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; choose another folder, or ask to replace it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _swap(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(temporary: Path, folder: Path) -> None:
+    """Put `temporary` at `folder`; what was there is gone only after the new one is in place."""
+    if not folder.exists():
+        os.replace(temporary, folder)
+        return
+    old = temporary.with_suffix(".old")
+    os.replace(folder, old)
+    os.replace(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@dataclass
+class Manifest:
+    """What an artifact is and what it was made from.
+
+    `inputs` maps a name to the hash of what went in (see `digest`); `directions` holds the names in class order;
+    `value_range` is that of the images or weights' inputs; `fingerprint` answers "is it up to date?".
+    """
+
+    stage: str
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    version: str = ""
+    revision: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    generator: str | None = None
+    directions: list[str] | None = None
+    resolution: int | None = None
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    files: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from oodgan import __version__
+
+        self.version = self.version or __version__
+        self.revision = self.revision or revision()
+        self.config = plain(self.config)
+        self.value_range = (float(self.value_range[0]), float(self.value_range[1]))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `folder/manifest.json`, listing the files that lie in the folder now."""
+        folder = Path(folder)
+        found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+        self.files = found[:_LISTED_FILES]
+        write_text(folder / MANIFEST, json.dumps(asdict(self), indent=1, default=str) + "\n")
+        return folder / MANIFEST
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Manifest:
+        """Read the manifest of an artifact.
+
+        Raises:
+            UserError: no such folder, no manifest in it, or one that cannot be read.
+        """
+        path = Path(folder) / MANIFEST
+        if not path.parent.is_dir():
+            raise UserError(f"no artifact at {folder}: there is no such folder")
+        if not path.is_file():
+            raise UserError(f"{folder} is not an artifact: it holds no {MANIFEST}")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            return cls(**{k: v for k, v in values.items() if k in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def require(
+    manifest: Manifest,
+    stage: str | None = None,
+    generator: str | None = None,
+    directions: Iterable[str] | None = None,
+) -> Manifest:
+    """Return the manifest when it was made by `stage`, for `generator` and for `directions` in this order.
+
+    Raises:
+        UserError: naming both sides of the first difference. What is None is not compared.
+    """
+    if stage is not None and manifest.stage != stage:
+        raise UserError(f"this artifact was made by stage {manifest.stage!r}, but one of {stage!r} is needed")
+    if generator is not None and manifest.generator != generator:
+        raise UserError(
+            f"this {manifest.stage} artifact belongs to generator {manifest.generator},"
+            f" but the generator is {generator}"
+        )
+    if directions is not None and list(manifest.directions or []) != list(directions):
+        theirs, ours = (", ".join(names or []) or "none" for names in (manifest.directions, directions))
+        raise UserError(
+            f"this {manifest.stage} artifact was made for the directions {theirs}, but the directions are {ours}"
+        )
+    return manifest
+
+
+def digest(source: str | Path) -> str:
+    """sha256 of a file; of an artifact, that of its manifest; of another folder, that of its names, sizes and times.
+
+    Raises:
+        UserError: there is nothing at `source`.
+    """
+    path = Path(source)
+    if (path / MANIFEST).is_file():
+        path = path / MANIFEST
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(path)
+    if not path.is_dir():
+        raise UserError(f"no such file or folder: {source}")
+    listing = hashlib.sha256()
+    for item in sorted(p for p in path.rglob("*") if p.is_file()):
+        stat = item.stat()
+        listing.update(f"{item.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return listing.hexdigest()
+
+
+def _sha(path: Path) -> str:
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def plain(config: Any) -> Any:
+    """A config as plain dicts and lists, interpolations resolved."""
+    from omegaconf import DictConfig, ListConfig, OmegaConf
+
+    if isinstance(config, DictConfig | ListConfig):
+        return OmegaConf.to_container(config, resolve=True)
+    if isinstance(config, Mapping):
+        return {str(k): plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(v) for v in config]
+    return config
+
+
+def fingerprint(config: Any, inputs: Mapping[str, str | Path] | None = None) -> str:
+    """One hash over a part of the config and the inputs: a Path is hashed by `digest`, a str is taken as it is.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    >>> fingerprint({"a": 1}, {"generator": "g-1"}) == fingerprint({"a": 1}, {"generator": "g-2"})
+    False
+    """
+    hashed = {k: digest(v) if isinstance(v, Path) else str(v) for k, v in (inputs or {}).items()}
+    text = json.dumps({"config": plain(config), "inputs": hashed}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def up_to_date(folder: str | Path, mark: str) -> bool:
+    """Whether `folder` is a whole artifact with the fingerprint `mark`, its files all there."""
+    try:
+        manifest = Manifest.load(folder)
+    except UserError:
+        return False
+    return manifest.fingerprint == mark and all((Path(folder) / name).is_file() for name in manifest.files)
+
+
+@lru_cache(maxsize=1)
+def revision() -> str:
+    """The git revision that the package runs from, `-dirty` when files differ; "" outside a checkout of it."""
+    here = Path(__file__).resolve().parent
+    try:
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
+        return _git(here, "rev-parse", "HEAD") + ("-dirty" if _git(here, "status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()

@@ -1,0 +1,165 @@
+"""What every fit stage needs besides its module; `training.fit` adds these by itself."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from oodgan.errors import UserError
+from oodgan.training.ema import Ema
+from oodgan.training.frozen import frozen_hashes
+
+
+class StepSeeds(pl.Callback):
+    """Seeds all random generators before each batch from (seed, batch number, rank).
+
+    So the randomness of step n is the same in a run that was resumed and in one that was not, whatever happened between
+    (validation, image logging, a kill), for any number of processes, with no state to store for each of them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        # Lightning's own count of logged steps is one behind after some resumes.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        words = np.random.SeedSequence([self.seed, number, trainer.global_rank]).generate_state(3)
+        random.seed(int(words[0]))
+        np.random.seed(int(words[1]))  # noqa: NPY002 (libraries draw from the global state)
+        torch.manual_seed(int(words[2]))
+
+
+class NanGuard(pl.Callback):
+    """Stops the run before a loss that is not finite reaches the weights.
+
+    Args:
+        every: check each n-th batch only (a check waits for the GPU).
+
+    Raises:
+        UserError: with the step, the files of the batch (`batch["name"]`) and the last good checkpoint.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self._batch: Any = None
+        self._number = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch, self._number = batch, batch_idx
+
+    def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
+        if self._number % self.every or bool(torch.isfinite(loss.detach()).all()):
+            return
+        names = self._batch.get("name", []) if isinstance(self._batch, Mapping) else []
+        names = [names] if isinstance(names, str) else [str(n) for n in names]
+        last = getattr(trainer, "last_good_checkpoint", None)
+        raise UserError(
+            f"the loss is {float(loss.detach().sum())} at step {trainer.global_step}; "
+            f"the batch holds {', '.join(names) or 'no named files'}; last good checkpoint: {last or 'none yet'}"
+        )
+
+
+class EmaUpdate(pl.Callback):
+    """Updates every `Ema` in the module once for each optimiser step."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._seen = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step != self._seen:
+            self._seen = trainer.global_step
+            for part in module.modules():
+                if isinstance(part, Ema):
+                    part.update()
+
+
+class FrozenHashes(pl.Callback):
+    """Writes the hashes of frozen networks into checkpoints and refuses a checkpoint made with others."""
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["frozen"] = frozen_hashes(module)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_frozen(module, checkpoint.get("frozen", {}))
+
+
+def check_frozen(module: nn.Module, saved: Mapping[str, str]) -> None:
+    """Raise UserError when a frozen network of `module` is not the one that `saved` names."""
+    for name, mine in frozen_hashes(module).items():
+        if name in saved and saved[name] != mine:
+            raise UserError(f"the checkpoint was trained with {name} {saved[name]}, but here {name} is {mine}")
+
+
+class ManualClip(pl.Callback):
+    """Clips each optimiser's gradients by their norm in modules that optimise by hand (Lightning refuses to)."""
+
+    def __init__(self, clip: float) -> None:
+        self.clip = clip
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
+        # Called after fp16 gradients are unscaled and before the step.
+        values = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        nn.utils.clip_grad_norm_(values, self.clip)
+
+
+class StopOnSignal(pl.Callback):
+    """Ends training after the current batch on Ctrl-C or SIGTERM, so that the checkpoint lies between two steps.
+
+    A second Ctrl-C stops at once; the last checkpoint that was written stays whole.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._former: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._former[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        stop = self.received is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            self.received = self.received or "another process"
+            trainer.should_stop = True
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+
+class Position(pl.Callback):
+    """Writes into checkpoints where in the stream of training batches the run is.
+
+    Args:
+        share: images of one batch of one process, None when the stage does not say.
+    """
+
+    def __init__(self, share: int | None) -> None:
+        self.share = share
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        checkpoint["position"] = {"batches": seen, "share": self.share, "processes": trainer.world_size}

@@ -1,0 +1,127 @@
+"""Checkpoints: written whole or not at all, and never of weights that are not finite."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from oodgan.errors import UserError
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class Checkpoints(pl.Callback):
+    """Keeps `checkpoints/last.ckpt`, and `best.ckpt` by a validation metric.
+
+    Args:
+        every: optimiser steps between two writings of `last`; None: at each validation and at the end.
+        minutes: also write `last` after so many minutes.
+        monitor: name of the metric that decides what is best, e.g. "val/loss"; None keeps no best.
+        mode: "min" or "max".
+    """
+
+    def __init__(
+        self, every: int | None = None, minutes: float = 10.0, monitor: str | None = None, mode: str = "min"
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise UserError(f"mode is {mode!r}, must be min or max")
+        self.every, self.minutes, self.monitor, self.mode = every, minutes, monitor, mode
+        self.best: float | None = None
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self._saved_step:
+            return
+        due = bool(self.every) and step % (self.every or 1) == 0
+        late = trainer.strategy.broadcast(time.monotonic() - self._saved_at > 60 * self.minutes) if not due else False
+        if due or late or trainer.should_stop or step >= trainer.max_steps:
+            self._save(trainer, module, LAST)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._compare(trainer, module)
+        if self.every is None:
+            self._save(trainer, module, LAST)
+
+    def _compare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.monitor is None:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"the metric {self.monitor!r} that decides what is best was not logged; logged: {known}")
+        value = float(trainer.callback_metrics[self.monitor])
+        better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        if better:
+            self.best = value
+            self._save(trainer, module, BEST)
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> None:
+        if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
+            return
+        path = Path(trainer.default_root_dir) / "checkpoints" / name
+        save(trainer, path)
+        trainer.last_good_checkpoint = str(path)  # type: ignore[attr-defined]
+        if name == LAST:
+            self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+
+
+def save(trainer: pl.Trainer, path: Path) -> None:
+    """Write a checkpoint beside its place and rename it, from all processes together."""
+    temporary = path.with_name(f".{path.name}.partial")
+    if trainer.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    trainer.strategy.barrier("checkpoint")
+
+
+def find(run: str | Path, best: bool = False) -> Path:
+    """The checkpoint that `run` (a run folder, its checkpoints folder, or a file) means.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(run)
+    if path.is_file():
+        return path
+    names = (BEST, LAST) if best else (LAST, BEST)
+    for folder in (path / "checkpoints", path):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    raise UserError(f"no checkpoint in {run}: neither checkpoints/{LAST} nor checkpoints/{BEST} is there")
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU, tensors and plain values only.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is not a checkpoint that can be read: {error}") from error

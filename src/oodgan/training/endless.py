@@ -1,0 +1,91 @@
+"""Training data as one endless stream of batches that can start anywhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+
+from oodgan.errors import UserError
+
+
+class Endless:
+    """Repeats a loader epoch after epoch, told to its sampler by `set_epoch`, from batch number `start` on.
+
+    A sampler with a settable `start` (samples of this process to skip in its next epoch) starts there at once;
+    otherwise the batches before it are read and dropped. The stream of batches is the same as without the start.
+    """
+
+    def __init__(self, loader: Any, start: int = 0) -> None:
+        self.loader, self.start = loader, start
+
+    def __iter__(self) -> Iterator[Any]:
+        length = _length(self.loader)
+        if length == 0:
+            raise UserError("the training data give no batch: fewer images than the batch size?")
+        first, skip = divmod(self.start, length) if length else (0, self.start)
+        for epoch in itertools.count(first):
+            _set_epoch(self.loader, epoch)
+            drop = _skip(self.loader, skip)
+            yield from itertools.islice(iter(self.loader), drop, None)
+            skip = 0
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def _samplers(loader: Any) -> list[Any]:
+    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    found = (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None), inner)
+    return [sampler for sampler in found if sampler is not None]
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    for part in (*_samplers(loader), getattr(loader, "dataset", None)):
+        if callable(getattr(part, "set_epoch", None)):
+            part.set_epoch(epoch)
+
+
+def _skip(loader: Any, batches: int) -> int:
+    """Ask the sampler to skip; returns the batches that are still to be dropped by reading them."""
+    for sampler in _samplers(loader):
+        if hasattr(sampler, "start") and getattr(loader, "batch_size", None):
+            sampler.start = batches * loader.batch_size
+            return 0
+    return batches
+
+
+class EndlessData(pl.LightningDataModule):
+    """A datamodule whose training loader is `Endless`; all else is the inner datamodule's."""
+
+    def __init__(self, inner: pl.LightningDataModule, start: int = 0) -> None:
+        super().__init__()
+        self.inner, self.start = inner, start
+
+    def prepare_data(self) -> None:
+        self.inner.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        self.inner.trainer = self.trainer
+        self.inner.setup(stage)
+
+    def train_dataloader(self) -> Endless:
+        return Endless(self.inner.train_dataloader(), self.start)
+
+    def val_dataloader(self) -> Any:
+        return self.inner.val_dataloader() or []
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.inner.on_before_batch_transfer(batch, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.inner.on_after_batch_transfer(batch, dataloader_idx)
+
+    def teardown(self, stage: str) -> None:
+        self.inner.teardown(stage)

@@ -1,0 +1,353 @@
+"""The one place that assembles a Trainer: `fit` for every fit stage, `trainer` for predict and test."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from oodgan.errors import UserError
+from oodgan.tracking import loggers
+from oodgan.tracking.artifacts import plain, write_text
+from oodgan.training import callbacks as parts
+from oodgan.training import checkpoints
+from oodgan.training.ema import Ema
+from oodgan.training.endless import EndlessData
+from oodgan.training.progress import Progress
+from oodgan.training.spread import launched, rank, spread
+
+METRICS_JSON = "metrics.json"
+
+
+class Stopped(UserError):
+    """Training was stopped by a signal after a whole step; it can be resumed."""
+
+
+@dataclass
+class FitResult:
+    """What a fit leaves: the run folder, the checkpoint to use (best, else last), its numbers.
+
+    `metrics` holds the last value of everything logged, `steps` the optimiser steps of the whole run, `seconds` the
+    time of this call, `images_per_second` the throughput of all processes.
+    """
+
+    folder: Path
+    checkpoint: Path
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    images_per_second: float = 0.0
+    frozen: dict[str, str] = field(default_factory=dict)
+
+
+def fit(
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    *,
+    cfg: Any = None,
+    settings: Any,
+    folder: str | Path,
+    callbacks: Iterable[pl.Callback] = (),
+    resume: str | Path | None = None,
+    init_from: str | Path | None = None,
+) -> FitResult:
+    """Train `module` on `data` by `settings` (a part's `fit:` config) with the engine of `cfg.trainer`.
+
+    Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume`, `cfg.init_from` and `cfg.stage`, all
+    optional. `settings.batch_size` is the global batch of one optimiser step; each process loads its share
+    (`data.batch_size` is set). `resume` is a run folder, or "auto": `folder` itself when it holds a checkpoint. After
+    the call `module` has the last weights, on the CPU.
+
+    Raises:
+        UserError: `folder` holds a run already, a batch that cannot be split, a loss that is not finite, a checkpoint
+            of another module, no disk space.
+        Stopped: Ctrl-C or SIGTERM.
+    """
+    call = _Call(
+        config=plain(cfg) if cfg is not None else {},
+        settings=plain(settings),
+        folder=Path(folder).absolute(),
+        resume=str(resume or _get(cfg, "resume") or "") or None,
+        init_from=str(init_from or _get(cfg, "init_from") or "") or None,
+        extra=tuple(callbacks),
+    )
+    call.check()
+    count = _local_processes(call.trainer)
+    return spread(count, _fit, module, data, call) if count > 1 else _fit(module, data, call)
+
+
+@dataclass
+class _Call:
+    """The arguments of one `fit`, as plain values, so that they can be sent to other processes."""
+
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    folder: Path
+    resume: str | None
+    init_from: str | None
+    extra: tuple[pl.Callback, ...]
+
+    @property
+    def trainer(self) -> dict[str, Any]:
+        return dict(self.config.get("trainer") or {})
+
+    @property
+    def stage(self) -> str:
+        stage = self.config.get("stage")
+        return stage if isinstance(stage, str) else str((stage or {}).get("name", "fit"))
+
+    @property
+    def seed(self) -> int:
+        seed = self.settings.get("seed")
+        return int(self.config.get("seed") or 0) if seed is None else int(seed)
+
+    def check(self) -> None:
+        if int(self.settings.get("max_steps") or 0) < 1:
+            raise UserError(f"max_steps is {self.settings.get('max_steps')}, must be at least 1")
+        present = (self.folder / "checkpoints" / checkpoints.LAST).is_file()
+        if self.resume == "auto":
+            self.resume = str(self.folder) if present else None
+        if self.resume and self.init_from:
+            raise UserError("resume continues a run and init_from starts a new one: give one of them")
+        if present and (not self.resume or Path(self.resume).absolute() != self.folder):
+            raise UserError(f"{self.folder} holds a run already; go on with resume={self.folder}, or choose another")
+
+
+def trainer(
+    cfg: Any = None, *, folder: str | Path, callbacks: Iterable[pl.Callback] = (), **options: Any
+) -> pl.Trainer:
+    """A Trainer on the engine of `cfg.trainer` (accelerator, devices, nodes, strategy, precision), quiet and without a
+    logger; `options` are Lightning's own keywords. Samplers are left as they are: shards are never padded."""
+    _quiet()
+    engine = {**_ENGINE, **dict(plain(_get(cfg, "trainer")) or {})}
+    given = {k: engine[k] for k in _ENGINE if k in engine}
+    given["strategy"] = _strategy(engine)
+    defaults = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+    }
+    try:
+        return pl.Trainer(default_root_dir=str(folder), callbacks=list(callbacks), **{**given, **defaults, **options})
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"this trainer cannot be built here: {error}") from error
+
+
+_ENGINE: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "precision": "32-true",
+    "sync_batchnorm": False,
+    "deterministic": False,
+    "benchmark": False,
+}
+
+
+def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) -> FitResult:
+    settings, begun = call.settings, time.monotonic()
+    saved = checkpoints.load(checkpoints.find(call.resume)) if call.resume else None
+    if call.init_from:
+        initialise(module, call.init_from)
+    if saved is not None and call.resume and rank() == 0:
+        _inherit(Path(call.resume), call.folder)
+    stop = parts.StopOnSignal()
+    engine = _assemble(module, call, stop, int(saved["global_step"]) if saved else None)
+    share = _share(settings, engine.world_size)
+    engine.callbacks.insert(0, parts.Position(share))  # type: ignore[attr-defined]
+    if share is not None:
+        data.batch_size = share  # type: ignore[attr-defined]
+    start = _batches_seen(saved, engine.world_size, share)
+    _prepare(module, call.trainer)
+    first = int(saved["global_step"]) if saved else 0
+    try:
+        engine.fit(
+            module,
+            datamodule=EndlessData(data, start),
+            ckpt_path=str(checkpoints.find(call.resume)) if call.resume else None,
+            weights_only=False if call.resume else None,
+        )
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        stop.restore()
+        _close_tracker(engine)
+    if stop.received:
+        raise Stopped(f"stopped by {stop.received} at step {engine.global_step}; go on with resume={call.folder}")
+    return _result(engine, module, call, first, share, time.monotonic() - begun)
+
+
+def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume_at: int | None) -> pl.Trainer:
+    settings, engine = call.settings, call.trainer
+    accumulate, clip = int(settings.get("accumulate") or 1), settings.get("clip")
+    val_every = min(int(settings.get("val_every") or settings["max_steps"]), int(settings["max_steps"]))
+    automatic = module.automatic_optimization
+    options: dict[str, Any] = {
+        "max_steps": int(settings["max_steps"]),
+        "max_epochs": -1,
+        "val_check_interval": val_every * accumulate,
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": int(engine.get("log_every") or 10),
+        "logger": loggers.build(call.config.get("logger"), call.folder, call.stage, call.config, resume_at),
+    }
+    if automatic:
+        options |= {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip}
+    if settings.get("precision"):
+        options["precision"] = settings["precision"]
+    if settings.get("limit_val") is not None:
+        options["limit_val_batches"] = settings["limit_val"]
+    hooks = [parts.StepSeeds(call.seed), parts.FrozenHashes(), parts.EmaUpdate(), stop, Progress(call.stage)]
+    if clip and not automatic:
+        hooks.append(parts.ManualClip(float(clip)))
+    # Checkpoints come last: they must see the EMA and the wish to stop.
+    named = sorted(_configured(call), key=lambda c: isinstance(c, checkpoints.Checkpoints))
+    return trainer(call.config, folder=call.folder, callbacks=[*hooks, *call.extra, *named], **options)
+
+
+def _configured(call: _Call) -> list[pl.Callback]:
+    """The callbacks of `cfg.callbacks`, each a `_target_`; checkpoints and the NaN guard are there in any case."""
+    from hydra.utils import instantiate
+
+    entries = dict(call.config.get("callbacks") or {})
+    entries.setdefault("checkpoints", {"_target_": "oodgan.training.checkpoints.Checkpoints"})
+    entries.setdefault("nan_guard", {"_target_": "oodgan.training.callbacks.NanGuard"})
+    saving = {
+        "every": call.settings.get("checkpoint_every"),
+        "monitor": call.settings.get("monitor"),
+        "mode": call.settings.get("mode"),
+    }
+    entries["checkpoints"] = {**entries["checkpoints"], **{k: v for k, v in saving.items() if v is not None}}
+    return [instantiate(entry) for entry in entries.values() if entry]
+
+
+def _share(settings: Mapping[str, Any], processes: int) -> int | None:
+    """Images that one process loads at a time: global batch / processes / accumulation."""
+    batch = settings.get("batch_size")
+    if batch is None:
+        return None
+    parts_ = processes * int(settings.get("accumulate") or 1)
+    if int(batch) < 1 or int(batch) % parts_:
+        raise UserError(
+            f"batch_size is {batch}, the images of one step over all {processes} processes and "
+            f"{settings.get('accumulate') or 1} accumulated batches: it must be a multiple of {parts_}"
+        )
+    return int(batch) // parts_
+
+
+def _batches_seen(saved: Mapping[str, Any] | None, processes: int, share: int | None) -> int:
+    """Batches of this process's stream that a checkpoint has used, also when the processes are other in number."""
+    if saved is None:
+        return 0
+    position = saved.get("position")
+    if position is None:
+        raise UserError("this checkpoint was not written by a fit stage: it does not say where in the data it stopped")
+    if share is None or not position["share"]:
+        return int(position["batches"])
+    return int(position["batches"]) * int(position["share"]) * int(position["processes"]) // (share * processes)
+
+
+def _prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
+    """Memory format and compilation of the trained networks, in place: names in the checkpoint stay the same."""
+    if engine.get("channels_last"):
+        module.to(memory_format=torch.channels_last)
+    if engine.get("compile"):
+        for child in module.children():
+            if not isinstance(child, Ema) and any(p.requires_grad for p in child.parameters()):
+                child.compile()
+
+
+def initialise(module: nn.Module, source: str | Path) -> None:
+    """Give `module` the weights of a run folder or checkpoint (best, else last), optimisers left as they are.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    saved = checkpoints.load(checkpoints.find(source, best=True))
+    if isinstance(module, pl.LightningModule):
+        parts.check_frozen(module, saved.get("frozen", {}))
+    try:
+        module.load_state_dict(saved["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"the weights in {source} do not fit this module: {text[:300]}") from error
+
+
+def _inherit(source: Path, folder: Path) -> None:
+    """Bring a resumed run's history and identity along when it goes on in another folder."""
+    if source.is_file() or source.absolute() == folder:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (loggers.METRICS_CSV, loggers.RUN_FILE):
+        if (source / name).is_file():
+            shutil.copy2(source / name, folder / name)
+
+
+def _result(
+    engine: pl.Trainer, module: pl.LightningModule, call: _Call, first: int, share: int | None, seconds: float
+) -> FitResult:
+    module.cpu()
+    metrics = {k: float(v) for k, v in engine.callback_metrics.items()}
+    done = engine.global_step - first
+    batch = int(call.settings.get("batch_size") or 0)
+    speed = done * batch / seconds if seconds else 0.0
+    path = call.folder / METRICS_JSON
+    if rank() == 0:
+        if not done and path.is_file():
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            write_text(path, json.dumps(metrics, indent=1) + "\n")
+    checkpoint = checkpoints.find(call.folder, best=True) if done or not call.resume else checkpoints.find(call.resume)
+    hashes = parts.frozen_hashes(module)
+    return FitResult(call.folder, checkpoint, metrics, engine.global_step, seconds, speed, hashes)
+
+
+def _close_tracker(engine: pl.Trainer) -> None:
+    # In a sweep in one process the next job would otherwise write into this run.
+    if any(type(log).__name__ == "WandbLogger" for log in engine.loggers) and rank() == 0:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish()
+
+
+def _strategy(engine: Mapping[str, Any]) -> Any:
+    strategy = engine.get("strategy") or "auto"
+    return "ddp" if strategy == "auto" and _local_processes(engine) > 1 else strategy
+
+
+def _local_processes(engine: Mapping[str, Any]) -> int:
+    """Processes that `fit` has to start on this machine itself."""
+    if launched() or str(engine.get("strategy") or "auto").endswith(("_fork", "_spawn", "_notebook")):
+        return 1
+    devices = engine.get("devices", 1)
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    if str(devices) in ("auto", "-1"):
+        on_cpu = engine.get("accelerator") == "cpu" or not torch.cuda.is_available()
+        return 1 if on_cpu else torch.cuda.device_count()
+    return int(devices)
+
+
+def _get(cfg: Any, key: str) -> Any:
+    return None if cfg is None else cfg.get(key)
+
+
+def _quiet() -> None:
+    for name in ("pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for text in (".*does not have many workers.*", ".*in eval mode.*", ".*IterableDataset.*", ".*sync_dist.*"):
+        warnings.filterwarnings("ignore", text)

@@ -1,0 +1,46 @@
+"""One optimiser's part of a step in a module that optimises by hand (two networks against each other)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+
+def optimise(
+    module: pl.LightningModule,
+    optimizer: Any,
+    loss: Callable[[], Tensor],
+    batch_idx: int,
+    accumulate: int = 1,
+    counts: bool = True,
+) -> Tensor:
+    """Evaluate `loss()`; step `optimizer` (of `module.optimizers()`) each `accumulate`-th batch; return the loss.
+
+    Only this optimiser's parameters get gradients, so a generator's loss leaves none in the discriminator. What `loss`
+    uses of that optimiser's network may be computed before the call. `counts=False` keeps the step out of
+    `global_step`: with several optimisers exactly one counts. `fit: {clip}` is applied by the engine.
+    """
+    mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in mine]
+    for value in others:
+        value.requires_grad_(False)
+    try:
+        found = loss()
+        if batch_idx % accumulate == 0:
+            optimizer.zero_grad()
+        module.manual_backward(found / accumulate)
+    finally:
+        for value in others:
+            value.requires_grad_(True)
+    if (batch_idx + 1) % accumulate == 0:
+        if not counts:
+            optimizer._on_before_step = optimizer._on_after_step = _nothing
+        optimizer.step()
+    return found.detach()
+
+
+def _nothing() -> None:
+    """Takes the place of Lightning's step counter."""

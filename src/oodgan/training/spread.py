@@ -1,0 +1,121 @@
+"""One function in several processes of this machine, each a rank of one process group.
+
+Lightning's own launcher starts the command again for each rank, and so the whole stage. Here only the function runs
+again, with pickled arguments, so that a pipeline, a sweep's job or a notebook can spread one of its steps.
+Under torchrun or SLURM, which start the processes themselves, the function is simply called.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from oodgan.errors import UserError
+
+
+def launched() -> bool:
+    """Whether something else (torchrun, SLURM, this module) has started the ranks already."""
+    return "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def rank() -> int:
+    """This process's number among all, 0 where there is one."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
+    """Call `function(*args)` here as rank 0 and in `processes - 1` children; returns what it returns here.
+
+    Raises:
+        UserError: a child ended with an error (its message is on stderr).
+    """
+    if processes <= 1 or launched():
+        return function(*args)
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(processes),
+        "NODE_RANK": "0",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        payload = Path(folder) / "call.pickle"
+        payload.write_bytes(pickle.dumps((function, args), protocol=pickle.HIGHEST_PROTOCOL))
+        command = [sys.executable, "-m", "oodgan.training.spread", str(payload)]
+        children = [
+            subprocess.Popen(command, env={**os.environ, **group, "LOCAL_RANK": str(number), "RANK": str(number)})
+            for number in range(1, processes)
+        ]
+        os.environ.update(group, LOCAL_RANK="0", RANK="0")
+        watch = _Watch(children)
+        try:
+            watch.start()
+            found = function(*args)
+            watch.finish()
+            return found
+        finally:
+            watch.kill()
+            for name in (*group, "LOCAL_RANK", "RANK"):
+                os.environ.pop(name, None)
+
+
+class _Watch(threading.Thread):
+    """Ends this process's wait in a collective when a child has died."""
+
+    def __init__(self, children: list[subprocess.Popen[bytes]]) -> None:
+        super().__init__(daemon=True)
+        self.children = children
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(1.0):
+            if any(child.poll() for child in self.children):
+                # gloo reports the lost peer by itself; nccl would wait, so end the group after a grace period.
+                if not self.over.wait(20.0):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return
+
+    def finish(self) -> None:
+        self.over.set()
+        codes = [child.wait(timeout=120) for child in self.children]
+        if any(codes):
+            raise UserError(f"a process of this run failed (exit codes {codes}); its message is above")
+
+    def kill(self) -> None:
+        self.over.set()
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _main() -> None:
+    import oodgan  # noqa: F401  (prepares torchvision before Lightning is imported)
+
+    function, args = pickle.loads(Path(sys.argv[1]).read_bytes())
+    try:
+        function(*args)
+    except UserError as error:
+        print(f"error (rank {rank()}): {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    _main()
