@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.openvino_ir import Graph
+from oodgan.generators.preview import load_previews
 from oodgan.generators.protocol import STYLE_DIM, Fuse, mean_code, weights_id
 from oodgan.weights import fetch
 
@@ -88,22 +89,6 @@ class Mapping(nn.Module):
         return z
 
 
-class Preview(nn.Module):
-    """A linear image head on the hidden activations of a lower resolution: (B, C, r, r) -> (B, 3, 2r, 2r).
-
-    The distilled network has one head only, at 512 px. These stand in for the missing ones: fitted by least squares to
-    the area-resized full image over samples (`experiments/preview`), so they are approximations.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.affine = nn.Linear(STYLE_DIM, channels)
-        self.head = nn.Conv2d(channels, 12, 1)
-
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.head(x * self.affine(style)[:, :, None, None]), 2)
-
-
 class MobileGenerator(nn.Module):
     """The generator protocol over MobileStyleGAN (`oodgan.generators.protocol.Generator`)."""
 
@@ -136,6 +121,7 @@ class MobileGenerator(nn.Module):
         _read_synthesis(generator, Graph(folder / "SynthesisNetwork.xml"))
         generator.mean_w.copy_(mean_code(generator.mapping))
         generator.id = weights_id(weights, generator.state_dict())
+        generator.previews.update(load_previews(generator))
         return generator.eval().requires_grad_(False)
 
     def mapping(self, z: Tensor) -> Tensor:
@@ -153,10 +139,14 @@ class MobileGenerator(nn.Module):
         size = size or self.resolution
         if str(size) in self.previews:
             hidden = self.features(w_plus, noise=noise == "const", last=size // 2)[size // 2]
-            return self.previews[str(size)](hidden, w_plus[:, self._layer(size // 2)])
-        hidden = self.features(w_plus, noise=noise == "const")[self.resolution // 2]
-        image = inverse_haar(self.head(hidden * self.to_image(w_plus[:, -1])[:, :, None, None]))
+            return self.previews[str(size)](hidden, w_plus[:, self.layer_of(size // 2)])  # type: ignore[no-any-return]
+        image = self.render(self.features(w_plus, noise=noise == "const"), w_plus)
         return image if size == self.resolution else F.interpolate(image, (size, size), mode="area")
+
+    def render(self, features: dict[int, Tensor], w_plus: Tensor) -> Tensor:
+        """Hidden activations -> the full image (B, 3, 1024, 1024)."""
+        hidden = features[self.resolution // 2]
+        return inverse_haar(self.head(hidden * self.to_image(w_plus[:, -1])[:, :, None, None]))
 
     def features(
         self, w_plus: Tensor, fuse: Fuse | None = None, noise: bool = True, last: int | None = None
@@ -176,7 +166,7 @@ class MobileGenerator(nn.Module):
         return found
 
     @staticmethod
-    def _layer(resolution: int) -> int:
+    def layer_of(resolution: int) -> int:
         """The W+ layer that StyleGAN2's image head of a resolution takes."""
         return 2 * (resolution.bit_length() - 3) + 1
 
@@ -192,7 +182,7 @@ def _read_mapping(generator: MobileGenerator, graph: Graph) -> None:
     layers = generator.mapping_network.layers
     products = graph.operations("MatMul")
     scales = [op for op in graph.operations("Multiply") if graph.type(graph.inputs(op)[0]) == "PReLU"]
-    biases = [op for op in graph.operations("Reshape")]
+    biases = graph.operations("Reshape")
     for layer, product, bias, scale in zip(layers, products, biases, scales, strict=True):
         # The gain after the activation moves into the layer: leaky ReLU commutes with a positive factor.
         gain = graph.constant(scale).flatten()

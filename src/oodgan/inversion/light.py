@@ -1,0 +1,85 @@
+"""The light encoder: frozen ImageNet and identity features, and a small trained head that reads a W+ code off them.
+
+No public encoder fits the embedded generator and a CPU cannot train a deep one, so the pixels are read by networks that
+are trained already (AlexNet's first, second, third and fifth layers and FaceNet's embedding) and only the head learns.
+Its features are computed once for a picture, so that code regression costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodgan.errors import UserError
+from oodgan.metrics.facenet import identity_embedding
+from oodgan.training.frozen import Frozen
+from oodgan.weights.backbones import alexnet_features, imagenet_normalise
+
+# (index of the ReLU in AlexNet's `features`, its channels, channels kept by the head)
+LEVELS = ((1, 64, 16), (4, 192, 24), (7, 384, 32), (11, 256, 32))
+_GRID = 8
+_IDENTITY = 512
+
+
+class LightEncoder(nn.Module):
+    """Photos (B, 3, R, R) in [-1, 1] -> offsets (B, L, 512) to the generator's mean code.
+
+    `describe` computes the frozen features, `head` the offsets from them. An offset is one code shared by all layers
+    plus a low-rank part for each layer.
+    """
+
+    size = 256
+
+    def __init__(self, num_ws: int = 16, style_dim: int = 512, hidden: int = 512, rank: int = 48) -> None:
+        super().__init__()
+        self.backbone: Any = Frozen(alexnet_features())
+        self.narrow = nn.ModuleList(nn.Conv2d(channels, kept, 1) for _, channels, kept in LEVELS)
+        self.norms = nn.ModuleList(nn.GroupNorm(1, kept) for _, _, kept in LEVELS)
+        width = sum(kept for _, _, kept in LEVELS) * _GRID**2 + _IDENTITY
+        self.enter = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU())
+        self.deepen = nn.Sequential(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.GELU())
+        self.shared = nn.Linear(hidden, style_dim)
+        self.coefficients = nn.Linear(hidden, num_ws * rank)
+        self.basis = nn.Parameter(torch.randn(num_ws, rank, style_dim) * rank**-0.5 * 0.3)
+        self.num_ws, self.rank = num_ws, rank
+
+    def forward(self, photos: Tensor) -> Tensor:
+        return self.head(self.describe(photos))
+
+    @torch.no_grad()
+    def describe(self, photos: Tensor) -> dict[str, Tensor]:
+        """Photos -> {"level0".."level3": (B, C, 8, 8), "identity": (B, 512)}: what the head needs, and no more."""
+        if photos.shape[-1] != photos.shape[-2]:
+            raise UserError(f"the encoder takes square aligned photos, got {photos.shape[-1]}x{photos.shape[-2]}")
+        found = {"identity": identity_embedding(photos)}
+        x = imagenet_normalise(resize_area(photos, self.size))
+        taken = {index: level for level, (index, _, _) in enumerate(LEVELS)}
+        for index, layer in enumerate(self.backbone.network[: LEVELS[-1][0] + 1]):
+            x = layer(x)
+            if index in taken:
+                found[f"level{taken[index]}"] = F.adaptive_avg_pool2d(x, _GRID)
+        return found
+
+    def head(self, features: dict[str, Tensor]) -> Tensor:
+        """Features of `describe` -> offsets (B, L, 512)."""
+        levels = [
+            norm(narrow(features[f"level{i}"])).flatten(1)
+            for i, (narrow, norm) in enumerate(zip(self.narrow, self.norms, strict=True))
+        ]
+        x = self.enter(torch.cat([*levels, features["identity"] * _IDENTITY**0.5], 1))
+        x = x + self.deepen(x)
+        per_layer = torch.einsum(
+            "blr,lrd->bld", self.coefficients(x).unflatten(1, (self.num_ws, self.rank)), self.basis
+        )
+        return self.shared(x)[:, None] + per_layer
+
+
+def resize_area(images: Tensor, size: int) -> Tensor:
+    """Resize (B, 3, H, W) to `size` by area averaging (bilinear when enlarging)."""
+    if images.shape[-1] == size:
+        return images
+    mode = "area" if images.shape[-1] > size else "bilinear"
+    return F.interpolate(images, (size, size), mode=mode)

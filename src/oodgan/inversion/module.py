@@ -1,0 +1,112 @@
+"""Training of encoders: exact codes of samples first, images of real faces after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodgan.generators.protocol import Generator
+from oodgan.inversion.light import resize_area
+from oodgan.metrics.facenet import IdentityLoss
+from oodgan.metrics.lpips import lpips_distance
+from oodgan.training.ema import Ema
+from oodgan.training.frozen import Frozen
+
+DEFAULT_WEIGHTS: dict[str, float] = {"code": 1.0, "l2": 1.0, "lpips": 0.8, "identity": 0.5, "norm": 0.0, "delta": 0.0}
+
+
+class InversionModule(pl.LightningModule):
+    """Trains an encoder whose output is offsets to `generator.mean_w`.
+
+    Losses, each weighted by `losses` (0 leaves it out and costs nothing):
+
+    - `code`: squared error to the exact code, in units of the deviation of w (samples only),
+    - `l2`, `lpips` (`lpips_net`), `identity`: between photo and G(w+) at `size` pixels,
+    - `norm`: mean square of the offsets, in the same units (pSp, section 3.3: w-norm regularisation),
+    - `delta`: mean square of each layer's difference from the mean layer (e4e, section 4.1.1).
+
+    A batch holds `code` with `features` (described beforehand), and/or `image` in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        generator: Generator,
+        losses: Mapping[str, float] | None = None,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        max_steps: int = 1000,
+        size: int = 256,
+        lpips_net: str = "alex",
+        ema_decay: float = 0.995,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.generator: Any = Frozen(generator)  # type: ignore[arg-type]
+        self.losses = {**DEFAULT_WEIGHTS, **(losses or {})}
+        self.ema = Ema(encoder, ema_decay)
+        self.lr, self.betas, self.max_steps = lr, tuple(betas), max_steps
+        self.size, self.lpips_net = min(size, generator.resolution), lpips_net
+        self.identity = IdentityLoss()
+        with torch.no_grad():
+            z = torch.randn(2000, generator.style_dim, generator=torch.Generator().manual_seed(1))
+            deviation = generator.mapping(z.to(generator.mean_w.device)).std(0).mean()
+        self.register_buffer("deviation", deviation.cpu())
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Photos (B, 3, R, R) -> codes (B, L, 512), by the averaged weights."""
+        return self.generator.mean_w + self.ema(photos)
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        parts = self._losses(self.encoder, batch)
+        total = torch.stack([self.losses[name] * value for name, value in parts.items()]).sum()
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        parts = self._losses(self.ema.module, batch)
+        total = torch.stack([self.losses[name] * value for name, value in parts.items()]).sum()
+        size = len(batch["image"] if "image" in batch else batch["code"])
+        values = {f"val/{name}": value for name, value in {**parts, "loss": total}.items()}
+        self.log_dict(values, batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.Adam(
+            [p for p in self.encoder.parameters() if p.requires_grad], self.lr, betas=self.betas
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.max_steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _losses(self, encoder: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
+        described = batch.get("features")
+        offsets = encoder.head(described) if described is not None else encoder(batch["image"])
+        found = {}
+        if self.losses["code"] and "code" in batch:
+            error = (self.generator.mean_w + offsets - batch["code"]) / self.deviation
+            found["code"] = error.square().mean()
+        if self.losses["norm"]:
+            found["norm"] = (offsets / self.deviation).square().mean()
+        if self.losses["delta"]:
+            found["delta"] = ((offsets - offsets.mean(1, keepdim=True)) / self.deviation).square().mean()
+        if "image" in batch and any(self.losses[name] for name in ("l2", "lpips", "identity")):
+            photos = resize_area(batch["image"], self.size)
+            inverted = self.generator.synthesis(self.generator.mean_w + offsets, size=self.size)
+            found |= self._image_losses(inverted, photos)
+        return found
+
+    def _image_losses(self, inverted: Tensor, photos: Tensor) -> dict[str, Tensor]:
+        found = {}
+        if self.losses["l2"]:
+            found["l2"] = F.mse_loss(inverted, photos)
+        if self.losses["lpips"]:
+            distance = lpips_distance(self.lpips_net, str(photos.device))
+            found["lpips"] = distance(inverted.clamp(-1, 1), photos).mean()
+        if self.losses["identity"]:
+            found["identity"] = self.identity(inverted, photos)
+        return found

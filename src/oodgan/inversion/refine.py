@@ -1,0 +1,96 @@
+"""A few optimisation steps in W+ from a given code, kept near it so that the code stays editable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodgan.errors import UserError
+from oodgan.generators.protocol import Generator
+from oodgan.inversion.light import resize_area
+from oodgan.metrics.facenet import IdentityLoss
+from oodgan.metrics.lpips import lpips_distance
+
+LOSSES: dict[str, float] = {"l2": 1.0, "lpips": 1.0, "identity": 0.5, "prior": 0.02, "delta": 0.0}
+
+
+@dataclass
+class Refinement:
+    """Adam on the codes of a batch; the budget is `steps`, or `seconds` for the whole batch, whichever ends first.
+
+    Losses: `l2`, `lpips` (AlexNet) and `identity` (FaceNet) between photo and G(w+) at `size` px; `prior`, the squared
+    distance to the starting code in units of the deviation of w; `delta`, the spread of the offset over the layers.
+    Cosine decay of `lr`, and each photo keeps the code of its own lowest loss.
+    """
+
+    steps: int = 0
+    seconds: float | None = None
+    lr: float = 0.05
+    size: int = 256
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or (self.seconds is not None and self.seconds <= 0):
+            raise UserError(f"refine.steps={self.steps}, refine.seconds={self.seconds}: steps >= 0 and seconds > 0 expected")
+        unknown = set(self.losses) - set(LOSSES)
+        if unknown:
+            raise UserError(f"refine.losses has no {', '.join(sorted(unknown))}; known: {', '.join(LOSSES)}")
+
+    def __call__(self, generator: Generator, codes: Tensor, photos: Tensor) -> Tensor:
+        """Start codes (B, L, 512) and photos (B, 3, R, R) -> refined codes (B, L, 512)."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._optimise(generator, codes.clone().detach(), photos.clone())
+
+    def _optimise(self, generator: Generator, start: Tensor, photos: Tensor) -> Tensor:
+        size = min(self.size, generator.resolution)
+        target = resize_area(photos, size)
+        offset = torch.zeros_like(start, requires_grad=True)
+        optimiser = torch.optim.Adam([offset], self.lr, betas=(0.9, 0.99))
+        steps = self.steps or 10_000
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, self.lr * 0.1)
+        best, lowest = start.clone(), torch.full((len(start),), torch.inf, device=start.device)
+        unit = _deviation(generator)
+        begun = time.monotonic()
+        for _ in range(steps):
+            losses = self._losses(generator, start, offset, target, size, unit)
+            better = losses.detach() < lowest
+            best[better], lowest[better] = (start + offset).detach()[better], losses.detach()[better]
+            optimiser.zero_grad()
+            losses.sum().backward()
+            optimiser.step()
+            schedule.step()
+            if self.seconds is not None and time.monotonic() - begun > self.seconds:
+                break
+        return best
+
+    def _losses(
+        self, generator: Generator, start: Tensor, offset: Tensor, target: Tensor, size: int, unit: float
+    ) -> Tensor:
+        weights = {**LOSSES, **self.losses}
+        image = generator.synthesis(start + offset, size=size)
+        total = torch.zeros(len(start), device=start.device)
+        if weights["l2"]:
+            total = total + weights["l2"] * F.mse_loss(image, target, reduction="none").mean((1, 2, 3))
+        if weights["lpips"]:
+            distance = lpips_distance("alex", str(target.device))
+            total = total + weights["lpips"] * distance(image.clamp(-1, 1), target)
+        if weights["identity"]:
+            pairs = [IdentityLoss()(a[None], b[None]) for a, b in zip(image, target, strict=True)]
+            total = total + weights["identity"] * torch.stack(pairs)
+        total = total + weights["prior"] * (offset / unit).square().mean((1, 2))
+        if weights["delta"]:
+            spread = offset - offset.mean(1, keepdim=True)
+            total = total + weights["delta"] * (spread / unit).square().mean((1, 2))
+        return total
+
+
+@torch.no_grad()
+def _deviation(generator: Generator) -> float:
+    """The mean deviation of w's components over samples: the unit in which distances in W+ are measured."""
+    z = torch.randn(500, generator.style_dim, generator=torch.Generator().manual_seed(1))
+    return float(generator.mapping(z.to(generator.mean_w.device)).std(0).mean())

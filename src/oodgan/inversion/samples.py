@@ -1,0 +1,62 @@
+"""Generator samples with their exact codes, rendered and described once, in shards that survive an interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.inversion.augment import occlude, photometric
+
+_BATCH = 4
+_SHARD = 100
+
+
+@torch.no_grad()
+def render_shards(generator: Generator, encoder: Any, folder: Path, count: int, seed: int, size: int = 256) -> list[Path]:
+    """Write `count` samples as shards of {features of `encoder.describe`, code (16, 512)}; existing shards are kept.
+
+    Truncation varies between 0.5 and 1, half of the samples mix styles, and every other batch is augmented.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"samples_{seed}_{i:04d}.safetensors" for i in range(-(-count // _SHARD))]
+    for i, path in enumerate(track(paths, f"render {count} samples")):
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            save_file(_shard(generator, encoder, seed * 1_000_003 + i, size), temporary)
+            temporary.replace(path)
+    return paths
+
+
+def _shard(generator: Generator, encoder: Any, seed: int, size: int) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, _SHARD, _BATCH):
+        truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
+        codes = sample_codes(generator, _BATCH, seed * 1009 + start, truncation, mixing=0.5)
+        images = generator.synthesis(codes, size=min(size, generator.resolution)).clamp(-1, 1)
+        if (start // _BATCH) % 2:
+            images = photometric(occlude(images, rng), rng)
+        parts.append({**encoder.describe(images), "code": codes})
+    return {key: torch.cat([part[key] for part in parts]).half().contiguous() for key in parts[0]}
+
+
+class DescribedSamples(Dataset[dict[str, Tensor]]):
+    """The samples of shards, held in memory as fp16: {"features": {...}, "code": (L, 512), "name": str}."""
+
+    def __init__(self, shards: list[Path]) -> None:
+        loaded = [load_file(path) for path in shards]
+        self._data = {key: torch.cat([shard[key] for shard in loaded]) for key in loaded[0]}
+
+    def __len__(self) -> int:
+        return len(self._data["code"])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = {key: value[index].float() for key, value in self._data.items()}
+        return {"code": row.pop("code"), "features": row, "name": f"sample {index}"}

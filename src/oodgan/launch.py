@@ -1,0 +1,87 @@
+"""Compose the configuration of a stage with Hydra and run it, once or as a sweep."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from oodgan.errors import UserError, nearest
+
+
+def config_folder() -> Path:
+    """Where the configs lie: beside `src` in a checkout, inside the package when installed from a wheel."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "conf", here.parents[1] / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(f"no conf/ folder beside {here}: the installation is incomplete, install oodgan again")
+
+
+def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
+    """Compose a stage's configuration without running it (the same that the command would run)."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra_compose("config", overrides=[f"stage={stage}", *(overrides or [])])
+
+
+def run(stage: str, overrides: list[str]) -> int:
+    """Run `oodgan <stage> overrides`; returns the exit code. Raises UserError for what the user can mend."""
+    codes: list[int] = []
+
+    def task(cfg: DictConfig) -> Any:
+        found = importlib.import_module(f"oodgan.stages.{stage}").run(cfg)
+        codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
+        return found.get("objective") if isinstance(found, dict) else None
+
+    task.__module__, task.__name__ = "oodgan", f"oodgan_{stage}"
+    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)
+    kept, sys.argv = sys.argv, ["oodgan", f"stage={stage}", *overrides]
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, stage)) from error
+    finally:
+        sys.argv = kept
+    return max(codes, default=0)
+
+
+def explain(error: Exception, stage: str) -> str:
+    """One line for a mistake in the overrides, with the nearest right key or option."""
+    if isinstance(error.__cause__, UserError):
+        return str(error.__cause__)
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match.group(1)
+        return f"unknown key {key!r}{nearest(key, _keys(stage))}; add it with +{key}=... if it is meant to be new"
+    if match := re.search(r"Could not find '([^']+)/([^']+)'", text):
+        group, option = match.groups()
+        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+        return f"unknown option {group}={option}{nearest(option, options)}; known: {', '.join(options)}"
+    return text.partition("\nfull_key")[0].replace("\n", " ")
+
+
+def _keys(stage: str) -> list[str]:
+    """All keys of the stage's configuration, dotted."""
+    try:
+        cfg = OmegaConf.to_container(compose(stage))
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return []
+    found: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            found.append(f"{prefix}{key}")
+            walk(value, f"{prefix}{key}.")
+
+    walk(cfg, "")
+    return found
