@@ -182,10 +182,15 @@ def test_unreadable_images_are_replaced_in_training(tiny_faces: Path) -> None:
     assert sorted(module.skipped) == broken
 
 
-def test_all_images_unreadable(tiny_faces: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_all_images_unreadable_is_one_line(tiny_faces: Path, workers: int) -> None:
     break_inside(tiny_faces, *range(12))
-    with pytest.raises(UserError, match="12 images in a row"):
-        list(data(tiny_faces, split=OnePart("train")).train_dataloader())
+    with pytest.raises(UserError, match=r"^12 images in a row") as error:
+        list(data(tiny_faces, split=OnePart("train"), num_workers=workers).train_dataloader())
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_of_nothing() -> None:
     assert collate([{"failed": {"a": "b"}}]) == {"name": [], "failed": {"a": "b"}}
 
 

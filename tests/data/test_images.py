@@ -89,10 +89,10 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bit_is_scaled_not_cut(tmp_path: Path, suffix: str) -> None:
-    wide = np.array([[0, 257 * 100, 65535, 257 * 10 + 200]], dtype=np.uint16)
+    wide = np.array([[0, 257 * 200, 65535, 257 * 10 + 200]], dtype=np.uint16)
     Image.fromarray(wide).save(tmp_path / f"a.{suffix}")
     tensor = images.read_image(tmp_path / f"a.{suffix}")
-    assert images.to_uint8(tensor)[0].tolist() == [[0, 100, 255, 11]]
+    assert images.to_uint8(tensor)[0].tolist() == [[0, 200, 255, 11]]
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.9])
@@ -131,8 +131,8 @@ def test_resize_is_antialiased_and_stays_in_range() -> None:
     stripes = torch.ones(2, 3, 64, 64)
     stripes[..., ::2] = -1
     for name in ("bicubic", "area"):
-        small = images.resize(stripes, 16, name)
-        assert small.shape == (2, 3, 16, 16) and small[..., 2:-2].abs().max() < 0.1
+        small = images.resize(stripes, 21, name)
+        assert small.shape == (2, 3, 21, 21) and small[..., 2:-2].abs().max() < 0.4
     edge = torch.ones(3, 8, 8)
     edge[..., :4] = -1
     large = images.resize(edge, (32, 16))

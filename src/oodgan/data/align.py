@@ -240,7 +240,7 @@ def paste_back(
     delta -= missing * (view.changed(delta) if keep_detail else 1)
     blended = np.rint(region + 127.5 * weight * delta).clip(0, 255).astype(np.uint8)
     out = rgb.copy()
-    out.paste(Image.fromarray(np.where(weight > 0, blended, region)), box[:2])
+    out.paste(Image.fromarray(blended), box[:2])
     return out
 
 

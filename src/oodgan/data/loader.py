@@ -115,13 +115,20 @@ class ImageLoader(DataLoader[Sample]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._given = self.sampler.start if isinstance(self.sampler, TrainSampler) else 0
-        for batch in super().__iter__():
+        for batch in self._batches():
             self._given += 1
             failed = batch.pop("failed")
             if failed and isinstance(self.dataset, Part):
                 self.dataset.note(failed)
             if batch["name"]:
                 yield batch
+
+    def _batches(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            # A worker's error arrives with its traceback as text; the message is the last line.
+            raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from None
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, global batches used up in it, and what the order depends on; empty for evaluation."""
