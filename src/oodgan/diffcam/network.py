@@ -32,6 +32,7 @@ class DiffCAM(nn.Module):
             difference, a later one its activations; the class maps of all are added at the finest size.
         trainable_from: flat index from which layers are trained; earlier ones are frozen and stay in eval mode.
             0 trains everything; None freezes what lies before the cut if weights were loaded.
+        cut: number of layers before the subtraction, the backbone's own when None.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class DiffCAM(nn.Module):
         weights: str | Path | None = None,
         layers: Sequence[int] | None = None,
         trainable_from: int | None = 0,
+        cut: int | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise UserError(f"num_classes={num_classes}: Diff-CAM needs at least one edit")
         built = build(backbone, pretrained, weights)
-        count, cut = len(built.layers), built.cut
+        count, cut = len(built.layers), built.cut if cut is None else cut
         self.layers = sorted({i % count for i in layers} if layers else {count - 1})
         if layers and not all(-count <= i < count for i in layers):
             raise UserError(f"layers={list(layers)}: {backbone} has layers 0 to {count - 1}")
@@ -116,9 +118,14 @@ class DiffCAM(nn.Module):
                 found.append(x)
         return found
 
+    @property
+    def only_head_trains(self) -> bool:
+        """Whether the whole backbone is frozen, so that pooled features can be computed once for all epochs."""
+        return self.trainable_from >= len(self._flat())
+
     def classify(self, features: list[Tensor]) -> Tensor:
         """Logits (B, num_classes) from `target_features`."""
-        return self.fc(torch.cat([x.mean((2, 3)) for x in features], 1))
+        return self.fc(pool(features))
 
     def forward(self, inverted: Tensor, edited: Tensor) -> Tensor:
         """Logits (B, num_classes); arguments as in `target_features`."""
@@ -164,6 +171,11 @@ class DiffCAM(nn.Module):
         widths = [x.shape[1] for x in self.target_features(blank, blank)]
         self.train()
         return widths
+
+
+def pool(features: list[Tensor]) -> Tensor:
+    """Average pooling of several feature maps, side by side: (B, sum of channels)."""
+    return torch.cat([x.mean((2, 3)) for x in features], 1)
 
 
 def normalise_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:

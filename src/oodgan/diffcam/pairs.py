@@ -1,0 +1,141 @@
+"""(inverted, edited, which edit) triples of generator samples, rendered once into shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from oodgan.data.images import to_uint8
+from oodgan.diffcam.network import DiffCAM, pool
+from oodgan.directions.bank import Bank
+from oodgan.generators.protocol import Generator, sample_codes
+
+_SHARD = 48
+CHANGE_SIZE = 32
+
+
+class PairRenderer:
+    """Draws a code, edits it along several random directions, and renders both sides.
+
+    Truncation varies between 0.5 and 1; strengths between `low` and `high` times the calibrated step, in both senses
+    (the published training uses one fixed strength, section 4.1). Images are rendered at `size` and given to the network
+    at `network_size`.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        bank: Bank,
+        size: int = 256,
+        network_size: int = 128,
+        edits_per_code: int = 4,
+        low: float = 0.5,
+        high: float = 1.5,
+        both_senses: bool = True,
+    ) -> None:
+        self.generator, self.bank = generator, bank
+        self.size = min(size, generator.resolution)
+        self.network_size = min(network_size, self.size)
+        self.edits_per_code = min(edits_per_code, len(bank))
+        self.low, self.high, self.both_senses = low, high, both_senses
+
+    @torch.no_grad()
+    def draw(self, rng: torch.Generator, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One code's pairs: inverted (1, 3, n, n), edited (E, 3, n, n), labels (E,)."""
+        truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
+        code = sample_codes(self.generator, 1, seed, truncation, mixing=0.3)
+        labels = torch.randperm(len(self.bank), generator=rng)[: self.edits_per_code]
+        strength = self.low + (self.high - self.low) * torch.rand(len(labels), generator=rng)
+        if self.both_senses:
+            strength = strength * (1 - 2 * torch.randint(0, 2, (len(labels),), generator=rng))
+        steps = strength[:, None, None] * self.bank.vectors[labels]
+        images = self.generator.synthesis(torch.cat([code, code + steps.to(code)]), size=self.size).clamp(-1, 1)
+        images = F.interpolate(images, (self.network_size, self.network_size), mode="area")
+        return images[:1], images[1:], labels
+
+
+def change_map(features: list[Tensor]) -> Tensor:
+    """Where the features changed: magnitudes of all layers, each scaled to mean 1, summed: (B, 32, 32)."""
+    total = torch.zeros(())
+    for x in features:
+        magnitude = x.abs().mean(1, keepdim=True)
+        magnitude = magnitude / magnitude.mean((2, 3), keepdim=True).clamp(min=1e-8)
+        total = total + F.interpolate(magnitude, (CHANGE_SIZE, CHANGE_SIZE), mode="area" if x.shape[-1] > CHANGE_SIZE else "bilinear")
+    return total[:, 0] / len(features)
+
+
+def render_pairs(renderer: PairRenderer, network: DiffCAM, folder: Path, count: int, seed: int) -> list[Path]:
+    """Write at least `count` pairs into shards; existing ones are kept.
+
+    A shard holds `label` and, when only the network's head trains, `pooled` features; else uint8 images `inverted` and
+    `edited`. `change` (n, 32, 32) says where each edit changed the features.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    per_shard = max(1, _SHARD // renderer.edits_per_code)
+    paths = [folder / f"pairs_{seed}_{i:04d}.safetensors" for i in range(-(-count // (per_shard * renderer.edits_per_code)))]
+    network.eval()
+    for i, path in enumerate(track(paths, f"render {count} edited pairs")):
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            save_file(_shard(renderer, network, per_shard, seed * 1_000_003 + i), temporary)
+            temporary.replace(path)
+    return paths
+
+
+@torch.no_grad()
+def _shard(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {}
+    for i in range(codes):
+        inverted, edited, labels = renderer.draw(rng, seed * 1009 + i)
+        features = network.target_features(inverted, edited)
+        row = {"label": labels, "change": change_map(features).half()}
+        if network.only_head_trains:
+            row["pooled"] = pool(features)
+        else:
+            row |= {"inverted": to_uint8(inverted).expand(len(labels), -1, -1, -1), "edited": to_uint8(edited)}
+        for key, value in row.items():
+            parts.setdefault(key, []).append(value)
+    return {key: torch.cat(values).contiguous() for key, values in parts.items()}
+
+
+class Pairs(Dataset[dict[str, Any]]):
+    """The pairs of shards, in memory."""
+
+    def __init__(self, shards: list[Path]) -> None:
+        loaded = [load_file(path) for path in shards]
+        self.data = {key: torch.cat([shard[key] for shard in loaded]) for key in loaded[0]}
+
+    def __len__(self) -> int:
+        return len(self.data["label"])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"label": self.data["label"][index], "name": f"pair {index}"}
+        if "pooled" in self.data:
+            return row | {"pooled": self.data["pooled"][index]}
+        images = {key: self.data[key][index].float() / 127.5 - 1 for key in ("inverted", "edited")}
+        return row | images
+
+
+def regions(pairs: Pairs, classes: int) -> Tensor:
+    """Where each edit changes faces *consistently*: (K, 32, 32) in [0, 1].
+
+    Faces are aligned, so an edit's own region stands out of the mean change over many samples, and what all edits
+    disturb alike (hair, background, colour drift) is subtracted.
+    """
+    change, label = pairs.data["change"].float(), pairs.data["label"]
+    means = torch.stack([_mean(change[label == k]) for k in range(classes)])
+    own = (means - means.mean(0)).clamp(min=0)
+    smooth = F.avg_pool2d(F.pad(own[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+    return smooth / smooth.amax((1, 2), keepdim=True).clamp(min=1e-8)
+
+
+def _mean(change: Tensor) -> Tensor:
+    return change.mean(0) if len(change) else torch.zeros(CHANGE_SIZE, CHANGE_SIZE)

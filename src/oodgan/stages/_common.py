@@ -1,0 +1,84 @@
+"""What several stages do in the same way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from oodgan.directions.bank import Bank
+from oodgan.errors import UserError
+from oodgan.generators import Generator
+from oodgan.generators import build as build_generator
+from oodgan.tracking.artifacts import MANIFEST, Manifest, fingerprint, up_to_date, writing
+
+log = logging.getLogger("oodgan")
+ARTIFACT = "artifact"
+TRAINING = "training"
+
+
+def open_generator(cfg: DictConfig) -> Generator:
+    """The configured generator."""
+    return build_generator(cfg.generator)
+
+
+def open_bank(cfg: DictConfig, generator: Generator) -> Bank:
+    """The configured directions, fitted to the generator."""
+    return instantiate(cfg.directions, generator=generator)
+
+
+def mark_of(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
+    """Fingerprint of what a stage's artifact depends on: config groups, the seed, and inputs' hashes."""
+    used = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
+    return fingerprint({**used, "seed": cfg.seed}, inputs)
+
+
+def artifact_folder(cfg: DictConfig) -> Path:
+    """Where the stage's artifact lies: `<folder>/artifact`."""
+    return Path(cfg.folder) / ARTIFACT
+
+
+def finished(cfg: DictConfig, mark: str) -> bool:
+    """Whether the artifact is there and made with these settings.
+
+    Raises UserError when one with other settings is in the way and `replace` is false.
+    """
+    folder = artifact_folder(cfg)
+    if up_to_date(folder, mark):
+        log.info("%s is up to date: %s", cfg.stage, folder)
+        return True
+    if (folder / MANIFEST).exists() and not cfg.replace:
+        raise UserError(
+            f"{folder} was made with other settings; give run=ANOTHER_NAME, or replace=true to write over it"
+        )
+    return False
+
+
+def write_artifact(cfg: DictConfig, mark: str, fill: Callable[[Path], None], **manifest: Any) -> Path:
+    """Write `<folder>/artifact` by `fill(folder)` with its manifest; what was there is replaced when complete."""
+    folder = artifact_folder(cfg)
+    with writing(folder, replace=True) as temporary:
+        fill(temporary)
+        Manifest(
+            stage=cfg.stage,
+            config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+            seed=cfg.seed,
+            fingerprint=mark,
+            **manifest,
+        ).save(temporary)
+    log.info("%s: wrote %s", cfg.stage, folder)
+    return folder
+
+
+def training_folder(cfg: DictConfig, mark: str, phase: str = "") -> Path:
+    """Where a fit keeps its run: one folder for each set of settings, so that an interrupted fit goes on by itself."""
+    return Path(cfg.folder) / TRAINING / "-".join(part for part in (phase, mark[:10]) if part)
+
+
+def numbers(metrics: Mapping[str, float], digits: int = 4) -> dict[str, float]:
+    """Metrics rounded for a manifest."""
+    return {name: round(float(value), digits) for name, value in metrics.items()}

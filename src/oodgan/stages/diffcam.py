@@ -1,0 +1,86 @@
+"""Train Diff-CAM: name an edit from two images, and so find where it is
+
+Random samples are edited along a random direction each; the network names the direction from (inverted, edited).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from oodgan.data.dataset_module import DatasetModule
+from oodgan.diffcam.module import DiffCAMModule
+from oodgan.diffcam.network import DiffCAM
+from oodgan.diffcam.pairs import PairRenderer, Pairs, regions, render_pairs
+from oodgan.directions.bank import Bank
+from oodgan.generators import Generator
+from oodgan.stages import _common as common
+from oodgan.training.fit import fit
+from oodgan.weights import trained
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    generator = common.open_generator(cfg)
+    bank = common.open_bank(cfg, generator)
+    mark = common.mark_of(cfg, ("diffcam",), generator=generator.id, directions=bank.id)
+    if common.finished(cfg, mark):
+        return None
+    torch.manual_seed(cfg.seed)
+    network: DiffCAM = instantiate(cfg.diffcam.network, num_classes=len(bank))
+    pairs = _pairs(cfg, generator, bank, network)
+    settings = cfg.diffcam.fit
+    data = DatasetModule(pairs, settings.held_out, settings.batch_size, seed=cfg.seed)
+    module = DiffCAMModule(network, lr=settings.lr, weight_decay=settings.weight_decay, max_steps=settings.max_steps)
+    folder = common.training_folder(cfg, mark)
+    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto")
+    tensors = {f"network.{k}": v for k, v in network.trained_state().items()}
+    tensors["regions"] = regions(pairs, len(bank))
+
+    def fill(target: Path) -> None:
+        trained.save(
+            target / trained.FILE,
+            tensors,
+            half=True,
+            part="diffcam",
+            generator=generator.id,
+            directions=list(bank.names),
+            bank=bank.id,
+            network=OmegaConf.to_container(cfg.diffcam.network),
+        )
+
+    common.write_artifact(
+        cfg,
+        mark,
+        fill,
+        generator=generator.id,
+        directions=list(bank.names),
+        resolution=cfg.diffcam.size,
+        counts={"pairs": len(pairs)},
+        metrics=common.numbers(result.metrics),
+    )
+    return {"objective": result.metrics.get("val/loss")}
+
+
+def _pairs(cfg: DictConfig, generator: Generator, bank: Bank, network: DiffCAM) -> Pairs:
+    settings = cfg.diffcam.fit
+    renderer = PairRenderer(
+        generator,
+        bank,
+        settings.render_size,
+        cfg.diffcam.size,
+        settings.edits_per_code,
+        settings.low,
+        settings.high,
+        settings.both_senses,
+    )
+    # What the shards hold depends on all of this, so a change of it must not reuse them.
+    made_by = {"network": cfg.diffcam.network, "size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
+    folder = Path(cfg.folder) / "pairs" / common.fingerprint(made_by, {"g": generator.id, "bank": bank.id})[:10]
+    return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
+
+
+_RENDERING = ("render_size", "edits_per_code", "low", "high", "both_senses")

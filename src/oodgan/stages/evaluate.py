@@ -1,0 +1,189 @@
+"""Score methods side by side: metrics with confidence intervals, tables, and the pictures behind them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from oodgan.errors import UserError, unknown
+from oodgan.tracking.artifacts import Manifest, fingerprint, plain, write_text
+
+if TYPE_CHECKING:
+    from oodgan.metrics.score import Job
+
+RESULT = "metrics.json"
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    """Scores what is not scored yet, then writes `metrics.json`, `per_image.csv`, `table.md`, `report.html`, `sheets/`.
+
+    Raises:
+        UserError: wrong folders or pictures (see `oodgan.metrics.pairs.match`), or an `output` that holds the result
+            of another evaluation and `replace` is false.
+    """
+    from oodgan.metrics.pairs import match
+    from oodgan.metrics.protocol import Protocol
+    from oodgan.metrics.store import Store
+    from oodgan.training.fit import _local_processes
+    from oodgan.training.spread import rank, spread
+
+    output = Path(cfg.output).absolute()
+    protocol = Protocol.from_config(plain(cfg.metrics))
+    methods = {str(name): str(value) for name, value in (plain(cfg.methods) or {}).items()}
+    masks = Path(cfg.masks) if cfg.masks else None
+    if masks is None:
+        protocol = _without_regions(protocol)
+    pairs = match(Path(cfg.photos), methods, protocol, output / "made", masks)
+    edits = _edits(cfg, methods)
+    mark = fingerprint({"protocol": protocol.as_dict(), "edits": edits, "methods": methods}, _inputs(pairs))
+    if _finished(output, mark, bool(cfg.get("replace"))):
+        return _show(output)
+    job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits)
+    processes = _local_processes(plain(cfg.trainer)) if cfg.get("trainer") else 1
+    spread(processes, _score, plain(cfg), job) if processes > 1 else _score(plain(cfg), job)
+    if rank() != 0:
+        return None
+    _write(cfg, job, output, mark)
+    return _show(output)
+
+
+def _edits(cfg: DictConfig, methods: Mapping[str, str]) -> dict[str, float]:
+    from oodgan.metrics.methods import BUILT_IN
+
+    edits = {str(k): float(v) for k, v in (plain(cfg.edits) or {}).items()}
+    made = [value for value in methods.values() if value in BUILT_IN]
+    if made and not edits and set(made) != {"inversion"}:
+        raise UserError(f"the built-in method {made[0]} needs an edit to make, e.g. 'edits={{smile: 1.0}}'")
+    return edits
+
+
+def _without_regions(protocol: Any) -> Any:
+    """Without parsing masks there is no region to measure, and no column for it."""
+    from dataclasses import replace
+
+    from oodgan.metrics.registry import build_per_image
+
+    kept = [name for name in protocol.metrics if "labels" not in build_per_image(name).inputs]
+    return replace(protocol, metrics=kept)
+
+
+def _inputs(pairs: list[Any]) -> dict[str, str]:
+    """What the pictures are, by name, size and time; made pictures depend on the config, which is hashed beside."""
+    found = {}
+    for pair in pairs:
+        files = [pair.photo, *(path for path in pair.results.values() if "made" not in path.parts)]
+        found[pair.name] = " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files if p.is_file())
+    return found
+
+
+def _finished(output: Path, mark: str, replace: bool) -> bool:
+    try:
+        held = json.loads((output / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if held.get("fingerprint") == mark:
+        return True
+    if not replace:
+        raise UserError(f"{output} holds the result of another evaluation; choose another output=, or replace=true")
+    shutil.rmtree(output / "made", ignore_errors=True)
+    (output / RESULT).unlink(missing_ok=True)
+    return False
+
+
+def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float]) -> Job:
+    from oodgan.metrics.methods import EditorFactory, load_probes
+    from oodgan.metrics.score import Job
+    from oodgan.metrics.summary import statistics_key, statistics_path
+
+    attributes = plain(cfg.attributes) if cfg.attributes is not None else list(edits)
+    known = bool(protocol.sets) and statistics_path(statistics_key(pairs, protocol)).is_file()
+    return Job(
+        pairs=pairs,
+        protocol=protocol,
+        store=store,
+        edit=edits,
+        editor=EditorFactory(plain(cfg)),
+        probes=load_probes(attributes, edits),
+        photo_features=not known,
+    )
+
+
+def _score(config: Mapping[str, Any], job: Job) -> None:
+    from oodgan.metrics.score import Counter, Scorer
+    from oodgan.training.fit import trainer
+
+    module = Scorer(job, int(config["batch_size"]), int(config["workers"]))
+    if not module.pending:
+        return
+    if len(module.pending) < len(job.pairs):
+        left = len(module.pending)
+        print(f"evaluate: {len(job.pairs) - left} photos are scored already, {left} to go", file=sys.stderr)
+    engine = trainer(config, folder=job.store.folder, callbacks=[Counter()])
+    engine.test(module, verbose=False)
+
+
+def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
+    from oodgan.metrics import report, summary
+
+    table = summary.load(job.store, len(job.pairs))
+    found = summary.summarise(job, table)
+    if job.protocol.sets:
+        path = summary.statistics_path(summary.statistics_key(job.pairs, job.protocol))
+        summary.add_sets(found, job, summary.real_statistics(job.store, path))
+    caption = f"{len(job.pairs)} photos, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
+    by = cfg.sheet_by or job.columns[-1]
+    if by not in job.columns:
+        raise unknown("metric", by, job.columns)
+    (output / "sheets").mkdir(parents=True, exist_ok=True)
+    for m, method in enumerate(job.methods):
+        picture = report.sheet(job.pairs, table[:, m, job.columns.index(by)], method, by)
+        picture.save(output / "sheets" / f"{method}.png")
+    report.write_rows(output / "per_image.csv", job.pairs, job.columns, table)
+    write_text(output / "table.md", report.markdown(found, caption))
+    write_text(output / "report.html", report.page(found, job.pairs, job.columns, table, caption))
+    result = {
+        "protocol": job.protocol.as_dict(),
+        "protocol_id": job.protocol.id,
+        "count": len(job.pairs),
+        "photos": summary.statistics_key(job.pairs, job.protocol),
+        "edits": dict(job.edit),
+        "methods": found,
+        "sheets_by": by,
+        "fingerprint": mark,
+    }
+    manifest = Manifest("evaluate", plain(cfg), seed=job.protocol.seed, resolution=job.protocol.resolution)
+    manifest.counts, manifest.metrics, manifest.fingerprint = {"photos": len(job.pairs)}, found, mark
+    shutil.rmtree(output / "progress", ignore_errors=True)
+    manifest.save(output)
+    _log(cfg, found, output)
+    write_text(output / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def _log(cfg: DictConfig, found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
+    """The means to every logger that is on; to wandb the table and the sheets besides."""
+    from PIL import Image
+
+    from oodgan.tracking import loggers
+
+    means = {f"{m}/{k}": e["mean"] for m, entries in found.items() for k, e in entries.items() if "mean" in e}
+    for logger in loggers.build(plain(cfg.get("logger")), output, "evaluate", config=plain(cfg)):
+        logger.log_metrics(means, step=0)
+        if type(logger).__name__ == "WandbLogger":
+            for path in sorted((output / "sheets").glob("*.png")):
+                logger.log_image(f"sheets/{path.stem}", [Image.open(path).convert("RGB")])  # type: ignore[attr-defined]
+            columns = ["method", *dict.fromkeys(k for entries in found.values() for k in entries)]
+            rows = [[m, *(entries.get(k, {}).get("mean") for k in columns[1:])] for m, entries in found.items()]
+            logger.log_table("evaluation", columns=columns, data=rows)  # type: ignore[attr-defined]
+        logger.finalize("success")
+
+
+def _show(output: Path) -> dict[str, Any]:
+    print((output / "table.md").read_text(encoding="utf-8"))
+    print(f"pictures and numbers: {output / 'report.html'}")
+    return {"metrics": json.loads((output / RESULT).read_text(encoding="utf-8"))["methods"]}

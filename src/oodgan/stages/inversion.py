@@ -1,0 +1,92 @@
+"""Train an encoder: photo -> w+ code of the generator
+
+First the exact codes of rendered samples are regressed (cheap: the frozen features are computed once), then, if
+`inverter.fit.images.max_steps` is above 0, image losses are minimised on the images of `data`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from oodgan.data.dataset_module import DatasetModule
+from oodgan.errors import UserError
+from oodgan.generators import Generator
+from oodgan.inversion.inverter import build_encoder
+from oodgan.inversion.module import InversionModule
+from oodgan.inversion.samples import DescribedSamples, render_shards
+from oodgan.stages import _common as common
+from oodgan.training.fit import fit
+from oodgan.weights import trained
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    if cfg.inverter.get("encoder") is None:
+        raise UserError(f"inverter={cfg.inverter.name} has no encoder to train; choose inverter=light")
+    generator = common.open_generator(cfg)
+    mark = common.mark_of(cfg, ("inverter", "data"), generator=generator.id)
+    if common.finished(cfg, mark):
+        return None
+    encoder = build_encoder(cfg.inverter, generator)
+    if cfg.inverter.get("weights") and cfg.inverter.fit.get("continue_from_weights"):
+        encoder.load_state_dict(trained.load(cfg.inverter.weights, "encoder", generator=generator.id)[0])
+    metrics: dict[str, float] = {}
+    if cfg.inverter.fit.codes.max_steps:
+        metrics |= _fit_codes(cfg, generator, encoder, mark)
+    if cfg.inverter.fit.images.max_steps:
+        metrics |= _fit_images(cfg, generator, encoder, mark)
+    state = encoder.state_dict()
+
+    def fill(folder: Path) -> None:
+        trained.save(
+            folder / trained.FILE,
+            state,
+            half=True,
+            part="encoder",
+            generator=generator.id,
+            encoder=OmegaConf.to_container(cfg.inverter.encoder),
+        )
+
+    common.write_artifact(
+        cfg,
+        mark,
+        fill,
+        generator=generator.id,
+        resolution=generator.resolution,
+        metrics=common.numbers(metrics),
+        counts={"samples": cfg.inverter.fit.samples},
+    )
+    return {"objective": metrics.get("images/val/loss", metrics.get("codes/val/loss"))}
+
+
+def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> dict[str, float]:
+    settings = cfg.inverter.fit
+    samples = render_shards(
+        generator, encoder, Path(cfg.folder) / "samples" / generator.id, settings.samples, cfg.seed, settings.size
+    )
+    dataset = DescribedSamples(samples)
+    held_out = max(1, int(len(dataset) * settings.held_out))
+    data = DatasetModule(dataset, held_out, settings.codes.batch_size, seed=cfg.seed)
+    return _phase(cfg, generator, encoder, data, "codes", mark)
+
+
+def _fit_images(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> dict[str, float]:
+    data = instantiate(cfg.data, size=cfg.inverter.fit.size)
+    return _phase(cfg, generator, encoder, data, "images", mark)
+
+
+def _phase(
+    cfg: DictConfig, generator: Generator, encoder: nn.Module, data: Any, phase: str, mark: str
+) -> dict[str, float]:
+    settings = cfg.inverter.fit[phase]
+    module = InversionModule(
+        encoder, generator, settings.losses, lr=settings.lr, max_steps=settings.max_steps, size=cfg.inverter.fit.size
+    )
+    folder = common.training_folder(cfg, mark, phase)
+    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto")
+    encoder.load_state_dict(module.ema.module.state_dict())
+    return {f"{phase}/{name}": value for name, value in result.metrics.items()}
