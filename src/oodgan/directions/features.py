@@ -1,0 +1,141 @@
+"""Image features for attribute probes: pooled ImageNet activations of photos and of generator samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oodgan.data.images import read_image, resize
+from oodgan.errors import UserError, unknown
+from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.tracking.artifacts import fingerprint
+from oodgan.weights.backbones import alexnet_features, imagenet_normalise, vgg16_features
+
+# Index of a ReLU in torchvision's `features` -> side of the grid that its activations are pooled to. Coarse grids keep
+# where something is in the aligned face, and forget pixel noise.
+POOLS = {
+    "alexnet": {7: 4, 9: 4, 11: 6},
+    "vgg16": {15: 4, 22: 4, 29: 6},
+}
+_CHUNK = 200
+
+
+class Extractor(nn.Module):
+    """Images (B, 3, R, R) in [-1, 1] -> pooled activations (B, D); D = 19456 for alexnet, 30720 for vgg16.
+
+    Args:
+        backbone: alexnet or vgg16 (seven times slower).
+        size: side that images are resized to first, at least 64.
+    """
+
+    def __init__(self, backbone: str = "alexnet", size: int = 256) -> None:
+        super().__init__()
+        if backbone not in POOLS:
+            raise unknown("probe backbone", backbone, POOLS)
+        if size < 64:
+            raise UserError(f"probe image size {size} is too small for {backbone}: at least 64")
+        self.backbone, self.size = backbone, size
+        self.layers = alexnet_features() if backbone == "alexnet" else vgg16_features()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        images = images if images.shape[-1] == self.size else _fit(images, self.size)
+        x, found = imagenet_normalise(images), []
+        pools = POOLS[self.backbone]
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in pools:
+                found.append(F.adaptive_avg_pool2d(x, pools[i]).flatten(1))
+            if i == max(pools):
+                break
+        return torch.cat(found, 1)
+
+
+def _fit(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] > size:
+        return F.interpolate(images, (size, size), mode="area")
+    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+
+
+def photo_features(extractor: Extractor, files: Sequence[Path], batch: int = 8) -> Tensor:
+    """Features (N, D) of aligned photos, one file after another."""
+    device = next(extractor.parameters()).device
+    found = []
+    for start in range(0, len(files), batch):
+        photos = [_square(read_image(file), extractor.size) for file in files[start : start + batch]]
+        found.append(extractor(torch.stack(photos).to(device)).cpu())
+    return torch.cat(found) if found else torch.zeros(0, 1)
+
+
+def _square(photo: Tensor, size: int) -> Tensor:
+    side = min(photo.shape[-2:])
+    top, left = (photo.shape[-2] - side) // 2, (photo.shape[-1] - side) // 2
+    return resize(photo[:, top : top + side, left : left + side], size, "area")
+
+
+@torch.no_grad()
+def render_features(generator: Generator, extractor: Extractor, codes: Tensor, batch: int = 4) -> Tensor:
+    """Features (N, D) of G(codes), rendered no larger than the probe looks."""
+    found = [extractor(render(generator, part, extractor.size)).cpu() for part in codes.split(batch)]
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def render(generator: Generator, codes: Tensor, size: int) -> Tensor:
+    """Images (N, 3, r, r) in [-1, 1] with r the smaller of `size` and the generator's resolution."""
+    device = generator.mean_w.device
+    return generator.synthesis(codes.to(device), size=min(size, generator.resolution)).clamp(-1, 1)
+
+
+def sample_features(
+    generator: Generator, extractor: Extractor, count: int, seed: int, truncation: float, cache: Path | None = None
+) -> tuple[Tensor, Tensor]:
+    """Seeded samples: codes w (count, 512) and features (count, D).
+
+    With a cache folder every 200 samples are kept there (fp16), so that an interrupted run goes on where it stopped.
+    """
+    codes = sample_codes(generator, count, seed, truncation).cpu()
+    mark = fingerprint(
+        {"count": count, "seed": seed, "truncation": truncation, "size": extractor.size},
+        {"generator": generator.id, "backbone": extractor.backbone},
+    )
+    found = []
+    for number, part in enumerate(codes.split(_CHUNK)):
+        file = cache / f"samples-{mark[:12]}-{number:04d}.safetensors" if cache else None
+        found.append(_chunk(generator, extractor, part, file))
+    return codes[:, 0], torch.cat(found).float()
+
+
+def _chunk(generator: Generator, extractor: Extractor, codes: Tensor, file: Path | None) -> Tensor:
+    from safetensors.torch import load_file, save_file
+
+    if file is not None and file.is_file():
+        return load_file(str(file))["features"]
+    features = render_features(generator, extractor, codes).half()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.partial")
+        save_file({"features": features}, str(temporary))
+        os.replace(temporary, file)
+    return features
+
+
+def list_images(folder: str | Path) -> dict[str, Path]:
+    """Images anywhere below a folder by their stem; of two with one stem, the first in sorted order."""
+    from oodgan.data.images import SUFFIXES
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"no such folder of images: {folder}")
+    files: Iterable[Path] = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found: dict[str, Path] = {}
+    for file in files:
+        found.setdefault(file.stem, file)
+    if not found:
+        raise UserError(f"{folder} holds no images")
+    return found

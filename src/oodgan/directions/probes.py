@@ -1,0 +1,208 @@
+"""Attribute probes: ridge regression from image features to labels, and probes that come from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from oodgan.directions.features import Extractor
+from oodgan.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Linear probes on one extractor's features; a score's unit is its standard deviation over the labelled faces.
+
+    Args:
+        names: attributes, one column each.
+        mean, scale: (D,) standardisation of the features.
+        weights: (D, K); bias: (K,).
+        quality: cross-validated correlation of score and label, by name.
+        backbone, size: of the extractor.
+    """
+
+    names: tuple[str, ...]
+    mean: Tensor
+    scale: Tensor
+    weights: Tensor
+    bias: Tensor
+    quality: Mapping[str, float]
+    backbone: str = "alexnet"
+    size: int = 256
+
+    def score(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> scores (N, K)."""
+        return ((features.float() - self.mean) / self.scale) @ self.weights + self.bias
+
+    def index(self, name: str) -> int:
+        """Column of an attribute; UserError with the nearest known one when there is none."""
+        if name not in self.names:
+            raise unknown("attribute", name, self.names)
+        return self.names.index(name)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file, half precision."""
+        from safetensors.torch import save_file
+
+        tensors = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "bias": self.bias}
+        # Single weights are tiny: without a common factor they would fall among half precision's subnormal numbers.
+        factor = float(self.weights.abs().max())
+        tensors["weights"] = self.weights / factor
+        metadata = {
+            "format": "oodgan-probes-1", "names": json.dumps(self.names), "factor": repr(factor),
+            "quality": json.dumps(dict(self.quality)), "backbone": self.backbone, "size": str(self.size),
+        }  # fmt: skip
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.half().contiguous() for k, v in tensors.items()}, str(path), metadata)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Probes:
+        """Read what `save` wrote. Raises UserError for anything else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != "oodgan-probes-1":
+                    raise UserError(f"{path} holds no attribute probes")
+                tensors = {name: file.get_tensor(name).float() for name in ("mean", "scale", "weights", "bias")}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"attribute probes {path} cannot be read: {error}") from error
+        tensors["weights"] = tensors["weights"] * float(metadata["factor"])
+        return cls(
+            tuple(json.loads(metadata["names"])),
+            quality=json.loads(metadata["quality"]),
+            backbone=metadata["backbone"],
+            size=int(metadata["size"]),
+            **tensors,
+        )
+
+
+class ImageProbe:
+    """One attribute's score of images (B, 3, R, R) in [-1, 1] -> (B,): what the metrics of attribute change take."""
+
+    def __init__(self, probes: Probes, attribute: str, extractor: Extractor | None = None) -> None:
+        self.probes, self.column = probes, probes.index(attribute)
+        self.extractor = extractor or Extractor(probes.backbone, probes.size)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.extractor.to(images.device)
+        return self.probes.score(self.extractor(images).cpu())[:, self.column].to(images.device)
+
+
+def normal_scores(labels: Tensor) -> Tensor:
+    """Labels (N,) with NaN where unknown -> normal scores of their ranks (ties share one), or 0/1 when binary.
+
+    Ranks make a probe indifferent to a scale's outliers and ends (an age of 80, a smile of exactly 0).
+    """
+    known = ~labels.isnan()
+    values, inverse, counts = labels[known].double().unique(return_inverse=True, return_counts=True)
+    out = torch.full_like(labels, torch.nan, dtype=torch.float32)
+    if len(values) == 2:
+        out[known] = inverse.float()
+    else:
+        ranks = (counts.cumsum(0).double() - counts.double() / 2) / counts.sum()
+        out[known] = torch.special.ndtri(ranks)[inverse].float()
+    return out
+
+
+def fit_probes(
+    features: Tensor, labels: Mapping[str, Tensor], extractor: Extractor, ridge: float = 0.5, folds: int = 5
+) -> Probes:
+    """Fit one ridge probe an attribute on standardised features (the dual form: N is far below D).
+
+    Args:
+        features: (N, D); labels: attribute -> (N,), NaN where unknown.
+        ridge: regulariser in units of the mean of the kernel's diagonal.
+
+    Raises:
+        UserError: fewer than ten labels of an attribute, or only one class of it.
+    """
+    mean, scale = features.mean(0), features.std(0) + 1e-2
+    standard = (features - mean) / scale
+    kernel = standard @ standard.T
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    weights, biases, quality = [], [], {}
+    for name, raw in labels.items():
+        check_labels(name, raw)
+        target = normal_scores(raw)
+        known = order[~target[order].isnan()]
+        held_out = _cross_validate(kernel, target, known, ridge, folds)
+        unit = held_out.std().clamp(min=1e-6)
+        quality[name] = round(float(torch.corrcoef(torch.stack([held_out, target[known]]))[0, 1]), 3)
+        dual, offset = _solve(kernel, target, known, ridge)
+        weights.append(standard[known].T @ dual / unit)
+        biases.append((offset - target[known].mean()) / unit)
+    return Probes(
+        tuple(labels), mean, scale, torch.stack(weights, 1), torch.stack(biases), quality,
+        extractor.backbone, extractor.size,
+    )  # fmt: skip
+
+
+def check_labels(name: str, labels: Tensor) -> None:
+    """Raise UserError when labels (N,), NaN where unknown, cannot train a probe."""
+    known = labels[~labels.isnan()]
+    if len(known) < 10:
+        raise UserError(f"attribute {name!r} has {len(known)} labelled images; a probe needs at least 10")
+    values, counts = known.unique(return_counts=True)
+    if len(values) < 2:
+        raise UserError(f"attribute {name!r} has one class only ({values[0]:g}); a probe needs two")
+    if len(values) == 2 and int(counts.min()) < 3:
+        raise UserError(f"attribute {name!r} has {counts.min()} examples of {values[counts.argmin()]:g}; it needs 3")
+
+
+def _solve(kernel: Tensor, target: Tensor, rows: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    block, offset = kernel[rows][:, rows], target[rows].mean()
+    block = block + ridge * block.diagonal().mean() * torch.eye(len(rows))
+    return torch.linalg.solve(block, target[rows] - offset), offset
+
+
+def _cross_validate(kernel: Tensor, target: Tensor, rows: Tensor, ridge: float, folds: int) -> Tensor:
+    held_out = torch.zeros(len(rows))
+    for fold in range(folds):
+        test = torch.arange(len(rows)) % folds == fold
+        dual, offset = _solve(kernel, target, rows[~test], ridge)
+        held_out[test] = kernel[rows[test]][:, rows[~test]] @ dual + offset
+    return held_out
+
+
+class OnnxProbe:
+    """An ONNX classifier as a probe, run by OpenCV.
+
+    Args:
+        path: the file; its input is (1, 3, size, size) RGB.
+        size: side of its input.
+        mean, scale: its input is (image in [0, 1] - mean) / scale.
+        output: which of its output numbers is the score.
+    """
+
+    def __init__(
+        self, path: str | Path, size: int = 224, mean: Sequence[float] = (0.485, 0.456, 0.406),
+        scale: Sequence[float] = (0.229, 0.224, 0.225), output: int = 0,
+    ) -> None:  # fmt: skip
+        import cv2
+
+        try:
+            self.network = cv2.dnn.readNetFromONNX(str(path))
+        except cv2.error as error:
+            raise UserError(f"classifier {path} cannot be read as ONNX") from error
+        self.size, self.output = size, output
+        self.mean, self.scale = torch.tensor(mean)[:, None, None], torch.tensor(scale)[:, None, None]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, 3, R, R) in [-1, 1] -> scores (B,)."""
+        import torch.nn.functional as F
+
+        small = F.interpolate(images.cpu(), (self.size, self.size), mode="bilinear", antialias=True)
+        scores = []
+        for image in ((small + 1) / 2 - self.mean) / self.scale:
+            self.network.setInput(image[None].numpy())
+            scores.append(float(self.network.forward().reshape(-1)[self.output]))
+        return torch.tensor(scores)
