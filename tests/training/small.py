@@ -42,6 +42,7 @@ class Shuffle(Sampler):
 
     def __iter__(self):
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        # Batch by batch a rank gets its share of the global batch.
         return iter(order[self.rank :: self.world])
 
 
@@ -55,7 +56,7 @@ class PointData(pl.LightningDataModule):
         rank = torch.distributed.get_rank() if distributed else 0
         world = torch.distributed.get_world_size() if distributed else 1
         sampler = Shuffle(len(self.data), rank, world)
-        return DataLoader(self.data, batch_size=self.batch_size, sampler=sampler, drop_last=True)
+        return DataLoader(self.data, batch_size=self.batch_size // world, sampler=sampler, drop_last=True)
 
     def val_dataloader(self):
         return DataLoader(Points(8), batch_size=4)

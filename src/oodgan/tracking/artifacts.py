@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
+from oodgan.training.spread import rank
 
 MANIFEST = "manifest.json"
 _LISTED_FILES = 10_000
@@ -27,6 +28,8 @@ _LISTED_FILES = 10_000
 @contextlib.contextmanager
 def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
+
+    Of several processes only the first one's stays.
 
     Raises:
         UserError: `folder` exists with something in it and `replace` is false, or the disk refuses.
@@ -41,8 +44,9 @@ def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     try:
         yield temporary
-        temporary.chmod(0o755)
-        _swap(temporary, folder)
+        if rank() == 0:
+            temporary.chmod(0o755)
+            _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -154,7 +154,7 @@ class Position(pl.Callback):
     """Writes into checkpoints where in the stream of training batches the run is.
 
     Args:
-        share: images of one batch of one process, None when the stage does not say.
+        share: images that all processes load at a time, None when the stage does not say.
     """
 
     def __init__(self, share: int | None) -> None:
@@ -162,4 +162,4 @@ class Position(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        checkpoint["position"] = {"batches": seen, "share": self.share, "processes": trainer.world_size}
+        checkpoint["position"] = {"batches": seen, "share": self.share}

@@ -14,8 +14,8 @@ from oodgan.errors import UserError
 class Endless:
     """Repeats a loader epoch after epoch, told to its sampler by `set_epoch`, from batch number `start` on.
 
-    A sampler with a settable `start` (samples of this process to skip in its next epoch) starts there at once;
-    otherwise the batches before it are read and dropped. The stream of batches is the same as without the start.
+    A sampler with `resume(epoch, batch)` (`oodgan.data.sampler.TrainSampler`) starts there at once; otherwise the
+    batches before it are read and dropped. The stream of batches is the same as without the start.
     """
 
     def __init__(self, loader: Any, start: int = 0) -> None:
@@ -28,7 +28,7 @@ class Endless:
         first, skip = divmod(self.start, length) if length else (0, self.start)
         for epoch in itertools.count(first):
             _set_epoch(self.loader, epoch)
-            drop = _skip(self.loader, skip)
+            drop = _skip(self.loader, epoch, skip) if skip else 0
             yield from itertools.islice(iter(self.loader), drop, None)
             skip = 0
 
@@ -52,11 +52,11 @@ def _set_epoch(loader: Any, epoch: int) -> None:
             part.set_epoch(epoch)
 
 
-def _skip(loader: Any, batches: int) -> int:
+def _skip(loader: Any, epoch: int, batches: int) -> int:
     """Ask the sampler to skip; returns the batches that are still to be dropped by reading them."""
     for sampler in _samplers(loader):
-        if hasattr(sampler, "start") and getattr(loader, "batch_size", None):
-            sampler.start = batches * loader.batch_size
+        if callable(getattr(sampler, "resume", None)):
+            sampler.resume(epoch, batches)
             return 0
     return batches
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from oodgan.errors import UserError
@@ -25,8 +26,9 @@ from oodgan.training.ema import Ema
 from oodgan.training.endless import EndlessData
 from oodgan.training.progress import Progress
 from oodgan.training.spread import launched, rank, spread
+from oodgan.training.study import Pruner, pruner_here
 
-METRICS_JSON = "metrics.json"
+METRICS_JSON, CONFIG_YAML = "metrics.json", "config.yaml"
 
 
 class Stopped(UserError):
@@ -38,7 +40,8 @@ class FitResult:
     """What a fit leaves: the run folder, the checkpoint to use (best, else last), its numbers.
 
     `metrics` holds the last value of everything logged, `steps` the optimiser steps of the whole run, `seconds` the
-    time of this call, `images_per_second` the throughput of all processes.
+    time of this call, `images_per_second` the throughput of all processes, `objective` the best value of the
+    monitored metric, which a sweep optimises.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class FitResult:
     steps: int
     seconds: float
     images_per_second: float = 0.0
+    objective: float | None = None
     frozen: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,9 +68,9 @@ def fit(
     """Train `module` on `data` by `settings` (a part's `fit:` config) with the engine of `cfg.trainer`.
 
     Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume`, `cfg.init_from` and `cfg.stage`, all
-    optional. `settings.batch_size` is the global batch of one optimiser step; each process loads its share
-    (`data.batch_size` is set). `resume` is a run folder, or "auto": `folder` itself when it holds a checkpoint. After
-    the call `module` has the last weights, on the CPU.
+    optional. `settings.batch_size` is the global batch of one optimiser step; `data.batch_size` is set to what all
+    processes load at a time, which is that divided by `settings.accumulate`. `resume` is a run folder, or "auto":
+    `folder` itself when it holds a checkpoint. After the call `module` has the last weights, on the CPU.
 
     Raises:
         UserError: `folder` holds a run already, a batch that cannot be split, a loss that is not finite, a checkpoint
@@ -82,6 +86,7 @@ def fit(
         extra=tuple(callbacks),
     )
     call.check()
+    call.extra += tuple(pruner_here(call.settings.get("monitor")))
     count = _local_processes(call.trainer)
     return spread(count, _fit, module, data, call) if count > 1 else _fit(module, data, call)
 
@@ -165,13 +170,17 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
         initialise(module, call.init_from)
     if saved is not None and call.resume and rank() == 0:
         _inherit(Path(call.resume), call.folder)
+    if rank() == 0:
+        write_text(
+            call.folder / CONFIG_YAML, OmegaConf.to_yaml(OmegaConf.create({**call.config, "fit": call.settings}))
+        )
     stop = parts.StopOnSignal()
     engine = _assemble(module, call, stop, int(saved["global_step"]) if saved else None)
     share = _share(settings, engine.world_size)
     engine.callbacks.insert(0, parts.Position(share))  # type: ignore[attr-defined]
     if share is not None:
         data.batch_size = share  # type: ignore[attr-defined]
-    start = _batches_seen(saved, engine.world_size, share)
+    start = _batches_seen(saved, share)
     _prepare(module, call.trainer)
     first = int(saved["global_step"]) if saved else 0
     try:
@@ -188,6 +197,8 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
         _close_tracker(engine)
     if stop.received:
         raise Stopped(f"stopped by {stop.received} at step {engine.global_step}; go on with resume={call.folder}")
+    for pruner in (c for c in call.extra if isinstance(c, Pruner)):
+        pruner.finish()
     return _result(engine, module, call, first, share, time.monotonic() - begun)
 
 
@@ -235,21 +246,21 @@ def _configured(call: _Call) -> list[pl.Callback]:
 
 
 def _share(settings: Mapping[str, Any], processes: int) -> int | None:
-    """Images that one process loads at a time: global batch / processes / accumulation."""
+    """Images that all processes load at a time: global batch / accumulation."""
     batch = settings.get("batch_size")
     if batch is None:
         return None
-    parts_ = processes * int(settings.get("accumulate") or 1)
-    if int(batch) < 1 or int(batch) % parts_:
+    divisor = processes * int(settings.get("accumulate") or 1)
+    if int(batch) < 1 or int(batch) % divisor:
         raise UserError(
             f"batch_size is {batch}, the images of one step over all {processes} processes and "
-            f"{settings.get('accumulate') or 1} accumulated batches: it must be a multiple of {parts_}"
+            f"{settings.get('accumulate') or 1} accumulated batches: it must be a multiple of {divisor}"
         )
-    return int(batch) // parts_
+    return int(batch) // int(settings.get("accumulate") or 1)
 
 
-def _batches_seen(saved: Mapping[str, Any] | None, processes: int, share: int | None) -> int:
-    """Batches of this process's stream that a checkpoint has used, also when the processes are other in number."""
+def _batches_seen(saved: Mapping[str, Any] | None, share: int | None) -> int:
+    """Batches that a checkpoint has used, in today's batch size (whatever the number of processes was)."""
     if saved is None:
         return 0
     position = saved.get("position")
@@ -257,7 +268,7 @@ def _batches_seen(saved: Mapping[str, Any] | None, processes: int, share: int | 
         raise UserError("this checkpoint was not written by a fit stage: it does not say where in the data it stopped")
     if share is None or not position["share"]:
         return int(position["batches"])
-    return int(position["batches"]) * int(position["share"]) * int(position["processes"]) // (share * processes)
+    return int(position["batches"]) * int(position["share"]) // share
 
 
 def _prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
@@ -312,7 +323,8 @@ def _result(
             write_text(path, json.dumps(metrics, indent=1) + "\n")
     checkpoint = checkpoints.find(call.folder, best=True) if done or not call.resume else checkpoints.find(call.resume)
     hashes = parts.frozen_hashes(module)
-    return FitResult(call.folder, checkpoint, metrics, engine.global_step, seconds, speed, hashes)
+    keeper = next(c for c in engine.callbacks if isinstance(c, checkpoints.Checkpoints))  # type: ignore[attr-defined]
+    return FitResult(call.folder, checkpoint, metrics, engine.global_step, seconds, speed, keeper.best, hashes)
 
 
 def _close_tracker(engine: pl.Trainer) -> None:

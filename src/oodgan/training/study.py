@@ -1,0 +1,224 @@
+"""Hydra sweeps by a persistent Optuna study: failed trials are marked, finished ones kept, hopeless ones pruned.
+
+Hydra's own Optuna plugin starts `n_trials` new trials each time and can neither prune nor take up an interrupted sweep.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from oodgan.errors import UserError
+from oodgan.training.sweep import SWEEP, Pruned, read_job
+
+TRIAL_FILE = "trial.json"
+
+
+def register() -> None:
+    """Make `StudySweeper` known to Hydra, which takes sweepers from its plugin namespace only.
+
+    Raises:
+        UserError: Optuna or its Hydra plugin is not installed.
+    """
+    try:
+        import optuna
+        from hydra_plugins.hydra_optuna_sweeper import _impl  # noqa: F401 (parses the search space)
+    except ImportError as error:
+        raise UserError(f"hydra=optuna needs the sweep extra: pip install 'oodgan[sweep]' ({error})") from error
+    from hydra.core.plugins import Plugins
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    Plugins.instance().register(type("StudySweeper", (StudySweeper,), {"__module__": "hydra_plugins.oodgan_study"}))
+
+
+class StudySweeper(Sweeper):
+    """Asks an Optuna study for trials and runs them as Hydra jobs until `n_trials` are finished.
+
+    Args:
+        params: search space {key: Hydra sweep text}, to which the command line's sweeps are added.
+        direction: minimize or maximize the stage's "objective".
+        storage: Optuna storage URL; None keeps `study.db` (sqlite) in the sweep's folder.
+        n_trials: finished (also pruned) trials that the study shall have in the end.
+        n_jobs: trials launched together.
+        sampler: an Optuna sampler.
+        pruner: an Optuna pruner, or None.
+    """
+
+    def __init__(
+        self,
+        params: Any = None,
+        direction: str = "minimize",
+        storage: str | None = None,
+        n_trials: int = 20,
+        n_jobs: int = 1,
+        sampler: Any = None,
+        pruner: Any = None,
+    ) -> None:
+        self.params, self.direction, self.storage = dict(params or {}), direction, storage
+        self.n_trials, self.n_jobs, self.sampler, self.pruner = n_trials, n_jobs, sampler, pruner
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the missing trials; returns the best trial's parameters and value, or None."""
+        from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        space, fixed = create_params_from_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
+        if not space:
+            raise UserError("an Optuna sweep needs a search space: give key=interval(a,b) or choice(...) for some key")
+        study = self._study(folder)
+        missing = self.n_trials - len(_finished(study))
+        print(f"study {study.study_name}: {len(_finished(study))} of {self.n_trials} trials finished", file=sys.stderr)
+        while missing > 0:
+            count = min(self.n_jobs, missing)
+            self._batch(study, folder, space, fixed, count)
+            missing -= count
+        return self._report(study, folder)
+
+    def _study(self, folder: Path) -> Any:
+        import optuna
+
+        study = optuna.create_study(
+            study_name=os.environ.get(SWEEP, folder.name),
+            storage=self._url(folder),
+            sampler=self.sampler,
+            pruner=self.pruner,
+            direction=self.direction,
+            load_if_exists=True,
+        )
+        state = optuna.trial.TrialState
+        for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+            study.tell(trial.number, state=state.FAIL)
+        done = [t.params for t in study.trials if t.state in (state.COMPLETE, state.PRUNED, state.WAITING)]
+        for trial in study.get_trials(states=(state.FAIL,)):
+            if trial.params and trial.params not in done:
+                study.enqueue_trial(trial.params)
+                done.append(trial.params)
+        return study
+
+    def _url(self, folder: Path) -> str:
+        return self.storage or f"sqlite:///{folder / 'study.db'}"
+
+    def _batch(self, study: Any, folder: Path, space: dict[str, Any], fixed: dict[str, Any], count: int) -> None:
+        trials = [study.ask(space) for _ in range(count)]
+        for trial in trials:
+            place = folder / str(trial.number)
+            place.mkdir(parents=True, exist_ok=True)
+            link = {"storage": self._url(folder), "study": study.study_name, "trial": trial.number}
+            (place / TRIAL_FILE).write_text(json.dumps(link) + "\n", encoding="utf-8")
+        overrides = [tuple(f"{k}={v}" for k, v in {**trial.params, **fixed}.items()) for trial in trials]
+        assert self.launcher is not None
+        returns = self.launcher.launch(overrides, initial_job_idx=trials[0].number)
+        for trial, found in zip(trials, returns, strict=True):
+            self._tell(study, trial, folder / str(trial.number), found)
+
+    def _tell(self, study: Any, trial: Any, place: Path, found: Any) -> None:
+        from optuna.trial import TrialState
+
+        note = read_job(place) or {}
+        try:
+            value = float(found.return_value)
+        except Exception as error:
+            reason = note.get("error") or f"{error}"
+            print(f"trial {trial.number} failed: {' '.join(str(reason).split())[:300]}", file=sys.stderr)
+            study.tell(trial, state=TrialState.FAIL)
+            return
+        if note.get("state") == "pruned":
+            study.tell(trial, state=TrialState.PRUNED)
+        elif value != value:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+
+    def _report(self, study: Any, folder: Path) -> Any:
+        from optuna.trial import TrialState
+
+        trials = study.trials
+        failed = sum(t.state == TrialState.FAIL for t in trials)
+        pruned = sum(t.state == TrialState.PRUNED for t in trials)
+        complete = [t for t in trials if t.state == TrialState.COMPLETE]
+        summary: dict[str, Any] = {"complete": len(complete), "pruned": pruned, "failed": failed, "best": None}
+        if complete:
+            best = study.best_trial
+            summary["best"] = {"trial": best.number, "value": best.value, "params": best.params}
+        (folder / "study.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(summary)), encoding="utf-8")
+        print(f"study {study.study_name}: {len(complete)} complete, {pruned} pruned, {failed} failed", file=sys.stderr)
+        if summary["best"]:
+            print(f"best: trial {best.number}, {best.value:.6g} with {best.params}", file=sys.stderr)
+        return summary["best"]
+
+
+def _finished(study: Any) -> list[Any]:
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+class Pruner(pl.Callback):
+    """Reports the monitored validation metric to the study and stops the trial when the study's pruner says so.
+
+    Args:
+        folder: the job's folder with `trial.json`.
+        monitor: name of the metric.
+    """
+
+    def __init__(self, folder: str | Path, monitor: str) -> None:
+        self.link = json.loads((Path(folder) / TRIAL_FILE).read_text(encoding="utf-8"))
+        self.monitor = monitor
+        self.pruned: tuple[float, int] | None = None
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.monitor not in trainer.callback_metrics or trainer.state.fn != "fit":
+            return
+        value, step = float(trainer.callback_metrics[self.monitor]), trainer.global_step
+        stop = trainer.is_global_zero and step < trainer.max_steps and self._hopeless(value, step)
+        if trainer.strategy.broadcast(stop):
+            self.pruned = (value, step)
+            trainer.should_stop = True
+
+    def _hopeless(self, value: float, step: int) -> bool:
+        import optuna
+
+        study = optuna.load_study(study_name=self.link["study"], storage=self.link["storage"], pruner=self._pruner())
+        number = self.link["trial"]
+        trial = optuna.trial.Trial(study, study.trials[number]._trial_id)
+        trial.report(value, step)
+        return bool(trial.should_prune())
+
+    def _pruner(self) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.utils import instantiate
+
+        return instantiate(HydraConfig.get().sweeper.pruner) if HydraConfig.initialized() else None
+
+    def finish(self) -> None:
+        """Raise `Pruned` when the study gave the trial up."""
+        if self.pruned is not None:
+            raise Pruned(*self.pruned)
+
+
+def pruner_here(monitor: str | None) -> Sequence[Pruner]:
+    """The pruner of the running Hydra job when it is a trial of a study, else nothing."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if monitor is None or not HydraConfig.initialized() or HydraConfig.get().runtime is None:
+        return ()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    return (Pruner(folder, monitor),) if (folder / TRIAL_FILE).is_file() else ()

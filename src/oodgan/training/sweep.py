@@ -1,0 +1,165 @@
+"""What a job of a sweep (`oodgan STAGE -m ...`) needs: a name, a GPU, and to be skipped when it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from oodgan.errors import UserError
+from oodgan.tracking.artifacts import write_text
+
+SWEEP = "OODGAN_SWEEP"
+JOB_FILE = "job.json"
+_slot: Any = None
+
+
+class Pruned(UserError):
+    """The study gave this trial up: its validation metric was worse than the others' at the same step."""
+
+    def __init__(self, value: float, step: int) -> None:
+        super().__init__(f"trial pruned at step {step} with {value:.5g}")
+        self.value, self.step = value, step
+
+
+def is_sweep(overrides: Sequence[str]) -> bool:
+    """Whether a command line asks for several jobs.
+
+    >>> is_sweep(["-m", "seed=1,2"]), is_sweep(["seed=1"])
+    (True, False)
+    """
+    return any(word in ("-m", "--multirun", "hydra.mode=MULTIRUN") for word in overrides)
+
+
+def sweep_name(stage: str, overrides: Sequence[str]) -> str:
+    """The name in `sweep=NAME`, else one that is the same for the same command (launcher and sweeper options aside).
+
+    >>> sweep_name("diffcam", ["-m", "sweep=lr", "seed=1,2"])
+    'lr'
+    >>> sweep_name("diffcam", ["-m", "seed=1,2"]) == sweep_name("diffcam", ["seed=1,2", "--multirun", "hydra=joblib"])
+    True
+    """
+    for word in overrides:
+        if word.startswith("sweep=") and len(word) > len("sweep="):
+            return word.partition("=")[2]
+    kept = sorted(w for w in overrides if not w.startswith(("-", "hydra", "+hydra")))
+    return f"{stage}-{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]}"
+
+
+@contextlib.contextmanager
+def prepared(stage: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Name the sweep in the environment, where jobs in other processes find it; make Optuna studies known to Hydra."""
+    if not is_sweep(overrides):
+        yield
+        return
+    former = os.environ.get(SWEEP)
+    os.environ[SWEEP] = sweep_name(stage, overrides)
+    if any("optuna" in word or "study" in word for word in overrides):
+        from oodgan.training.study import register
+
+        register()
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ[SWEEP]
+        else:
+            os.environ[SWEEP] = former
+
+
+def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
+    """Run a stage's `function(cfg)`; in a sweep skip what is finished, resume what is begun, and take a GPU slot.
+
+    `cfg.gpu_slots` (a number or a list of GPU numbers) gives each job that runs at the same time one GPU to itself.
+
+    Raises:
+        UserError: the job's folder belongs to another job.
+    """
+    hydra = _hydra()
+    if hydra is None or str(hydra.mode).rpartition(".")[2] != "MULTIRUN":
+        return function(cfg)
+    folder, overrides = Path(hydra.runtime.output_dir), sorted(hydra.overrides.task)
+    known = read_job(folder)
+    if known and known["overrides"] != overrides:
+        raise UserError(f"{folder} belongs to another job ({' '.join(known['overrides'])}); give another sweep=NAME")
+    if known and known["state"] in ("finished", "pruned"):
+        print(f"job {hydra.job.num} is finished already: {folder}", file=sys.stderr)
+        return known["result"]
+    note = {"overrides": overrides, "state": "running", "result": None}
+    _write(folder, note)
+    try:
+        with gpu_slot(cfg.get("gpu_slots"), folder.parent):
+            result = function(_own(cfg, folder))
+    except Pruned as pruned:
+        _write(folder, {**note, "state": "pruned", "result": {"objective": pruned.value}, "step": pruned.step})
+        return {"objective": pruned.value}
+    except BaseException as error:
+        _write(folder, {**note, "state": "failed", "error": f"{type(error).__name__}: {error}"[:2000]})
+        raise
+    plain = {k: v for k, v in (result or {}).items() if isinstance(v, str | int | float | bool | None)}
+    _write(folder, {**note, "state": "finished", "result": plain})
+    return result
+
+
+def read_job(folder: str | Path) -> dict[str, Any] | None:
+    """What `job.json` in a job's folder says: overrides, state (running, finished, pruned, failed), result; or None."""
+    path = Path(folder) / JOB_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _write(folder: Path, note: dict[str, Any]) -> None:
+    write_text(folder / JOB_FILE, json.dumps(note, indent=1, default=str) + "\n")
+
+
+def _own(cfg: Any, folder: Path) -> Any:
+    """The job's config: its outputs go to its own folder, and when it was interrupted it goes on there."""
+    from omegaconf import OmegaConf
+
+    if "folder" in cfg:
+        cfg.folder = str(folder)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+    if "resume" in cfg and cfg.resume is None and not cfg.get("init_from"):
+        cfg.resume = "auto"
+    return cfg
+
+
+@contextlib.contextmanager
+def gpu_slot(slots: int | Sequence[int] | None, folder: Path) -> Iterator[int | None]:
+    """Wait for a free GPU among `slots`, make it this process's only one, and hold it while the process lives.
+
+    A GPU is held by a lock on `folder/.gpu-N`, so that processes of any launcher on this machine share the slots.
+    A process keeps its GPU from job to job: CUDA cannot change it once it has begun.
+    """
+    global _slot
+    numbers = list(range(slots)) if isinstance(slots, int) else list(slots or [])
+    if not numbers:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    while _slot is None:
+        for number in numbers:
+            file = open(folder / f".gpu-{number}", "w")  # noqa: SIM115 (stays open: the lock lives with it)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                continue
+            _slot = (number, file)
+            break
+        else:
+            time.sleep(1.0)
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(_slot[0])
+    yield _slot[0]
+
+
+def _hydra() -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get() if HydraConfig.initialized() else None
