@@ -74,14 +74,14 @@ class Regression(pl.LightningModule):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.net = network()
+        self.net, self.noise = network(), 0.1
         self.drop = nn.Dropout(0.2)
         self.ema = Ema(self.net, 0.9)
         torch.manual_seed(77)
         self.teacher = Frozen(network())
 
     def training_step(self, batch, batch_idx):
-        x = batch["image"] + 0.1 * torch.randn_like(batch["image"])
+        x = batch["image"] + self.noise * torch.randn_like(batch["image"])
         loss = ((self.net(self.drop(x)) - batch["target"]) ** 2).mean()
         loss = loss + 0.01 * ((self.net(x) - self.teacher(x)) ** 2).mean()
         self.log("train/loss", loss)
@@ -102,14 +102,14 @@ class Gan(pl.LightningModule):
 
     automatic_optimization = False
 
-    def __init__(self, seed: int = 0, accumulate: int = 1, noise: float = 0.1) -> None:
+    def __init__(self, seed: int = 0, noise: float = 0.1) -> None:
         super().__init__()
         self.automatic_optimization = False
         torch.manual_seed(seed)
         self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(8, 3, 3, padding=1))
         self.critic = network()
         self.ema = Ema(self.net, 0.9)
-        self.accumulate, self.noise = accumulate, noise
+        self.noise = noise
 
     def training_step(self, batch, batch_idx):
         first, second = self.optimizers()
@@ -123,8 +123,8 @@ class Gan(pl.LightningModule):
             fooled = nn.functional.softplus(self.critic(fake.detach())).mean()
             return fooled + nn.functional.softplus(-self.critic(real)).mean()
 
-        loss = optimise(self, first, generator_loss, batch_idx, self.accumulate)
-        other = optimise(self, second, critic_loss, batch_idx, self.accumulate, counts=False)
+        loss = optimise(self, first, generator_loss, batch_idx)
+        other = optimise(self, second, critic_loss, batch_idx, counts=False)
         self.log_dict({"train/loss": loss, "train/critic": other})
 
     def validation_step(self, batch, batch_idx):

@@ -177,6 +177,7 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
     stop = parts.StopOnSignal()
     engine = _assemble(module, call, stop, int(saved["global_step"]) if saved else None)
     share = _share(settings, engine.world_size)
+    engine.manual_accumulate = int(settings.get("accumulate") or 1)  # type: ignore[attr-defined]
     engine.callbacks.insert(0, parts.Position(share))  # type: ignore[attr-defined]
     if share is not None:
         data.batch_size = share  # type: ignore[attr-defined]

@@ -14,15 +14,17 @@ def optimise(
     optimizer: Any,
     loss: Callable[[], Tensor],
     batch_idx: int,
-    accumulate: int = 1,
     counts: bool = True,
 ) -> Tensor:
     """Evaluate `loss()`; step `optimizer` (of `module.optimizers()`) each `accumulate`-th batch; return the loss.
 
+    `fit: {accumulate, clip}` are applied by the engine.
+
     Only this optimiser's parameters get gradients, so a generator's loss leaves none in the discriminator. What `loss`
     uses of that optimiser's network may be computed before the call. `counts=False` keeps the step out of
-    `global_step`: with several optimisers exactly one counts. `fit: {clip}` is applied by the engine.
+    `global_step`: with several optimisers exactly one counts.
     """
+    accumulate: int = getattr(module.trainer, "manual_accumulate", 1)
     mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in mine]
     for value in others:

@@ -78,6 +78,7 @@ class StudySweeper(Sweeper):
         """Run the missing trials; returns the best trial's parameters and value, or None."""
         from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
+        assert self.config is not None
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         space, fixed = create_params_from_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])

@@ -1,0 +1,136 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import Gan, PointData, Regression
+from torch import nn
+
+from oodgan.errors import UserError
+from oodgan.tracking.loggers import read_csv
+from oodgan.training import checkpoints
+from oodgan.training.ema import Ema
+from oodgan.training.fit import fit, initialise
+from oodgan.training.frozen import Frozen, frozen_hashes
+
+
+def run(module, folder, steps=10, engine=None, **more):
+    cfg = {"trainer": {"accelerator": "cpu", "log_every": 1, **(engine or {})}, "seed": 3, "stage": "small"}
+    chosen = {"max_steps": steps, "batch_size": 8, "val_every": 5, "monitor": "val/loss", **more}
+    return fit(module, PointData(), cfg=cfg, settings=chosen, folder=folder)
+
+
+def losses(folder, name="val/loss"):
+    return [value for _, key, value in read_csv(folder / "metrics.csv") if key == name]
+
+
+def weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize(
+    "engine,settings",
+    [
+        ({"precision": "bf16-mixed"}, {}),
+        ({"channels_last": True}, {}),
+        ({}, {"clip": 0.1, "accumulate": 2}),
+        ({}, {"precision": "64-true"}),
+    ],
+    ids=["bf16", "channels_last", "clip_accumulate", "settings_precision"],
+)
+@pytest.mark.parametrize("kind", [Regression, Gan])
+def test_each_option_trains(tmp_path, kind, engine, settings):
+    run(kind(), tmp_path, engine=engine, **settings)
+    found = losses(tmp_path)
+    assert len(found) == 2 and found[1] < found[0]
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_and_save_under_the_same_names(tmp_path):
+    module = Gan()
+    result = run(module, tmp_path, engine={"compile": True})
+    found = losses(tmp_path)
+    assert found[1] < found[0]
+    assert set(checkpoints.load(result.checkpoint)["state_dict"]) == set(Gan().state_dict())
+
+
+@pytest.mark.parametrize("kind", [Regression, Gan])
+def test_accumulated_batches_give_the_step_of_the_whole_batch(tmp_path, kind):
+    modules = []
+    for name, accumulate in (("whole", 1), ("split", 4)):
+        module = kind(noise=0.0) if kind is Gan else kind()
+        if kind is Regression:
+            module.drop.p, module.noise = 0.0, 0.0
+        modules.append(module)
+        result = run(module, tmp_path / name, steps=3, accumulate=accumulate)
+        assert result.steps == 3
+    assert torch.allclose(weights(modules[0]), weights(modules[1]), atol=2e-5)
+
+
+def test_clipping_bounds_a_manual_step(tmp_path):
+    class Sgd(Gan):
+        def configure_optimizers(self):
+            return [torch.optim.SGD(n.parameters(), 1.0) for n in (self.net, self.critic)]
+
+    module = Sgd()
+    before = weights(module)
+    run(module, tmp_path, steps=1, clip=1e-3)
+    moved = (weights(module) - before).norm()
+    assert 1e-4 < moved <= 2e-3
+
+
+def test_a_batch_that_cannot_be_split_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"batch_size is 8.*multiple of 3"):
+        run(Regression(), tmp_path, accumulate=3)
+
+
+def test_initialise_starts_new_from_old_weights(tmp_path):
+    first = run(Regression(), tmp_path / "a")
+    fresh = Regression(seed=5)
+    initialise(fresh, tmp_path / "a")
+    saved = checkpoints.load(first.checkpoint)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in fresh.state_dict().items())
+    with pytest.raises(UserError, match="do not fit this module"):
+        initialise(Gan(), tmp_path / "a")
+
+
+def test_frozen_stays_frozen_and_moves():
+    owner = nn.ModuleList([nn.Linear(2, 2), Frozen(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))])
+    owner.train().requires_grad_(True).to(torch.float64)
+    frozen = owner[1]
+    assert not frozen.network.training and not frozen.network[1].training
+    assert frozen.network[0].weight.dtype == torch.float64
+    assert not any(p.requires_grad for p in frozen.network.parameters())
+    assert list(owner.state_dict()) == ["0.weight", "0.bias"]
+    assert len(list(owner.parameters())) == 2
+    x = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
+    frozen(x).sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+def test_frozen_reaches_the_network_and_names_it():
+    network = nn.Linear(2, 2)
+    same = nn.Linear(2, 2)
+    same.load_state_dict(network.state_dict())
+    assert Frozen(network).in_features == 2
+    assert Frozen(network).hash == Frozen(same).hash != Frozen(nn.Linear(2, 2)).hash
+    network.id = "net-1"
+    assert frozen_hashes(nn.ModuleDict({"g": Frozen(network)})) == {"g": "net-1"}
+    with pytest.raises(AttributeError):
+        _ = Frozen(network).nothing
+
+
+def test_ema_follows_and_shares_frozen_parts():
+    net = nn.Sequential(nn.Linear(2, 2), Frozen(nn.Linear(2, 2)))
+    ema = Ema(net, decay=0.5, warmup=False)
+    start = net[0].weight.detach().clone()
+    with torch.no_grad():
+        net[0].weight.add_(1.0)
+    ema.update()
+    assert torch.allclose(ema.module[0].weight, start + 0.5)
+    assert ema.module[1] is net[1]
+    assert not ema.train().module.training
+    with pytest.raises(ValueError, match="decay"):
+        Ema(net, decay=1.0)
