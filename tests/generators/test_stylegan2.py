@@ -150,7 +150,7 @@ def test_public_layout_round_trip_with_kernels(generator, codes):
         (lambda g, w: g.synthesis(w, size=24), "size 24"),
         (lambda g, w: g.synthesis(w, noise=[torch.zeros(1)]), "1 noise tensors"),
         (lambda g, w: StyleGAN2(48), "not a power of two"),
-        (lambda g, w: StyleGAN2(32, weights="/nowhere.pt"), "expected an artifact"),
+        (lambda g, w: StyleGAN2(32, weights="/nowhere.pt"), "no weights"),
     ],
 )
 def test_wrong_input_is_said(generator, codes, call, message):

@@ -135,8 +135,8 @@ def test_variants_give_codes(variant, channels, photo):
 def test_wrong_settings_are_said(tmp_path):
     with pytest.raises(UserError, match="did you mean 'psp_w'"):
         PSP(2, "psp_x")
-    with pytest.raises(UserError, match="expected an artifact"):
+    with pytest.raises(UserError, match="no weights"):
         PSP(weights=tmp_path / "psp_ffhq_encode.pt")
-    (tmp_path / "model.safetensors").write_bytes(b"not one")
-    with pytest.raises(UserError, match="cannot be read"):
+    (tmp_path / "weights.safetensors").write_bytes(b"not one")
+    with pytest.raises(UserError, match="not a weights file"):
         PSP(weights=tmp_path)

@@ -22,12 +22,16 @@ class Generator(Protocol):
     activations of each resolution before the next block uses them.
     """
 
-    id: str
     resolution: int
     num_ws: int
     style_dim: int
     mean_w: Tensor
     feature_channels: dict[int, int]
+
+    @property
+    def id(self) -> str:
+        """Architecture and the first 8 hex digits of the weights' sha256."""
+        ...
 
     def mapping(self, z: Tensor) -> Tensor:
         """Latents z (B, style_dim) -> codes w (B, style_dim)."""

@@ -6,7 +6,6 @@ other layouts are renamed by `oodgan.weights.convert`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,12 +34,13 @@ class StyleGAN2(nn.Module):
     """StyleGAN2 generator: z -> w -> image in about [-1, 1], RGB.
 
     Args:
-        resolution: a power of two, at least 8.
+        resolution: a power of two, at least 8; that of the weights, or 1024, when None.
         channel_multiplier: 2 for FFHQ's configuration F, 1 for the half-width ones.
         max_channels: upper limit of a layer's width (512 as published).
         n_mlp: layers of the mapping network.
         lr_mlp: learning-rate multiplier of the mapping network (part of its forward pass).
-        weights: artifact folder or `.safetensors` file that `oodgan weights convert` wrote; random when None.
+        weights: artifact of `oodgan weights convert` (folder or `.safetensors` file), whose metadata decide the
+            widths; random when None.
         seed: of the random weights.
 
     Raises:
@@ -52,7 +52,7 @@ class StyleGAN2(nn.Module):
 
     def __init__(
         self,
-        resolution: int = 1024,
+        resolution: int | None = None,
         channel_multiplier: int = 2,
         max_channels: int = 512,
         n_mlp: int = 8,
@@ -61,6 +61,12 @@ class StyleGAN2(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        state: dict[str, Tensor] | None = None
+        if weights is not None:
+            state, made_for = _read(weights, resolution)
+            resolution, n_mlp = made_for["resolution"], made_for["n_mlp"]
+            channel_multiplier, max_channels = made_for["channel_multiplier"], made_for["max_channels"]
+        resolution = 1024 if resolution is None else resolution
         if resolution < 8 or resolution & (resolution - 1):
             raise UserError(f"generator resolution {resolution} is not a power of two of at least 8")
         self.resolution = resolution
@@ -72,10 +78,10 @@ class StyleGAN2(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(n_mlp, lr_mlp)
-        if weights is None:
+        if state is None:
             self.reset_mean_w()
         else:
-            self._load_artifact(Path(weights))
+            load_strict(self, state, f"StyleGAN2 of {resolution} px")
         self.eval()
 
     def _build(self, n_mlp: int, lr_mlp: float) -> None:
@@ -140,24 +146,6 @@ class StyleGAN2(nn.Module):
             rows = latent_avg.reshape(-1, self.style_dim).float()
             self.mean_w.copy_(rows[0] if bool((rows == rows[0]).all()) else rows.mean(0))
         self._id = None
-
-    def _load_artifact(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        file = path / "model.safetensors" if path.is_dir() else path
-        if file.suffix != ".safetensors" or not file.is_file():
-            raise UserError(f"generator weights {path}: expected an artifact of `oodgan weights convert`")
-        try:
-            with safe_open(str(file), "pt") as stored:
-                metadata = stored.metadata() or {}
-                state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"generator weights {file} cannot be read: {error}") from error
-        made_for = json.loads(metadata.get("architecture", "{}"))
-        for key, value in self.architecture.items():
-            if made_for.get(key, value) != value:
-                raise UserError(f"generator weights {file} are for {key}={made_for[key]}, not {value}")
-        load_strict(self, state, f"StyleGAN2 of {self.resolution} px")
 
     # The protocol
 
@@ -231,6 +219,16 @@ class StyleGAN2(nn.Module):
         if noise == "none":
             return None
         raise UserError(f"unknown noise {noise!r}: const, random, none or a list of tensors")
+
+
+def _read(source: str | Path, resolution: int | None) -> tuple[dict[str, Tensor], dict[str, int]]:
+    from oodgan.weights import trained
+
+    state, metadata = trained.load(source, "generator")
+    architecture = metadata["architecture"]
+    if resolution not in (None, architecture["resolution"]):
+        raise UserError(f"generator weights {source} are of {architecture['resolution']} px, not {resolution}")
+    return state, architecture
 
 
 def load_strict(module: nn.Module, state: dict[str, Any], what: str, assign: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from oodgan.generators.ops import EqualLinear
 from oodgan.generators.protocol import Generator
 from oodgan.generators.stylegan2 import load_strict
 from oodgan.inversion.irse import STYLE_DIM, Pyramid, StyleBlock, Trunk
+from oodgan.weights import trained
 
 INPUT_SIZE = 256
 
@@ -84,8 +84,8 @@ class PSP(nn.Module):
     Args:
         num_ws: codes of the encoder's generator: 18 for 1024 px, 16 for 512, 14 for 256.
         variant: `psp`, `psp_w`, `psp_wplus`, `restyle_psp` (and, in `E4E`, `e4e`, `restyle_e4e`).
-        weights: artifact folder or `.safetensors` file of `oodgan weights convert`; its metadata decide `num_ws` and
-            `variant`. Random when None.
+        weights: artifact of `oodgan weights convert` (folder or file); its metadata decide `num_ws` and `variant`.
+            Random when None.
         generator: where the codes go. ReStyle needs it to look at its own inversion; codes beyond its `num_ws` are
             dropped (they drive resolutions that it does not have).
         iterations: ReStyle's refinements (5 as published).
@@ -108,8 +108,8 @@ class PSP(nn.Module):
         super().__init__()
         state: dict[str, Tensor] | None = None
         if weights is not None:
-            state, settings = read_artifact(Path(weights))
-            num_ws, variant = int(settings.get("num_ws", num_ws)), settings.get("variant", variant)
+            state, metadata = trained.load(weights, "psp")
+            num_ws, variant = (metadata["architecture"][key] for key in ("num_ws", "variant"))
         if variant not in self.variants:
             options = ", ".join(self.variants)
             raise UserError(f"unknown encoder variant {variant!r}{nearest(variant, self.variants)}: {options}")
@@ -155,18 +155,3 @@ def _to_input(images: Tensor) -> Tensor:
     if min(images.shape[-2:]) >= INPUT_SIZE:
         return F.adaptive_avg_pool2d(images, INPUT_SIZE)
     return F.interpolate(images, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False)
-
-
-def read_artifact(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and the `architecture` metadata of a converted encoder; UserError if it is not one."""
-    from safetensors import SafetensorError, safe_open
-
-    file = path / "model.safetensors" if path.is_dir() else path
-    if file.suffix != ".safetensors" or not file.is_file():
-        raise UserError(f"encoder weights {path}: expected an artifact of `oodgan weights convert`")
-    try:
-        with safe_open(str(file), "pt") as stored:
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            return state, json.loads((stored.metadata() or {}).get("architecture", "{}"))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"encoder weights {file} cannot be read: {error}") from error
