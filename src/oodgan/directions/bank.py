@@ -30,8 +30,11 @@ Edits = Mapping[str, "float | Tensor"]
 class HasCodes(Protocol):
     """What a bank needs to know of a generator."""
 
-    id: str
-    num_ws: int
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def num_ws(self) -> int: ...
 
 
 def latent_space(generator: HasCodes) -> str:

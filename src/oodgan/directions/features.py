@@ -79,8 +79,9 @@ def _square(photo: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def render_features(generator: Generator, extractor: Extractor, codes: Tensor, batch: int = 4) -> Tensor:
-    """Features (N, D) of G(codes), rendered no larger than the probe looks."""
+def render_features(generator: Generator, extractor: Extractor, codes: Tensor, batch: int | None = None) -> Tensor:
+    """Features (N, D) of G(codes), rendered no larger than the probe looks; on a CPU one by one, which is faster."""
+    batch = batch or (1 if generator.mean_w.device.type == "cpu" else 16)
     found = [extractor(render(generator, part, extractor.size)).cpu() for part in codes.split(batch)]
     return torch.cat(found)
 

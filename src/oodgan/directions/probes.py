@@ -20,15 +20,12 @@ class Probes:
 
     Args:
         names: attributes, one column each.
-        mean, scale: (D,) standardisation of the features.
         weights: (D, K); bias: (K,).
         quality: cross-validated correlation of score and label, by name.
         backbone, size: of the extractor.
     """
 
     names: tuple[str, ...]
-    mean: Tensor
-    scale: Tensor
     weights: Tensor
     bias: Tensor
     quality: Mapping[str, float]
@@ -37,7 +34,7 @@ class Probes:
 
     def score(self, features: Tensor) -> Tensor:
         """Features (N, D) -> scores (N, K)."""
-        return ((features.float() - self.mean) / self.scale) @ self.weights + self.bias
+        return features.float() @ self.weights + self.bias
 
     def index(self, name: str) -> int:
         """Column of an attribute; UserError with the nearest known one when there is none."""
@@ -49,17 +46,16 @@ class Probes:
         """Write a safetensors file, half precision."""
         from safetensors.torch import save_file
 
-        tensors = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "bias": self.bias}
         # Single weights are tiny: without a common factor they would fall among half precision's subnormal numbers.
         factor = float(self.weights.abs().max())
-        tensors["weights"] = self.weights / factor
+        tensors = {"weights": (self.weights / factor).half().contiguous(), "bias": self.bias.float().contiguous()}
         metadata = {
             "format": "oodgan-probes-1", "names": json.dumps(self.names), "factor": repr(factor),
             "quality": json.dumps(dict(self.quality)), "backbone": self.backbone, "size": str(self.size),
         }  # fmt: skip
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half().contiguous() for k, v in tensors.items()}, str(path), metadata)
+        save_file(tensors, str(path), metadata)
         return path
 
     @classmethod
@@ -72,7 +68,7 @@ class Probes:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != "oodgan-probes-1":
                     raise UserError(f"{path} holds no attribute probes")
-                tensors = {name: file.get_tensor(name).float() for name in ("mean", "scale", "weights", "bias")}
+                tensors = {name: file.get_tensor(name).float() for name in ("weights", "bias")}
         except (SafetensorError, OSError) as error:
             raise UserError(f"attribute probes {path} cannot be read: {error}") from error
         tensors["weights"] = tensors["weights"] * float(metadata["factor"])
@@ -125,7 +121,7 @@ def fit_probes(
     Raises:
         UserError: fewer than ten labels of an attribute, or only one class of it.
     """
-    mean, scale = features.mean(0), features.std(0) + 1e-2
+    mean, scale = features.mean(0), features.std(0) + 1e-2  # channels that hardly fire are noise: do not blow them up
     standard = (features - mean) / scale
     kernel = standard @ standard.T
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
@@ -138,12 +134,28 @@ def fit_probes(
         unit = held_out.std().clamp(min=1e-6)
         quality[name] = round(float(torch.corrcoef(torch.stack([held_out, target[known]]))[0, 1]), 3)
         dual, offset = _solve(kernel, target, known, ridge)
-        weights.append(standard[known].T @ dual / unit)
-        biases.append((offset - target[known].mean()) / unit)
+        weight = standard[known].T @ dual / unit / scale
+        weights.append(weight)
+        biases.append((offset - target[known].mean()) / unit - mean @ weight)
     return Probes(
-        tuple(labels), mean, scale, torch.stack(weights, 1), torch.stack(biases), quality,
-        extractor.backbone, extractor.size,
-    )  # fmt: skip
+        tuple(labels), torch.stack(weights, 1), torch.stack(biases), quality, extractor.backbone, extractor.size
+    )
+
+
+def merge_probes(parts: Sequence[Probes]) -> Probes:
+    """One set of probes of several sources; what more than one knows is their mean, weighted by squared quality."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+    weights, biases, quality = [], [], {}
+    for name in names:
+        known = [part for part in parts if name in part.names]
+        trust = torch.tensor([max(part.quality[name], 0.05) ** 2 for part in known])
+        trust = trust / trust.sum()
+        columns = [part.index(name) for part in known]
+        weights.append(sum(t * p.weights[:, c] for t, p, c in zip(trust, known, columns, strict=True)))
+        biases.append(sum(t * p.bias[c] for t, p, c in zip(trust, known, columns, strict=True)))
+        quality[name] = max(part.quality[name] for part in known)
+    first = parts[0]
+    return Probes(names, torch.stack(weights, 1), torch.stack(biases), quality, first.backbone, first.size)
 
 
 def check_labels(name: str, labels: Tensor) -> None:

@@ -1,0 +1,237 @@
+"""How far is strength 1, what does it move, and whom does it leave: measured on samples and on inverted photos."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oodgan.directions.bank import Bank
+from oodgan.directions.features import Extractor, render
+from oodgan.directions.probes import Probes
+from oodgan.generators.protocol import Generator
+
+log = logging.getLogger("oodgan")
+CURVE = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)
+_LADDER = tuple(1.2 * 1.3**i for i in range(10))  # lengths in W from 1.2 to 12.7
+
+
+@dataclass
+class Measured:
+    """What one set of images shows: `scores` (N, K) of the probes, `faces` (N, 512) identity embeddings."""
+
+    scores: Tensor
+    faces: Tensor
+
+    def against(self, base: Measured) -> tuple[Tensor, Tensor]:
+        """(movement (N, K), identity similarity (N,)) relative to `base`."""
+        return self.scores - base.scores, (self.faces * base.faces).sum(1)
+
+
+class Bench:
+    """Renders codes once and measures scores and identity on the same images."""
+
+    def __init__(self, generator: Generator, extractor: Extractor, probes: Probes, size: int = 256) -> None:
+        self.generator, self.extractor, self.probes, self.size = generator, extractor, probes, size
+
+    @torch.no_grad()
+    def __call__(self, codes: Tensor, probes: Probes | None = None) -> Measured:
+        """Codes (N, L, 512) -> what is seen; `probes` other than the bench's own may judge."""
+        from oodgan.metrics.facenet import identity_embedding
+
+        scores, faces = [], []
+        batch = 1 if self.generator.mean_w.device.type == "cpu" else 16
+        for part in codes.split(batch):
+            images = render(self.generator, part, self.size)
+            scores.append((probes or self.probes).score(self.extractor(images).cpu()))
+            faces.append(identity_embedding(images).cpu())
+        return Measured(torch.cat(scores), torch.cat(faces))
+
+
+def find_step(
+    move: Callable[[float], tuple[float, float]], target: float, identity: float, longest: float = 12.0
+) -> tuple[float, str]:
+    """The shortest length in W that moves the score by `target` and keeps the identity.
+
+    Args:
+        move: length -> (mean movement of the score, median identity similarity).
+        target: standard deviations; identity: lowest median similarity; longest: length to give up at.
+
+    Returns:
+        The length (interpolated between the rungs of a ladder), and what ended the search: `target`, `identity`
+        (the movement is smaller than asked for), `turned` (the score falls again) or `length`.
+    """
+    before, best = (0.0, 0.0, 1.0), (0.0, 0.0, 1.0)
+    for length in (*(rung for rung in _LADDER if rung < longest), longest):
+        moved, kept = move(length)
+        shares = {"target": _share(before[1], moved, target), "identity": _share(-before[2], -kept, -identity)}
+        ended = {why: share for why, share in shares.items() if share is not None}
+        if ended:
+            why = min(ended, key=lambda k: ended[k])
+            return before[0] + ended[why] * (length - before[0]), why
+        if moved < 0.8 * best[1]:
+            return best[0], "turned"
+        before = (length, moved, kept)
+        best = max(best, before, key=lambda at: at[1])
+    return best[0], "length"
+
+
+def _share(before: float, after: float, goal: float) -> float | None:
+    """Where between two values a rising one crosses the goal, as a share; None when it does not."""
+    if after < goal:
+        return None
+    return 0.0 if before >= goal else (goal - before) / max(after - before, 1e-9)
+
+
+def calibrate(
+    bench: Bench, names: Sequence[str], units: Tensor, codes: Tensor, target: float, identity: float,
+    settings: Mapping[str, Mapping[str, Any]],
+) -> tuple[Tensor, dict[str, dict[str, Any]]]:  # fmt: skip
+    """Scale unit directions (K, L, 512) so that strength 1 moves their own score by `target` on `codes`.
+
+    `settings[name]` may hold its own `target`, `identity`, `max_step`, or a fixed `step`.
+    """
+    base = bench(codes)
+    vectors, notes = [], {}
+    for name, unit in zip(names, units, strict=True):
+        own = settings.get(name, {})
+        column = bench.probes.index(name)
+
+        def move(length: float, unit: Tensor = unit, column: int = column) -> tuple[float, float]:
+            moved, kept = bench(codes + length * unit).against(base)
+            return float(moved[:, column].mean()), float(kept.median())
+
+        if own.get("step"):
+            length, why = float(own["step"]), "fixed"
+        else:
+            wanted, floor = float(own.get("target", target)), float(own.get("identity", identity))
+            length, why = find_step(move, wanted, floor, float(own.get("max_step", 12.0)))
+        log.info("directions: %s: strength 1 is a step of %.2f in W (%s)", name, length, why)
+        vectors.append(unit * length)
+        notes[name] = {"step": round(length, 3), "ended_by": why, "target": float(own.get("target", target))}
+    return torch.stack(vectors), notes
+
+
+def curves(bench: Bench, bank: Bank, codes: Tensor, strengths: Sequence[float] = CURVE) -> dict[str, dict[str, Any]]:
+    """Each direction's own movement and identity at several strengths: name -> {strength, move, identity} lists."""
+    base = bench(codes)
+    found: dict[str, dict[str, Any]] = {}
+    for name in bank.names:
+        column = bench.probes.index(name)
+        rows = [bench(bank.apply(codes, {name: s})).against(base) for s in strengths]
+        found[name] = {
+            "strength": list(strengths),
+            "move": [round(float(moved[:, column].mean()), 3) for moved, _ in rows],
+            "identity": [round(float(kept.median()), 3) for _, kept in rows],
+        }
+    return found
+
+
+def useful_range(curve: Mapping[str, Sequence[float]], identity: float = 0.25) -> list[float]:
+    """The strengths over which the score still grows and the person stays: from a curve to [lowest, highest]."""
+    points = sorted(zip(curve["strength"], curve["move"], curve["identity"], strict=True))
+    ends = []
+    for sign in (-1, 1):
+        side = sorted((p for p in points if p[0] * sign > 0), key=lambda p: abs(p[0]))
+        end, last = 0.0, 0.0
+        for strength, moved, kept in side:
+            if moved * sign <= last or kept < identity:
+                break
+            end, last = strength, moved * sign
+        ends.append(end or 0.25 * sign)
+    return ends
+
+
+@dataclass
+class Check:
+    """Independent judgement at strength 1 on held-out samples.
+
+    `moves` (K, P): mean movement of every probe, standard deviations of real faces; `identity` (K,): median FaceNet
+    similarity; `probes`: the P attributes.
+    """
+
+    names: tuple[str, ...]
+    probes: tuple[str, ...]
+    moves: Tensor
+    identity: Tensor
+    samples: int
+
+    def own(self, name: str) -> float:
+        """Movement of the direction's own attribute."""
+        return float(self.moves[self.names.index(name), self.probes.index(name)])
+
+    def strongest_other(self, name: str) -> tuple[str, float]:
+        """What else moves most."""
+        row = self.moves[self.names.index(name)].clone()
+        row[self.probes.index(name)] = 0
+        return self.probes[int(row.abs().argmax())], float(row[row.abs().argmax()])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, for metadata and manifests."""
+        return {
+            "samples": self.samples, "probes": list(self.probes), "identity": _rounded(self.identity),
+            "moves": {n: _rounded(row) for n, row in zip(self.names, self.moves, strict=True)},
+        }  # fmt: skip
+
+
+def check(bench: Bench, bank: Bank, codes: Tensor, judge: Probes) -> Check:
+    """Every direction at strength 1 against every probe of `judge`."""
+    base = bench(codes, judge)
+    moves, identity = [], []
+    for name in bank.names:
+        moved, kept = bench(bank.apply(codes, {name: 1.0}), judge).against(base)
+        moves.append(moved.mean(0))
+        identity.append(kept.median())
+        log.info("directions: checked %s on %d samples", name, len(codes))
+    return Check(bank.names, judge.names, torch.stack(moves), torch.stack(identity), len(codes))
+
+
+def compose(
+    bench: Bench, bank: Bank, codes: Tensor, judge: Probes, pairs: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Two edits at once: for each pair, each attribute's movement together relative to alone."""
+    base = bench(codes, judge)
+    alone: dict[str, float] = {}
+    found = []
+    for first, second in pairs:
+        for name in (first, second):
+            if name not in alone:
+                moved, _ = bench(bank.apply(codes, {name: 1.0}), judge).against(base)
+                alone[name] = float(moved[:, judge.index(name)].mean())
+        moved, kept = bench(bank.apply(codes, {first: 1.0, second: 1.0}), judge).against(base)
+        ratio = [round(float(moved[:, judge.index(n)].mean()) / alone[n], 3) for n in (first, second)]
+        found.append({"pair": [first, second], "kept": ratio, "identity": round(float(kept.median()), 3)})
+    return found
+
+
+def against_published(
+    bench: Bench, bank: Bank, published: Bank, codes: Tensor, judge: Probes, rounds: int = 5
+) -> list[dict[str, Any]]:
+    """The same attribute's movement at equal identity loss: names that both banks have.
+
+    The published direction is scaled by bisection until its median identity equals ours at strength 1.
+    """
+    base = bench(codes, judge)
+    found = []
+    for name in [n for n in published.names if n in bank.names]:
+        column = judge.index(name)
+        moved, kept = bench(bank.apply(codes, {name: 1.0}), judge).against(base)
+        ours, goal = float(moved[:, column].mean()), float(kept.median())
+        low, high, theirs = 0.0, 4.0, 0.0
+        for _ in range(rounds):
+            strength = (low + high) / 2
+            moved, kept = bench(published.apply(codes, {name: strength}), judge).against(base)
+            low, high = (strength, high) if float(kept.median()) > goal else (low, strength)
+            theirs = float(moved[:, column].mean())
+        row = {"name": name, "identity": goal, "ours": ours, "published": theirs, "published_strength": strength}
+        found.append({k: v if isinstance(v, str) else round(v, 3) for k, v in row.items()})
+        log.info("directions: %s: ours %.2f, published %.2f at identity %.2f", name, ours, theirs, goal)
+    return found
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(float(v), 3) for v in values]

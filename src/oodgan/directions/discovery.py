@@ -1,0 +1,169 @@
+"""Directions from labels: probes score generator samples, and a linear model in W explains the scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oodgan.directions.features import Extractor, list_images, photo_features, sample_features
+from oodgan.directions.labels import read_labels
+from oodgan.directions.linear import conditional, fit_linear, parse_layers, spread
+from oodgan.directions.probes import Probes, fit_probes, merge_probes
+from oodgan.errors import UserError, unknown
+from oodgan.generators.protocol import Generator
+
+log = logging.getLogger("oodgan")
+
+
+@dataclass
+class Discovered:
+    """Directions before calibration.
+
+    `vectors` (K, L, 512) have length 1 in each layer that they move, unless `calibrated`; `gains` is the predicted
+    movement of the score along one unit; `probes` calibrate, `check` judges independently (other labels);
+    `settings` holds what each direction's own calibration should respect.
+    """
+
+    names: list[str]
+    vectors: Tensor
+    provenance: dict[str, Any]
+    probes: Probes | None = None
+    check: Probes | None = None
+    calibrated: bool = False
+    quality: dict[str, dict[str, float]] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class ProbeDiscovery:
+    """The stage's `directions=probe`.
+
+    Args:
+        labels: label source, or several (`oodgan.directions.labels`); images: the folder of each.
+        attributes: name -> {orthogonal: [names], layers: "0-8", model: ridge, ...}; every labelled one if empty.
+        samples, truncation, seed: the generator samples that are scored.
+        model, regulariser: `oodgan.directions.linear.fit_linear`.
+        backbone, size, ridge: the probes' features and regulariser.
+        holdout: share of the labelled faces that trains the independent probe of the final check.
+        cache: folder for the samples' features; null keeps nothing.
+    """
+
+    def __init__(
+        self, labels: str | Sequence[str] | None, images: str | Sequence[str] | None,
+        attributes: Mapping[str, Mapping[str, Any]] | None = None, samples: int = 2400, truncation: float = 0.85,
+        seed: int = 100, model: str = "ridge", regulariser: float = 0.3, backbone: str = "alexnet", size: int = 256,
+        ridge: float = 0.5, holdout: float = 0.5, cache: str | None = None,
+    ) -> None:  # fmt: skip
+        self.sources = _pairs(labels, images)
+        self.attributes = {str(k): dict(v or {}) for k, v in (attributes or {}).items()}
+        self.samples, self.truncation, self.seed = samples, truncation, seed
+        self.model, self.regulariser, self.ridge, self.holdout = model, regulariser, ridge, holdout
+        self.backbone, self.size = backbone, size
+        self.cache = Path(cache).expanduser() if cache else None
+        if samples < 20:
+            raise UserError(f"samples={samples}: a direction needs at least 20 samples (2000 make good ones)")
+
+    def discover(self, generator: Generator) -> Discovered:
+        """Fit probes, score samples, and solve for every attribute's direction."""
+        extractor = Extractor(self.backbone, self.size).to(generator.mean_w.device)
+        probes, check = self._probes(extractor)
+        wanted = self.attributes or {name: {} for name in probes.names}
+        for name in wanted:
+            probes.index(name)
+        log.info("directions: scoring %d samples of %s", self.samples, generator.id)
+        codes, features = sample_features(
+            generator, extractor, self.samples, self.seed, self.truncation, self.cache
+        )  # fmt: skip
+        scores = probes.score(features)
+        normals = {n: self._normal(codes, scores[:, i], wanted.get(n, {})) for i, n in enumerate(probes.names)}
+        vectors = [self._direction(name, dict(opts), normals, generator.num_ws) for name, opts in wanted.items()]
+        return Discovered(
+            list(wanted), torch.stack(vectors), self._provenance(generator), probes, check,
+            quality=self._quality(codes, scores, probes, list(wanted)), settings=wanted,
+        )  # fmt: skip
+
+    def _probes(self, extractor: Extractor) -> tuple[Probes, Probes | None]:
+        """Probes to discover with, and independent ones of the other faces to check with."""
+        fitted: list[list[Probes]] = [[], []]
+        for source, folder in self.sources:
+            images = list_images(folder)
+            labels = {k: v for k, v in read_labels(source, images).items() if self._needed(k)}
+            stems = sorted({stem for column in labels.values() for stem in column} & images.keys())
+            if not stems:
+                raise UserError(f"none of the files labelled in {source} lies in {folder} (or no wanted attribute)")
+            log.info("directions: reading %d labelled faces of %s", len(stems), folder)
+            features = photo_features(extractor, [images[s] for s in stems])
+            table = {
+                k: torch.tensor([column.get(s, float("nan")) for s in stems]) for k, column in sorted(labels.items())
+            }
+            table = self._usable(table)
+            order = torch.randperm(len(stems), generator=torch.Generator().manual_seed(1))
+            cut = round(len(stems) * (1 - self.holdout))
+            for part, rows in zip(fitted, (order[:cut], order[cut:]), strict=True):
+                if len(rows):
+                    columns = {name: column[rows] for name, column in table.items()}
+                    part.append(fit_probes(features[rows], columns, extractor, self.ridge))
+        return merge_probes(fitted[0]), merge_probes(fitted[1]) if fitted[1] else None
+
+    def _needed(self, name: str) -> bool:
+        """Named attributes and those that they are made orthogonal to; all when none is named."""
+        others = {o for opts in self.attributes.values() for o in opts.get("orthogonal") or ()}
+        return not self.attributes or name in self.attributes or name in others
+
+    def _usable(self, table: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Unnamed attributes without two classes are left out; a named one makes `fit_probes` complain."""
+        if self.attributes:
+            return table
+        enough = {k: v for k, v in table.items() if len(v[~v.isnan()]) >= 40 and len(v[~v.isnan()].unique()) > 1}
+        return enough or table
+
+    def _normal(self, codes: Tensor, score: Tensor, options: Mapping[str, Any]) -> Tensor:
+        regulariser = float(options.get("regulariser", self.regulariser))
+        return fit_linear(codes, score, str(options.get("model", self.model)), regulariser)
+
+    def _direction(self, name: str, options: dict[str, Any], normals: Mapping[str, Tensor], num_ws: int) -> Tensor:
+        known = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step"}
+        for option in options.keys() - known:
+            raise unknown(f"option of attribute {name!r}:", option, known)
+        others = [str(o) for o in options.get("orthogonal") or ()]
+        for other in others:
+            if other not in normals:
+                raise unknown("attribute to be orthogonal to", other, normals)
+        stacked = torch.stack([normals[o] for o in others]) if others else torch.zeros(0, 512)
+        direction = conditional(normals[name], stacked)
+        return spread(direction, parse_layers(options.get("layers"), num_ws), num_ws)
+
+    def _quality(
+        self, codes: Tensor, scores: Tensor, probes: Probes, names: Sequence[str]
+    ) -> dict[str, dict[str, float]]:
+        """Cross-validated r of each probe on faces, and held-out r of the linear model on the last fifth of samples."""
+        cut = len(codes) * 4 // 5
+        found = {}
+        for name in names:
+            column = scores[:, probes.index(name)]
+            normal = self._normal(codes[:cut], column[:cut], self.attributes.get(name, {}))
+            pair = torch.stack([codes[cut:] @ normal, column[cut:]])
+            found[name] = {"probe_r": probes.quality[name], "w_r": round(float(torch.corrcoef(pair)[0, 1]), 3)}
+        return found
+
+    def _provenance(self, generator: Generator) -> dict[str, Any]:
+        return {
+            "method": "probe", "generator": generator.id, "samples": self.samples, "truncation": self.truncation,
+            "seed": self.seed, "model": self.model, "regulariser": self.regulariser, "backbone": self.backbone,
+            "ridge": self.ridge, "holdout": self.holdout, "labels": [Path(s).name for s, _ in self.sources],
+        }  # fmt: skip
+
+
+def _pairs(labels: Any, images: Any) -> list[tuple[str, str]]:
+    if not labels or not images:
+        raise UserError("directions=probe needs labels=FILE and images=FOLDER (labelled, aligned faces)")
+    sources = [labels] if isinstance(labels, str | Path) else list(labels)
+    folders = [images] if isinstance(images, str | Path) else list(images)
+    if len(sources) != len(folders):
+        raise UserError(f"{len(sources)} label sources and {len(folders)} image folders: one folder for each")
+    return [(str(s), str(f)) for s, f in zip(sources, folders, strict=True)]
