@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,10 +23,12 @@ usage: oodgan STAGE [key=value ...]        one run
 stages:
 {stages}
 examples:
-  oodgan edit input=photo.jpg 'edits={{smile: 1.0}}' output=edited
+  oodgan edit photo.jpg 'edits={{smile: 1.0}}' output=edited
   oodgan diffcam experiment=demo trainer=gpu
   oodgan diffcam -m diffcam.fit.lr=1e-4,3e-4 seed=1,2
 """
+
+_TAKES_A_WORD = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd")  # options of Hydra
 
 
 def stage_names() -> list[str]:
@@ -34,10 +37,86 @@ def stage_names() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
+def _parsed(stage: str) -> ast.Module:
+    """A stage's source, read without importing it."""
+    return ast.parse((Path(__file__).parent / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+
+
 def _summary(stage: str) -> str:
-    """First line of a stage's docstring, read without importing it."""
-    source = (Path(__file__).parent / "stages" / f"{stage}.py").read_text()
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return (ast.get_docstring(_parsed(stage)) or "").partition("\n")[0]
+
+
+def stage_usage(stage: str) -> str:
+    """The text of `oodgan STAGE --help`: the stage's docstring and its keys as its config file explains them."""
+    parts = [ast.get_docstring(_parsed(stage)) or stage]
+    conf = next((f for f in _conf_folders() if (f / "config.yaml").is_file()), None)
+    own = conf / "stage" / f"{stage}.yaml" if conf else None
+    if own is not None and own.is_file():
+        lines = own.read_text(encoding="utf-8").splitlines()
+        cut = lines.index("hydra:") if "hydra:" in lines else len(lines)
+        keys = [line for line in lines[:cut] if not line.startswith(("#", "stage:"))]
+        parts.append("keys:\n" + "\n".join(f"  {line}" for line in keys))
+    if conf is not None:
+        shown = (
+            "generator",
+            "inverter",
+            "directions",
+            "diffcam",
+            "compose",
+            "deghoster",
+            "data",
+            "trainer",
+            "experiment",
+        )
+        options = {group: sorted(path.stem for path in (conf / group).glob("*.yaml")) for group in shown}
+        parts.append("choices:\n" + "\n".join(f"  {g}={'|'.join(names)}" for g, names in options.items() if names))
+    return "\n\n".join(parts) + "\n"
+
+
+def _conf_folders() -> tuple[Path, Path]:
+    here = Path(__file__).resolve().parent
+    return here / "conf", here.parents[1] / "conf"
+
+
+def positional(stage: str, words: list[str]) -> list[str]:
+    """Turn plain words into overrides, by the stage's `POSITIONAL`: names in order, the last `*name` takes the rest.
+
+    Words that hold `=` or begin with `-`, `+` or `~` are overrides and options, and stay as they are.
+
+    Raises:
+        UserError: more words than the stage takes.
+    """
+    names = _positional_names(stage)
+    plain: list[str] = []
+    rest: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        kept = "=" in word or word.startswith(("-", "+", "~")) or before in _TAKES_A_WORD
+        (rest if kept else plain).append(word)
+    found: list[str] = []
+    for name in names:
+        if name.startswith("*"):
+            found += [f"{name[1:]}=[{','.join(map(_quoted, plain))}]"] if plain else []
+            plain = []
+        elif plain:
+            found.append(f"{name}={_quoted(plain.pop(0))}")
+    if plain:
+        known = f"takes {' '.join(names)}" if names else "takes key=value only"
+        raise UserError(f"oodgan {stage}: what is {plain[0]!r}? This stage {known}; see oodgan {stage} --help")
+    return found + rest
+
+
+def _positional_names(stage: str) -> tuple[str, ...]:
+    for node in _parsed(stage).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "POSITIONAL":
+            return tuple(ast.literal_eval(node.value))
+    return ()
+
+
+def _quoted(word: str) -> str:
+    # Hydra's quoted strings escape the quote, and backslashes only right before one.
+    tail = len(word) - len(word.rstrip("\\"))
+    word = word + "\\" * tail
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", word) + "'"
 
 
 def usage() -> str:
@@ -58,7 +137,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if stage not in stage_names():
             raise UserError(f"unknown stage {stage!r}{nearest(stage, stage_names())}; see oodgan --help")
-        raise SystemExit(_run(stage, overrides))
+        if any(word in ("-h", "--help") for word in overrides):
+            print(stage_usage(stage))
+            raise SystemExit(0)
+        raise SystemExit(_run(stage, positional(stage, overrides)))
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -1,0 +1,339 @@
+"""The paper's figure in code: invert, edit, mask, compose, deghost; and the public Python API around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from oodgan.compose import compose
+from oodgan.data import images
+from oodgan.data.align import paste_back
+from oodgan.directions.bank import Bank
+from oodgan.errors import UserError, unknown
+from oodgan.subject import Picture, Subject, Subjects, once
+
+if TYPE_CHECKING:
+    from oodgan.deghost.remover import Remover
+    from oodgan.diffcam.masks import Masker
+    from oodgan.generators.protocol import Generator
+    from oodgan.inversion.inverter import Inverter
+
+IMAGES = ("photo", "inverted", "edited", "mask", "coarse", "result")
+"""What an edit computes, in this order; each needs those before it."""
+
+STEPS = {"inverted": "invert", "edited": "edit", "mask": "mask", "coarse": "compose", "result": "deghost"}
+"""The step that makes each of them, as `Edit.seconds` names it."""
+
+
+class Editor:
+    """Edits faces in real photos, one step after the other as the paper does (section 3, figure 2).
+
+    Each step is a method on tensors: images (1, 3, R, R) in [-1, 1], codes (1, L, 512), masks (1, 1, R, R) in [0, 1],
+    R being `generator.resolution`. `edit` strings them together for photos of any size.
+
+    Args:
+        generator: decodes codes to images (`oodgan.generators.protocol.Generator`).
+        inverter: finds the code of a photo.
+        bank: the named directions, fitted to the generator.
+        masker: finds where an edit changed meaning (Diff-CAM).
+        remover: separates the result from the ghosts of the composition; None leaves the coarse image as it is.
+        composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
+        device: where everything is computed.
+
+    Example:
+        >>> editor = Editor.from_pretrained("mobile_ffhq")  # doctest: +SKIP
+        >>> edit = editor.edit("photo.jpg", {"smile": 1.0, "age": -0.5})  # doctest: +SKIP
+        >>> edit.pasted.save("smiling.jpg")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        inverter: Inverter,
+        bank: Bank,
+        masker: Masker,
+        remover: Remover | None = None,
+        composition: Mapping[str, Any] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
+        self.composition, self.device = dict(composition or {}), torch.device(device)
+        for part in (generator, inverter, masker, remover):
+            if isinstance(part, nn.Module):
+                part.to(self.device).eval()
+        self.subjects = Subjects(generator.resolution, self.device)
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any]) -> Editor:
+        """Build every part that a configuration names: what `oodgan edit` does with its own.
+
+        Raises:
+            UserError: weights that are missing, or were made for another generator or other directions.
+        """
+        from hydra.utils import instantiate
+
+        from oodgan import generators
+        from oodgan.deghost import remover
+        from oodgan.diffcam import masks
+        from oodgan.inversion import inverter
+
+        generator = generators.build(cfg["generator"])
+        bank = instantiate(cfg["directions"]).fit(generator)
+        return cls(
+            generator,
+            inverter.build(cfg["inverter"], generator),
+            bank,
+            masks.build(cfg["diffcam"], generator, bank),
+            remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
+            cfg.get("compose"),
+            _device(str(cfg.get("accelerator", "cpu"))),
+        )
+
+    @classmethod
+    def from_pretrained(cls, generator: str = "mobile_ffhq", *overrides: str, **options: Any) -> Editor:
+        """Build an editor from the configurations of this package, with weights that are fetched when needed.
+
+        Args:
+            generator: an option of the config group `generator`.
+            overrides: as on the command line, e.g. "compose.mode=paper".
+            options: the same by keyword, e.g. `deghoster="none"`, `accelerator="gpu"`.
+
+        Raises:
+            UserError: an unknown option or key, or a download that fails.
+        """
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from oodgan import launch
+
+        words = [f"generator={generator}", *overrides, *(f"{key}={_spelled(value)}" for key, value in options.items())]
+        try:
+            return cls.from_config(launch.compose("edit", words))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(launch.explain(error, "edit")) from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes that can be edited."""
+        return self.bank.names
+
+    @torch.no_grad()
+    def invert(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """Step 1: the photo's code w+, and what the generator makes of it."""
+        w_plus = self.inverter.invert(photo)
+        return w_plus, self.generator.synthesis(w_plus).clamp(-1, 1)
+
+    @torch.no_grad()
+    def change(self, w_plus: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """Step 2: edited = G(w+ + sum of strength x direction)."""
+        return self.generator.synthesis(self.bank.apply(w_plus, edits)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """Step 3: where the edit changed meaning. Nothing is marked when no strength differs from 0."""
+        names = [name for name, strength in edits.items() if strength]
+        if not names:
+            return torch.zeros_like(photo[:, :1])
+        return self.masker(inverted, edited, names, photo)
+
+    @torch.no_grad()
+    def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
+        """Step 4: the coarse image, the edited region in the untouched photo."""
+        return compose(photo, inverted, edited, mask, **self.composition).clamp(-1, 1)
+
+    @torch.no_grad()
+    def deghost(
+        self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, coarse: Tensor, w_plus: Tensor
+    ) -> Tensor:
+        """Step 5: the fine result without the ghosts that the composition left. `w_plus` is the photo's code."""
+        if self.remover is None:
+            return coarse
+        found = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
+        return found.clamp(-1, 1)
+
+    @overload
+    def edit(  # type: ignore[overload-overlap]
+        self,
+        picture: list[Picture] | tuple[Picture, ...],
+        edits: Mapping[str, float],
+        *,
+        aligned: bool = ...,
+        face: str | int = ...,
+    ) -> list[Edit]: ...
+    @overload
+    def edit(  # type: ignore[overload-overlap]
+        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: Literal["all"]
+    ) -> list[Edit]: ...
+    @overload
+    def edit(
+        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: str | int = ...
+    ) -> Edit: ...
+    def edit(self, picture: Any, edits: Mapping[str, float], *, aligned: bool = False, face: str | int = "largest"):
+        """Edit a photo; the faces are found now, the rest is computed when it is asked for.
+
+        Args:
+            picture: path, PIL picture, array or tensor (see `oodgan.subject.read_picture`), or a list of such.
+            edits: {attribute: strength}; 1 is the calibrated strength, negative ones reverse the attribute.
+            aligned: the picture is an FFHQ-style crop already.
+            face: `largest`, `all`, or a number from 0, largest first.
+
+        Returns:
+            An `Edit`; a list of them for a list of pictures (in their order) or for `face="all"`.
+
+        Raises:
+            UserError: an unknown attribute, a strength that is no number, an unreadable photo, no such face.
+        """
+        edits = self.checked(edits)
+        many = isinstance(picture, list | tuple) or (isinstance(picture, Tensor) and picture.ndim == 4)
+        found: list[Edit] = []
+        for one in picture if many else [picture]:
+            start = time.perf_counter()
+            subjects = self.subjects.find(one, aligned, face)
+            seconds = (time.perf_counter() - start) / len(subjects)
+            found += [Edit(self, subject, edits, {"align": seconds}) for subject in subjects]
+        return found if many or face == "all" else found[0]
+
+    def sweep(
+        self, picture: Picture, name: str, strengths: Iterable[float], also: Mapping[str, float] | None = None,
+        *, aligned: bool = False, face: str | int = "largest",
+    ) -> list[Edit]:  # fmt: skip
+        """One attribute at several strengths, beside the fixed edits `also`: an `Edit` for each strength."""
+        if face == "all":
+            raise UserError("a sweep is of one face: face='largest' or a number from 0")
+        every = [{**(also or {}), name: strength} for strength in strengths]
+        return [self.edit(picture, edits, aligned=aligned, face=face) for edits in every]
+
+    def checked(self, edits: Mapping[str, float]) -> dict[str, float]:
+        """The edits as plain floats; raises UserError for an unknown name or a strength that is no finite number."""
+        if not isinstance(edits, Mapping):
+            raise UserError(f"edits={edits!r}: a mapping is expected, for example {{{self.names[0]}: 1.0}}")
+        self.bank.delta(edits)
+        return {str(name): float(strength) for name, strength in edits.items()}
+
+
+class Edit:
+    """One edit of one face. Pictures are computed when first asked for, with what they need, and kept.
+
+    `photo`, `inverted`, `edited`, `coarse` and `result` are R x R RGB pictures, `mask` is a grey one, `pasted` is the
+    whole photo at its own size with the result put back. `tensor(name)` gives the numbers behind them.
+
+    `edits` are the strengths, `seconds` those that each step took so far (near 0 for what the photo had already).
+    """
+
+    def __init__(self, editor: Editor, subject: Subject, edits: dict[str, float], seconds: dict[str, float]) -> None:
+        self.edits, self.seconds, self.subject, self._editor = edits, seconds, subject, editor
+        self._found: dict[str, Tensor] = {"photo": subject.photo}
+
+    @property
+    def label(self) -> str:
+        """The edit in words, e.g. `smile +1, age -0.5`."""
+        return ", ".join(f"{name} {strength:+g}" for name, strength in self.edits.items()) or "no edit"
+
+    def tensor(self, name: str) -> Tensor:
+        """One of `IMAGES` as float32: (3, R, R) in [-1, 1], or (1, R, R) in [0, 1] for `mask`."""
+        if name not in IMAGES:
+            raise unknown("image of an edit", name, IMAGES)
+        return self._tensor(name)[0]
+
+    @property
+    def w_plus(self) -> Tensor:
+        """The photo's code before the edit, (L, 512)."""
+        return once(self.subject, self._editor.invert)[0][0]
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._found:
+            have = {earlier: self._tensor(earlier) for earlier in IMAGES[: IMAGES.index(name)]}
+            start = time.perf_counter()
+            self._found[name] = self._make(name, have)
+            self.seconds[STEPS[name]] = time.perf_counter() - start
+        return self._found[name]
+
+    def _make(self, name: str, have: Mapping[str, Tensor]) -> Tensor:
+        editor = self._editor
+        w_plus, inverted = once(self.subject, editor.invert)
+        if name == "inverted":
+            return inverted
+        if name == "edited":
+            return editor.change(w_plus, self.edits)
+        if name == "mask":
+            return editor.mask(**have, edits=self.edits)
+        if name == "coarse":
+            return editor.compose(**have)
+        return editor.deghost(**have, w_plus=w_plus)
+
+    def picture(self, name: str) -> Image.Image:
+        """One of `IMAGES`, or `pasted`, as a PIL picture."""
+        if name == "pasted":
+            return self.pasted
+        return images.mask_to_pil(self.tensor(name)) if name == "mask" else images.to_pil(self.tensor(name))
+
+    @cached_property
+    def photo(self) -> Image.Image:
+        return self.picture("photo")
+
+    @cached_property
+    def inverted(self) -> Image.Image:
+        return self.picture("inverted")
+
+    @cached_property
+    def edited(self) -> Image.Image:
+        return self.picture("edited")
+
+    @cached_property
+    def mask(self) -> Image.Image:
+        return self.picture("mask")
+
+    @cached_property
+    def coarse(self) -> Image.Image:
+        return self.picture("coarse")
+
+    @cached_property
+    def result(self) -> Image.Image:
+        return self.picture("result")
+
+    @cached_property
+    def pasted(self) -> Image.Image:
+        return paste([self])
+
+
+def paste(edits: Sequence[Edit]) -> Image.Image:
+    """Put the results of edits of one photo (one for each face) back into it, at the photo's own size."""
+    whole = edits[0].subject.source.image
+    for edit in edits:
+        result = edit.tensor("result").cpu()
+        start = time.perf_counter()
+        whole = paste_back(whole, result, edit.subject.aligned)
+        edit.seconds["paste"] = time.perf_counter() - start
+    return whole
+
+
+def _device(accelerator: str) -> str:
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "cuda"
+    if accelerator in ("mps", "auto") and torch.backends.mps.is_available():
+        return "mps"
+    if accelerator in ("gpu", "cuda", "mps"):
+        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; say accelerator=cpu")
+    return "cpu"
+
+
+def _spelled(value: Any) -> str:
+    """A Python value as Hydra's override grammar writes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_spelled(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{text}'"
