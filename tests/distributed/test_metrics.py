@@ -109,3 +109,33 @@ def test_two_processes_equal_one():
 def test_two_processes_equal_one_with_larger_networks(name, size):
     (value,) = compare(lambda: [build(name)], size).values()
     assert 0.01 < value < 0.999
+
+
+def test_the_evaluate_stage_on_two_processes(tmp_path, draw_face):
+    """Real processes, 9 photos: the same table and rows, every photo scored once."""
+    import numpy as np
+    from omegaconf import OmegaConf
+    from PIL import Image
+
+    from oodgan.stages import evaluate
+
+    for i in range(9):
+        photo = np.asarray(draw_face(i)).astype(int)
+        for folder, shift in (("photos", 0), ("made", 3 * i)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            shifted = Image.fromarray((photo + shift).clip(0, 255).astype(np.uint8))
+            shifted.save(tmp_path / folder / f"{i}.png")
+    results = []
+    for processes in (1, 2):
+        output = tmp_path / f"out{processes}"
+        values = {
+            **{"photos": str(tmp_path / "photos"), "methods": {"shift": str(tmp_path / "made")}, "masks": None},
+            **{"edits": None, "probes": None, "attributes": None, "output": str(output), "batch_size": 2},
+            **{"workers": 0, "sheet_by": None, "replace": False, "logger": {"kind": "csv"}},
+            "metrics": {"resolution": 48, "metrics": ["psnr", "ssim_gauss11"], "sets": [], "bootstrap_samples": 20},
+            "trainer": {"accelerator": "cpu", "devices": processes},
+        }
+        evaluate.run(OmegaConf.create(values))
+        results.append((output / "table.md").read_text() + (output / "per_image.csv").read_text())
+    assert results[0] == results[1]
+    assert results[0].count("shift,") == 9

@@ -156,15 +156,18 @@ class KID(Metric):
         setattr(self, f"{side}_keys", every[kept])
         setattr(self, f"{side}_features", rows[kept])
 
-    def _side(self, side: str) -> Tensor:
+    def kept(self, real: bool) -> tuple[Tensor, Tensor]:
+        """Features (n, d) and keys (n,) that the side holds now, by key: to be cached and given to `update` again."""
+        side = "real" if real else "fake"
         keys = getattr(self, f"{side}_keys").reshape(-1)
         rows = getattr(self, f"{side}_features").reshape(-1, self.dim)
         order = keys.argsort(stable=True)[: self.capacity]
-        return rows[order[keys[order].isfinite()]].double()
+        order = order[keys[order].isfinite()]
+        return rows[order], keys[order]
 
     def compute(self) -> Tensor:
         """The squared distance (may be a little below 0); nan with a warning below two images a side."""
-        real, fake = self._side("real"), self._side("fake")
+        real, fake = self.kept(real=True)[0].double(), self.kept(real=False)[0].double()
         if min(len(real), len(fake)) < 2:
             warnings.warn(f"{self.name} needs at least 2 images a side, has {len(real)} real and {len(fake)} made ones")
             return torch.tensor(math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torchmetrics import Metric
 
@@ -10,12 +11,12 @@ from oodgan.errors import unknown
 from oodgan.metrics.base import PerImage
 
 
-def _factories() -> dict[str, Callable[[], Metric]]:
+def _factories() -> dict[str, Callable[..., Metric]]:
     from oodgan.metrics import distribution, facenet, lpips, masks, similarity
 
     return {
-        "lpips_alex_v0.1": lambda: lpips.LPIPS("alex"),
-        "lpips_vgg_v0.1": lambda: lpips.LPIPS("vgg"),
+        "lpips_alex_v0.1": lambda **kwargs: lpips.LPIPS("alex", **kwargs),
+        "lpips_vgg_v0.1": lambda **kwargs: lpips.LPIPS("vgg", **kwargs),
         "ssim_gauss11": similarity.SSIM,
         "ms_ssim_gauss11": similarity.MSSSIM,
         "psnr": similarity.PSNR,
@@ -34,8 +35,8 @@ def names() -> list[str]:
     return list(_factories())
 
 
-def build(name: str) -> Metric:
-    """A new metric by its name; networks are loaded at first use.
+def build(name: str, **kwargs: Any) -> Metric:
+    """A new metric by its name; networks are loaded at first use. `kwargs` are those of `torchmetrics.Metric`.
 
     Raises:
         UserError: no such metric, with the nearest name.
@@ -43,16 +44,16 @@ def build(name: str) -> Metric:
     factories = _factories()
     if name not in factories:
         raise unknown("metric", name, factories)
-    return factories[name]()
+    return factories[name](**kwargs)
 
 
-def build_per_image(name: str) -> PerImage:
+def build_per_image(name: str, **kwargs: Any) -> PerImage:
     """As `build`, for metrics that give one value an image.
 
     Raises:
         UserError: no such metric, or it measures a whole set (FID, KID).
     """
-    metric = build(name)
+    metric = build(name, **kwargs)
     if not isinstance(metric, PerImage):
         raise unknown("per-image metric", name, [key for key in names() if not key.startswith(("fid", "kid"))])
     return metric

@@ -97,7 +97,8 @@ def _finished(output: Path, mark: str, replace: bool) -> bool:
 
 
 def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float]) -> Job:
-    from oodgan.metrics.methods import EditorFactory, load_probes
+    from oodgan.metrics.attributes import load_probes
+    from oodgan.metrics.methods import EditorFactory
     from oodgan.metrics.score import Job
     from oodgan.metrics.summary import statistics_key, statistics_path
 
@@ -109,7 +110,7 @@ def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: di
         store=store,
         edit=edits,
         editor=EditorFactory(plain(cfg)),
-        probes=load_probes(attributes, edits),
+        probes=load_probes(Path(cfg.probes), attributes, edits) if cfg.probes else {},
         photo_features=not known,
     )
 
@@ -125,7 +126,10 @@ def _score(config: Mapping[str, Any], job: Job) -> None:
         left = len(module.pending)
         print(f"evaluate: {len(job.pairs) - left} photos are scored already, {left} to go", file=sys.stderr)
     engine = trainer(config, folder=job.store.folder, callbacks=[Counter()])
-    engine.test(module, verbose=False)
+    try:
+        engine.test(module, verbose=False)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C; the command knows it by its own name
+        raise KeyboardInterrupt from stop
 
 
 def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -53,8 +52,10 @@ def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
         payload = Path(folder) / "call.pickle"
         payload.write_bytes(pickle.dumps((function, args), protocol=pickle.HIGHEST_PROTOCOL))
         command = [sys.executable, "-m", "oodgan.training.spread", str(payload)]
+        # The children must find the classes that the arguments are made of.
+        shared = {**os.environ, **group, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         children = [
-            subprocess.Popen(command, env={**os.environ, **group, "LOCAL_RANK": str(number), "RANK": str(number)})
+            subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(number), "RANK": str(number)})
             for number in range(1, processes)
         ]
         os.environ.update(group, LOCAL_RANK="0", RANK="0")
@@ -66,6 +67,7 @@ def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
             return found
         finally:
             watch.kill()
+            _leave_group()
             for name in (*group, "LOCAL_RANK", "RANK"):
                 os.environ.pop(name, None)
 
@@ -81,9 +83,11 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(1.0):
             if any(child.poll() for child in self.children):
-                # gloo reports the lost peer by itself; nccl would wait, so end the group after a grace period.
-                if not self.over.wait(20.0):
-                    os.kill(os.getpid(), signal.SIGKILL)
+                # gloo mostly reports the lost peer by itself; nccl would wait for ever.
+                if not self.over.wait(15.0):
+                    print("error: a process of this run failed; its message is above", file=sys.stderr, flush=True)
+                    self.kill()
+                    os._exit(2)
                 return
 
     def finish(self) -> None:
@@ -98,6 +102,14 @@ class _Watch(threading.Thread):
             if child.poll() is None:
                 child.kill()
                 child.wait()
+
+
+def _leave_group() -> None:
+    """A process group whose other ranks have ended would hang or fail whatever synchronises next in this process."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _free_port() -> int:

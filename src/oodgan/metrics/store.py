@@ -1,0 +1,64 @@
+"""What was scored already: one small file a batch, so a killed evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one photo: `values` (methods, metrics) with nan where there was nothing to measure; `features`
+    (methods + 1, d) the set metrics' features of the results and, last, of the photo, or (0, 0) without set metrics."""
+
+    index: int
+    name: str
+    values: NDArray[np.float64]
+    features: NDArray[np.float32]
+
+
+class Store:
+    """A folder of scores.  Files are written under a temporary name and renamed: half a batch is never read.
+
+    Only as much is in memory as is asked for: `read` goes through the files one by one.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, scores: Sequence[Scores]) -> None:
+        """Keeps a batch for good."""
+        path = self.folder / f"{scores[0].index:08d}.npz"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                index=np.array([s.index for s in scores]),
+                name=np.array([s.name for s in scores]),
+                values=np.stack([s.values for s in scores]),
+                features=np.stack([s.features for s in scores]),
+            )
+        os.replace(temporary, path)
+
+    def read(self) -> Iterator[Scores]:
+        """All scores, in the photos' order as far as files go; a damaged file counts as not scored."""
+        for path in sorted(self.folder.glob("[0-9]*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as held:
+                    arrays = [held[key] for key in ("index", "name", "values", "features")]
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                path.unlink(missing_ok=True)
+                continue
+            for index, name, values, features in zip(*arrays, strict=True):
+                yield Scores(int(index), str(name), values, features)
+
+    def done(self) -> set[str]:
+        """Names of the photos that need no scoring any more."""
+        return {scores.name for scores in self.read()}
