@@ -99,7 +99,7 @@ def save(trainer: pl.Trainer, path: Path) -> None:
 
 
 def find(run: str | Path, best: bool = False) -> Path:
-    """The checkpoint that `run` (a run folder, its checkpoints folder, or a file) means.
+    """The checkpoint that `run` (a run folder, its checkpoints folder, a stage's folder, or a file) means.
 
     Raises:
         UserError: there is none.
@@ -112,6 +112,9 @@ def find(run: str | Path, best: bool = False) -> Path:
         for name in names:
             if (folder / name).is_file():
                 return folder / name
+    found = [p for name in names for p in path.glob(f"training/*/checkpoints/{name}")]
+    if found:
+        return max(found, key=lambda p: (p.name == names[0], p.stat().st_mtime))
     raise UserError(f"no checkpoint in {run}: neither checkpoints/{LAST} nor checkpoints/{BEST} is there")
 
 

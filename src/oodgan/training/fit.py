@@ -218,6 +218,9 @@ def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume
     }
     if automatic:
         options |= {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip}
+    elif _strategy(engine) == "ddp":
+        # Each backward pass reaches one of the networks only.
+        options["strategy"] = "ddp_find_unused_parameters_true"
     if settings.get("precision"):
         options["precision"] = settings["precision"]
     if settings.get("limit_val") is not None:
@@ -339,13 +342,17 @@ def _close_tracker(engine: pl.Trainer) -> None:
 
 def _strategy(engine: Mapping[str, Any]) -> Any:
     strategy = engine.get("strategy") or "auto"
-    return "ddp" if strategy == "auto" and _local_processes(engine) > 1 else strategy
+    many = _devices(engine) > 1 or int(engine.get("num_nodes") or 1) > 1
+    return "ddp" if strategy == "auto" and many else strategy
 
 
 def _local_processes(engine: Mapping[str, Any]) -> int:
     """Processes that `fit` has to start on this machine itself."""
-    if launched() or str(engine.get("strategy") or "auto").endswith(("_fork", "_spawn", "_notebook")):
-        return 1
+    forking = str(engine.get("strategy") or "auto").endswith(("_fork", "_spawn", "_notebook"))
+    return 1 if launched() or forking or int(engine.get("num_nodes") or 1) > 1 else _devices(engine)
+
+
+def _devices(engine: Mapping[str, Any]) -> int:
     devices = engine.get("devices", 1)
     if isinstance(devices, list | tuple):
         return len(devices)
