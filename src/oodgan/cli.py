@@ -55,7 +55,7 @@ def stage_usage(stage: str) -> str:
         lines = own.read_text(encoding="utf-8").splitlines()
         cut = lines.index("hydra:") if "hydra:" in lines else len(lines)
         keys = [line for line in lines[:cut] if not line.startswith(("#", "stage:"))]
-        parts.append("keys:\n" + "\n".join(f"  {line}" for line in keys))
+        parts += ["keys:\n" + "\n".join(f"  {line}" for line in keys)] if keys else []
     if conf is not None:
         shown = (
             "generator",

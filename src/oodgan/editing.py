@@ -84,7 +84,7 @@ class Editor:
         from oodgan.inversion import inverter
 
         generator = generators.build(cfg["generator"])
-        bank = instantiate(cfg["directions"]).fit(generator)
+        bank = instantiate(cfg["directions"], generator=generator)
         return cls(
             generator,
             inverter.build(cfg["inverter"], generator),
@@ -151,14 +151,14 @@ class Editor:
     def deghost(
         self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, coarse: Tensor, w_plus: Tensor
     ) -> Tensor:
-        """Step 5: the fine result without the ghosts that the composition left. `w_plus` is the photo's code."""
+        """Step 5: the fine result without the ghosts that the composition left. `w_plus` is the edited code."""
         if self.remover is None:
             return coarse
         found = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
         return found.clamp(-1, 1)
 
     @overload
-    def edit(  # type: ignore[overload-overlap]
+    def edit(
         self,
         picture: list[Picture] | tuple[Picture, ...],
         edits: Mapping[str, float],
@@ -214,6 +214,10 @@ class Editor:
         if not isinstance(edits, Mapping):
             raise UserError(f"edits={edits!r}: a mapping is expected, for example {{{self.names[0]}: 1.0}}")
         self.bank.delta(edits)
+        marked = getattr(self.masker, "names", self.names)
+        for name in edits:
+            if name not in marked:
+                raise unknown("attribute for this Diff-CAM", str(name), marked)
         return {str(name): float(strength) for name, strength in edits.items()}
 
 
@@ -265,7 +269,7 @@ class Edit:
             return editor.mask(**have, edits=self.edits)
         if name == "coarse":
             return editor.compose(**have)
-        return editor.deghost(**have, w_plus=w_plus)
+        return editor.deghost(**have, w_plus=editor.bank.apply(w_plus, self.edits))
 
     def picture(self, name: str) -> Image.Image:
         """One of `IMAGES`, or `pasted`, as a PIL picture."""

@@ -1,0 +1,37 @@
+# make demo: one real photo through the whole method.   make test: the whole test suite.
+# Both make .venv first; an interrupted try goes on where it stopped.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP_ARGS ?=
+JOBS ?= 2
+STAMP := .venv/.installed
+RUN := .venv/bin/python
+
+.PHONY: setup demo test test-fast lint clean-venv
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+# A virtual environment whose making was interrupted has no pip: it is made again from nothing.
+$(STAMP): setup.cfg constraints.txt pyproject.toml
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { rm -rf .venv; "$(PYTHON)" -m venv .venv; }
+	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[app,sweep,export,dev]'
+	@touch $@
+
+demo: setup
+	.venv/bin/oodgan pipeline experiment=demo
+
+# The weights come first and once: test processes that run side by side must not download the same file.
+test: setup
+	.venv/bin/oodgan weights fetch all
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile
+
+test-fast: setup
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network"
+
+lint: setup
+	$(RUN) -m ruff check src tests
+	$(RUN) -m ruff format --check src tests
+	$(RUN) -m mypy
+
+clean-venv:
+	rm -rf .venv

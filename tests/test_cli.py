@@ -1,0 +1,144 @@
+"""The command line around the stages: help without waiting, plain words, one line for a mistake."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oodgan import cli
+from oodgan.cli import main, positional, stage_names, stage_usage
+from oodgan.errors import UserError
+
+
+def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "oodgan", *words], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+def test_help_lists_every_stage_in_under_a_second() -> None:
+    # Processor time instead of the clock's, so that other work on the machine does not fail the test.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = command("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.returncode == 0
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
+    listed = [line.split()[0] for line in answer.stdout.partition("stages:\n")[2].splitlines() if line.startswith("  ")]
+    assert listed[: len(stage_names())] == stage_names()
+    assert {"edit", "weights", "doctor"} <= set(listed)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["edit", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from oodgan.cli import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'numpy', 'hydra', 'PIL', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("stage", stage_names())
+def test_each_stage_explains_itself(stage: str) -> None:
+    first, *_ = stage_usage(stage).splitlines()
+    assert first and len(first) <= 110
+
+
+def test_stage_help_shows_keys_examples_and_choices() -> None:
+    text = stage_usage("edit")
+    assert "edits: ???" in text and "oodgan edit photo.jpg" in text and "generator=" in text
+    assert "output_subdir" not in text
+
+
+def test_plain_words_become_overrides() -> None:
+    assert positional("weights", ["fetch", "mtcnn", "facenet"]) == ["action='fetch'", "name=['mtcnn','facenet']"]
+    assert positional("weights", ["list"]) == ["action='list'"]
+    assert positional("weights", []) == []
+    assert positional("edit", ["a b.jpg", "edits={smile: 1}", "-m"]) == ["input=['a b.jpg']", "edits={smile: 1}", "-m"]
+    assert positional("doctor", ["--cfg", "job", "~logger"]) == ["--cfg", "job", "~logger"]
+
+
+def test_a_word_too_many_is_named() -> None:
+    with pytest.raises(UserError, match="what is 'now'"):
+        positional("doctor", ["now"])
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="="), min_size=1, max_size=12))
+def test_any_file_name_survives_the_override_grammar(name: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(f"input=[{cli._quoted(name)}]").value()
+    assert [str(getattr(item, "text", item)) for item in parsed] == [name]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["edti"], "unknown stage 'edti' (did you mean 'edit'?)"),
+        (["weights", "fetch", "mtcn"], "did you mean 'mtcnn'?"),
+        (["weights", "lst"], "did you mean 'list'?"),
+        (["weights", "fetch"], "fetch what?"),
+        (["doctor", "sed=1"], "unknown key 'sed' (did you mean 'seed'?)"),
+        (["edit", "generator=mobile_fhq"], "did you mean 'mobile_ffhq'?"),
+        (["edit", "edits={smile: 1}"], "which photo?"),
+        (["edit", "none.jpg", "edits={smile: 1}"], "no such file or folder: none.jpg"),
+        (["edit", "none.jpg"], "which edit?"),
+        (["edit", "none.jpg", "edits={smile: much}"], "strength 'much' of 'smile'"),
+        (["edit", "none.jpg", "edits={smile: 1}", "save=[msk]"], "did you mean 'mask'?"),
+        (["edit", "none.jpg", "edits={smile: 1}", "format=gif"], "png, jpg or webp expected"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2
+    assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_says_what_is_here(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0, said
+    assert "torch 2." in said and "mobile_ffhq: not fetched yet" in said and "GB free" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_listed_and_damage_is_found(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodgan.weights.fetch import folder_of
+    from oodgan.weights.registry import entry
+
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path))
+    folder = folder_of(entry("mtcnn"))
+    folder.mkdir(parents=True)
+    (folder / "files.json").write_text('{"pnet.onnx": "00"}')
+    (folder / "pnet.onnx").write_bytes(b"damaged")
+    with pytest.raises(SystemExit) as stop:
+        main(["weights", "verify", "mtcnn", "facenet"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 1
+    assert "damaged: pnet.onnx; oodgan weights fetch mtcnn" in said and "facenet              absent" in said
+    with pytest.raises(SystemExit) as stop:
+        main(["weights", "list"])
+    assert stop.value.code == 0
+    assert "mobile_ffhq" in capsys.readouterr().out
