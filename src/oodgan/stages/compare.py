@@ -1,0 +1,44 @@
+"""Compare runs: settings that differ, numbers, curves, pictures
+
+`oodgan compare RUN RUN ...`, `oodgan compare sweep=NAME`, `oodgan compare wandb=ENTITY/PROJECT`.
+Writes comparison.md, comparison.csv and comparison.html to `output`, and the table to the terminal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from oodgan.errors import UserError
+from oodgan.tracking import compare, page, runs
+from oodgan.tracking.artifacts import write_text
+
+POSITIONAL = ("*runs",)
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    found = _runs(cfg)
+    comparison = compare.compare(found, cfg.columns, list(cfg.maximize or []))
+    output = Path(cfg.output)
+    title = cfg.title or f"Comparison of {cfg.sweep or cfg.wandb or f'{len(found)} runs'}"
+    write_text(output / "comparison.md", compare.to_markdown(comparison))
+    write_text(output / "comparison.csv", compare.to_csv(comparison))
+    write_text(output / "comparison.html", page.page(comparison, found, title))
+    console = Console()
+    console.print(compare.to_terminal(comparison))
+    console.print(f"wrote {output / 'comparison.html'}, .md and .csv", soft_wrap=True, highlight=False)
+    return None
+
+
+def _runs(cfg: DictConfig) -> list[runs.Run]:
+    if cfg.wandb:
+        return runs.from_wandb(cfg.wandb, cfg.sweep)
+    places = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs or [])
+    if cfg.sweep:
+        places.append(str(Path(cfg.root) / "sweeps" / cfg.sweep))
+    if not places:
+        raise UserError("compare what? give run folders, sweep=NAME or wandb=ENTITY/PROJECT")
+    return runs.collect(places)

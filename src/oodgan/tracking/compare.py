@@ -1,0 +1,172 @@
+"""Runs side by side: what differs in their configs, what came out, which is best."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oodgan.tracking.runs import Run
+
+SEED = "seed"
+# Where a run lies, and how it was run, is no part of the question that it answers.
+_ASIDE = ("folder", "run", "root", "sweep", "resume", "replace", "output", "gpu_slots")
+_ASIDE_GROUPS = ("logger.", "callbacks.", "hydra.", "trainer.devices", "trainer.accelerator")
+_LOWER = ("loss", "fid", "kid", "lpips", "mse", "rmse", "error", "seconds", "distance", "leak", "memory")
+_HIGHER = ("acc", "psnr", "ssim", "identity", "iou", "auc", "precision", "recall", "per_second", "kept", "score", "r2")
+
+
+@dataclass
+class Row:
+    """Runs that differ in nothing but the seed, and for each metric (mean, deviation or None, count)."""
+
+    name: str
+    runs: list[Run]
+    settings: dict[str, Any]
+    metrics: dict[str, tuple[float, float | None, int]]
+
+
+@dataclass
+class Comparison:
+    """Rows, the config keys that differ between them, the metrics, and the best row's index for each metric."""
+
+    rows: list[Row]
+    keys: list[str]
+    metrics: list[str]
+    best: dict[str, int]
+
+    @property
+    def header(self) -> list[str]:
+        return ["run", "seeds", *self.keys, *self.metrics]
+
+    def cells(self, row: Row) -> list[str]:
+        """The row as text: settings, then `mean` or `mean ± deviation`."""
+        values = [_text(row.settings.get(key)) for key in self.keys]
+        return [row.name, str(len(row.runs)), *values, *(number(row.metrics.get(m)) for m in self.metrics)]
+
+    def is_best(self, index: int, column: str) -> bool:
+        return len(self.rows) > 1 and self.best.get(column) == index
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """Whether a smaller value of the metric is better, by its name; None when the name does not tell.
+
+    >>> lower_is_better("val/loss"), lower_is_better("smile/identity"), lower_is_better("steps")
+    (True, False, None)
+    """
+    if metric == "objective":
+        return True
+    name = metric.lower()
+    if any(word in name for word in _HIGHER):
+        return False
+    return True if any(word in name for word in _LOWER) else None
+
+
+def compare(runs: Sequence[Run], metrics: Sequence[str] | None = None, maximize: Sequence[str] = ()) -> Comparison:
+    """Compare runs; `metrics` restricts the columns, `maximize` names metrics whose larger value is better."""
+    keys = differing(runs)
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(_text(run.config.get(k)) for k in keys), []).append(run)
+    rows = [_row(members, keys) for members in groups.values()]
+    names = list(metrics) if metrics else sorted({m for row in rows for m in row.metrics})
+    best: dict[str, int] = {}
+    for name in names:
+        found = [(row.metrics[name][0], i) for i, row in enumerate(rows) if name in row.metrics]
+        found = [(value, i) for value, i in found if value == value]
+        lower = False if name in maximize else lower_is_better(name)
+        if found and lower is not None:
+            best[name] = (min(found) if lower else max(found))[1]
+    return Comparison(rows, keys, names, best)
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Config keys whose values are not the same in all runs, seed and places aside."""
+    keys = {key for run in runs for key in run.config}
+    found = []
+    for key in sorted(keys):
+        last = key.rpartition(".")[2]
+        if key in _ASIDE or key.startswith(_ASIDE_GROUPS) or last == SEED:
+            continue
+        if len({_text(run.config.get(key)) for run in runs}) > 1:
+            found.append(key)
+    # A fit's folder repeats the part's own `fit` settings under `fit`.
+    return [k for k in found if not (k.startswith("fit.") and any(o.endswith("." + k) for o in found))]
+
+
+def _row(members: list[Run], keys: list[str]) -> Row:
+    values: dict[str, list[float]] = {}
+    for run in members:
+        for name, value in run.metrics.items():
+            values.setdefault(name, []).append(value)
+    metrics = {
+        name: (statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None, len(v)) for name, v in values.items()
+    }
+    first = members[0]
+    name = first.name if first.state == "finished" else f"{first.name} [{first.state}]"
+    return Row(name, members, {k: first.config.get(k) for k in keys}, metrics)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def number(found: tuple[float, float | None, int] | None) -> str:
+    """`mean` or `mean ± deviation` with four digits, "" for nothing.
+
+    >>> number((0.123456, None, 1)), number((0.5, 0.01, 3)), number(None)
+    ('0.1235', '0.5 ± 0.01', '')
+    """
+    if found is None:
+        return ""
+    mean, deviation, _ = found
+    return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table in Markdown, the best value of each metric in bold."""
+    lines = ["| " + " | ".join(comparison.header) + " |", "|" + "---|" * len(comparison.header)]
+    for index, row in enumerate(comparison.rows):
+        cells = [
+            f"**{cell}**" if comparison.is_best(index, column) else cell
+            for column, cell in zip(comparison.header, comparison.cells(row), strict=True)
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """The table as CSV with full precision: for each metric its mean and standard deviation."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    columns = [name for metric in comparison.metrics for name in (metric, f"{metric} (std)")]
+    writer.writerow(["run", "seeds", *comparison.keys, *columns])
+    for row in comparison.rows:
+        values: list[Any] = []
+        for metric in comparison.metrics:
+            mean, deviation, _ = row.metrics.get(metric, (None, None, 0))
+            values += ["" if mean is None else repr(mean), "" if deviation is None else repr(deviation)]
+        writer.writerow([row.name, len(row.runs), *(_text(row.settings.get(k)) for k in comparison.keys), *values])
+    return text.getvalue()
+
+
+def to_terminal(comparison: Comparison) -> Any:
+    """The table for rich's `Console.print`, the best values in bold green."""
+    from rich.table import Table
+
+    table = Table()
+    for column in comparison.header:
+        table.add_column(column, justify="right" if column in comparison.metrics else "left", overflow="fold")
+    for index, row in enumerate(comparison.rows):
+        cells = comparison.cells(row)
+        marked = [
+            f"[bold green]{cell}[/]" if comparison.is_best(index, column) else cell.replace("[", "\\[")
+            for column, cell in zip(comparison.header, cells, strict=True)
+        ]
+        table.add_row(*marked)
+    return table

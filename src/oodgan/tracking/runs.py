@@ -1,0 +1,175 @@
+"""Finished runs read back: config, numbers, curves and pictures, from run folders or from the wandb API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oodgan.errors import UserError
+from oodgan.tracking.artifacts import MANIFEST, Manifest
+
+Curve = list[tuple[int, float]]
+_PICTURES = ("*.png", "*.jpg", "artifact/*.png", "images/*.png", "result/*.png", "sheet/*.png")
+
+
+@dataclass
+class Run:
+    """One run: `config` is flat (dotted keys), `metrics` the final numbers, `curves` name -> [(step, value)]."""
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    pictures: list[Path] = field(default_factory=list)
+    state: str = "finished"
+    group: str | None = None
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists are kept.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def collect(places: Iterable[str | Path]) -> list[Run]:
+    """The runs at `places`: a run's folder, or a folder of runs such as a sweep's or a pipeline's.
+
+    Raises:
+        UserError: a place that does not exist or holds no run.
+    """
+    runs: list[Run] = []
+    for place in places:
+        folder = Path(place)
+        if not folder.is_dir():
+            raise UserError(f"no run at {place}: there is no such folder")
+        found = [folder] if _is_run(folder) else sorted((p for p in folder.iterdir() if _is_run(p)), key=_natural)
+        if not found:
+            raise UserError(f"no run in {place}: neither it nor a folder in it holds numbers or a manifest")
+        runs += [read(f) for f in found]
+    return _distinct(runs)
+
+
+def _is_run(folder: Path) -> bool:
+    marks = ("job.json", "metrics.csv", "metrics.json", MANIFEST, f"artifact/{MANIFEST}")
+    return folder.is_dir() and (any((folder / m).is_file() for m in marks) or bool(_trainings(folder)))
+
+
+def _natural(path: Path) -> tuple[int, str]:
+    return (int(path.name) if path.name.isdigit() else 1 << 60, path.name)
+
+
+def _trainings(folder: Path) -> list[Path]:
+    """The folders in which fits of this run logged."""
+    return sorted(path.parent for path in folder.glob("training/*/metrics.csv"))
+
+
+def read(folder: str | Path) -> Run:
+    """Read one run's folder; what is missing stays empty."""
+    folder = Path(folder)
+    trainings = _trainings(folder)
+    run = Run(name="/".join(folder.absolute().parts[-2:]), config=_config(folder, trainings))
+    for place in (folder, *trainings):
+        label = place.name.rpartition("-")[0] if len(trainings) > 1 and place != folder else ""
+        prefix = f"{label}/" if label else ""
+        run.metrics |= {prefix + k: v for k, v in _numbers(_json(place / "metrics.json")).items()}
+        for name, curve in _curves(place / "metrics.csv").items():
+            run.curves[prefix + name] = curve
+    for place in (folder, folder / "artifact"):
+        if (place / MANIFEST).is_file():
+            run.metrics |= _numbers(Manifest.load(place).metrics)
+    job = _json(folder / "job.json")
+    if job:
+        run.state, run.group = job["state"], folder.absolute().parent.name
+        objective = (job.get("result") or {}).get("objective")
+        if objective is not None:
+            run.metrics["objective"] = float(objective)
+    run.pictures = [p for pattern in _PICTURES for p in sorted(folder.glob(pattern))][:8]
+    return run
+
+
+def _config(folder: Path, trainings: list[Path]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    for place in (folder, *trainings):
+        if (place / "config.yaml").is_file():
+            config = OmegaConf.load(place / "config.yaml")
+            return flatten(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    for place in (folder / "artifact", folder):
+        if (place / MANIFEST).is_file():
+            return flatten(Manifest.load(place).config)
+    return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        k: float(v)
+        for k, v in flatten(values).items()
+        if isinstance(v, int | float) and not k.endswith(("_step", "epoch"))
+    }
+
+
+def _curves(path: Path) -> dict[str, Curve]:
+    from oodgan.tracking.loggers import read_csv
+
+    curves: dict[str, Curve] = {}
+    for step, name, value in read_csv(path):
+        curves.setdefault(name, []).append((step, value))
+    return curves
+
+
+def _distinct(runs: list[Run]) -> list[Run]:
+    """Give runs of the same name a number."""
+    seen: dict[str, int] = {}
+    for run in runs:
+        seen[run.name] = seen.get(run.name, 0) + 1
+        if seen[run.name] > 1:
+            run.name += f" ({seen[run.name]})"
+    return runs
+
+
+def from_wandb(project: str, group: str | None = None) -> list[Run]:
+    """The runs of a wandb project (`entity/project`), or of one group (a sweep) of it.
+
+    Raises:
+        UserError: not logged in, no such project, or no runs.
+    """
+    import wandb
+
+    try:
+        found = list(wandb.Api().runs(project, filters={"group": group} if group else None))
+        runs = [_from_api(entry) for entry in found]
+    except (wandb.Error, ValueError) as error:
+        raise UserError(f"wandb does not give the runs of {project}: {error}") from error
+    if not runs:
+        raise UserError(f"wandb project {project} has no runs" + (f" in group {group}" if group else ""))
+    return _distinct(runs)
+
+
+def _from_api(entry: Any) -> Run:
+    curves: dict[str, Curve] = {}
+    for row in entry.scan_history():
+        for key, value in row.items():
+            if isinstance(value, int | float) and not key.startswith("_"):
+                curves.setdefault(key, []).append((int(row.get("trainer/global_step") or row.get("_step") or 0), value))
+    summary = {k: v for k, v in dict(entry.summary).items() if not k.startswith("_")}
+    return Run(entry.name, flatten(dict(entry.config)), _numbers(summary), curves, [], entry.state, entry.group)

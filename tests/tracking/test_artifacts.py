@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from oodgan.errors import UserError
+from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, fingerprint, require, up_to_date, writing
+
+
+def write(folder, mark="m", **more):
+    with writing(folder, replace=True) as temporary:
+        (temporary / "weights").write_text("w")
+        Manifest(stage="diffcam", config={"a": 1}, fingerprint=mark, **more).save(temporary)
+
+
+def test_an_artifact_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), writing(tmp_path / "art") as temporary:
+        (temporary / "half").write_text("x")
+        assert not (tmp_path / "art").exists()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_kept_unless_replaced(tmp_path):
+    write(tmp_path / "art")
+    with pytest.raises(UserError, match="exists already"), writing(tmp_path / "art"):
+        pass
+    with pytest.raises(RuntimeError), writing(tmp_path / "art", replace=True):
+        raise RuntimeError
+    assert (tmp_path / "art/weights").read_text() == "w"
+    with writing(tmp_path / "art", replace=True) as temporary:
+        (temporary / "new").write_text("n")
+    assert [p.name for p in (tmp_path / "art").iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["art"]
+
+
+def test_only_the_first_rank_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    write(tmp_path / "art")
+    assert not (tmp_path / "art").exists()
+
+
+def test_manifests_come_back(tmp_path):
+    write(tmp_path / "art", generator="g-1", directions=["smile"], seed=3, metrics={"acc": 0.5})
+    found = Manifest.load(tmp_path / "art")
+    assert (found.generator, found.directions, found.seed, found.metrics) == ("g-1", ["smile"], 3, {"acc": 0.5})
+    assert found.files == ["weights"] and found.version and found.value_range == (-1.0, 1.0)
+    (tmp_path / "art" / MANIFEST).write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        Manifest.load(tmp_path / "art")
+    with pytest.raises(UserError, match="no such folder"):
+        Manifest.load(tmp_path / "none")
+
+
+def test_require_names_both_sides():
+    manifest = Manifest(stage="diffcam", generator="g-1", directions=["smile", "beard"])
+    assert require(manifest, "diffcam", "g-1", ["smile", "beard"]) is manifest
+    with pytest.raises(UserError, match=r"g-1.*g-2"):
+        require(manifest, generator="g-2")
+    with pytest.raises(UserError, match=r"smile, beard, but the directions are beard, smile"):
+        require(manifest, directions=["beard", "smile"])
+    with pytest.raises(UserError, match=r"'diffcam'.*'deghost'"):
+        require(manifest, stage="deghost")
+
+
+def test_up_to_date_sees_settings_inputs_and_lost_files(tmp_path):
+    (tmp_path / "input").write_text("1")
+    mark = fingerprint({"lr": 1}, {"input": tmp_path / "input"})
+    write(tmp_path / "art", mark)
+    assert up_to_date(tmp_path / "art", mark)
+    assert not up_to_date(tmp_path / "art", fingerprint({"lr": 2}, {"input": tmp_path / "input"}))
+    (tmp_path / "input").write_text("2")
+    assert fingerprint({"lr": 1}, {"input": tmp_path / "input"}) != mark
+    (tmp_path / "art/weights").unlink()
+    assert not up_to_date(tmp_path / "art", mark)
+
+
+def test_the_hash_of_an_artifact_is_that_of_its_manifest(tmp_path):
+    write(tmp_path / "a")
+    before = digest(tmp_path / "a")
+    values = json.loads((tmp_path / "a" / MANIFEST).read_text())
+    (tmp_path / "a" / MANIFEST).write_text(json.dumps({**values, "seed": 9}))
+    assert digest(tmp_path / "a") != before
+    with pytest.raises(UserError, match="no such file"):
+        digest(tmp_path / "missing")

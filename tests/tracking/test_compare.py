@@ -1,0 +1,93 @@
+import csv
+import json
+import re
+
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+import oodgan  # noqa: F401
+from oodgan.errors import UserError
+from oodgan.stages import compare as stage
+from oodgan.tracking import compare, page, runs
+
+
+def make(folder, lr, seed, values, psnr, picture=None):
+    training = folder / "training" / "abc"
+    training.mkdir(parents=True)
+    OmegaConf.save(
+        {"part": {"lr": lr, "fit": {"steps": 3}}, "seed": seed, "folder": str(folder)}, folder / "config.yaml"
+    )
+    rows = "".join(f"{step},val/loss,{value}\n" for step, value in enumerate(values))
+    (training / "metrics.csv").write_text("step,name,value\n" + rows)
+    (training / "metrics.json").write_text(json.dumps({"val/loss": values[-1], "val/psnr": psnr}))
+    if picture:
+        Image.new("RGB", (64, 64), picture).save(folder / "sheet.png")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    place = tmp_path / "sweeps" / "lr"
+    make(place / "0", 0.1, 1, [3.0, 1.0], 20.0, "red")
+    make(place / "1", 0.1, 2, [3.0, 2.0], 22.0)
+    make(place / "2", 0.2, 1, [3.0, 1.2], 30.0, "blue")
+    return place
+
+
+def test_seeds_are_averaged_and_the_best_is_marked(sweep):
+    found = compare.compare(runs.collect([sweep]))
+    assert found.keys == ["part.lr"]
+    assert [len(row.runs) for row in found.rows] == [2, 1]
+    mean, deviation, count = found.rows[0].metrics["val/loss"]
+    assert (mean, count) == (1.5, 2) and deviation == pytest.approx(0.70711, abs=1e-4)
+    assert found.best == {"val/loss": 1, "val/psnr": 1}
+    text = compare.to_markdown(found)
+    assert "1.5 ± 0.71" in text and "**1.2**" in text and "**30**" in text and "**1.5" not in text
+
+
+def test_maximize_turns_a_metric_around(sweep):
+    found = compare.compare(runs.collect([sweep]), ["val/loss"], maximize=["val/loss"])
+    assert found.metrics == ["val/loss"] and found.best == {"val/loss": 0}
+
+
+def test_csv_keeps_the_numbers(sweep):
+    rows = list(csv.DictReader(compare.to_csv(compare.compare(runs.collect([sweep]))).splitlines()))
+    assert rows[0]["part.lr"] == "0.1" and float(rows[0]["val/psnr"]) == 21.0
+    assert float(rows[0]["val/psnr (std)"]) == pytest.approx(2**0.5) and rows[1]["val/psnr (std)"] == ""
+
+
+def test_the_page_holds_table_curves_and_pictures(sweep):
+    found = runs.collect([sweep])
+    text = page.page(compare.compare(found), found, "A <title>")
+    assert "A &lt;title&gt;" in text and "<td class=best>1.2</td>" in text
+    assert text.count("data:image/png;base64,") == 1  # one curve picture: val/loss
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert not re.search(r"(src|href)=['\"]?https?:", text)
+
+
+def test_the_stage_writes_all_forms(sweep, tmp_path, capsys):
+    cfg = OmegaConf.create(
+        {
+            "runs": [],
+            "sweep": "lr",
+            "wandb": None,
+            "root": str(tmp_path),
+            "columns": None,
+            "maximize": [],
+            "title": None,
+            "output": str(tmp_path / "out"),
+        }
+    )
+    stage.run(cfg)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"comparison.{e}" for e in ("md", "csv", "html")}
+    assert "part.lr" in capsys.readouterr().out
+    cfg.sweep = None
+    with pytest.raises(UserError, match="compare what"):
+        stage.run(cfg)
+
+
+def test_places_without_runs_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.*no such folder"):
+        runs.collect([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="no run in"):
+        runs.collect([tmp_path])
