@@ -9,7 +9,6 @@ from PIL import Image
 
 from oodgan.errors import UserError
 from oodgan.metrics import score
-from oodgan.metrics.methods import alpha, poisson, produce
 from oodgan.metrics.store import Scores, Store
 from oodgan.stages import evaluate
 
@@ -138,26 +137,6 @@ def test_out_of_range_pictures_are_refused():
         score.check_range(torch.tensor([0.0, 255.0]), "ours of 3")
     with pytest.raises(UserError, match="out of range"):
         score.check_range(torch.tensor([0.0, torch.nan]), "x")
-
-
-def test_alpha_and_poisson():
-    photo, edited = torch.full((3, 32, 32), -0.5), torch.full((3, 32, 32), 0.5)
-    edited[:, 12:20, 12:20] = 0.9
-    mask = torch.zeros(1, 32, 32)
-    mask[:, 8:24, 8:24] = 1
-    coarse = alpha(photo, edited, mask * 0.5)
-    assert coarse[0, 0, 0] == -0.5 and coarse[0, 9, 9].item() == pytest.approx(0) and coarse[0, 15, 15].item() > 0.19
-    blended = poisson(photo, edited, mask)
-    assert blended[0, 2, 2].item() == pytest.approx(-0.5, abs=0.01)
-    # The region's own brightness goes, its inner contrast stays.
-    assert blended[0, 10, 10].item() == pytest.approx(-0.5, abs=0.12)
-    assert (blended[0, 15, 15] - blended[0, 10, 10]).item() == pytest.approx(0.4, abs=0.12)
-    assert torch.equal(poisson(photo, edited, mask * 0), photo)
-
-
-def test_unknown_built_in_method():
-    with pytest.raises(UserError, match="did you mean 'poisson'"):
-        produce(None, "poison", torch.zeros(3, 8, 8), {})
 
 
 @pytest.mark.network

@@ -54,7 +54,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov2.double() @ root).clamp(min=0).sqrt().sum()
     distance = (mean1 - mean2).double().square().sum() + cov1.trace() + cov2.trace() - 2 * cross
-    return float(distance)
+    return max(0.0, float(distance))
 
 
 class FID(Metric):

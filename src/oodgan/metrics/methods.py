@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from oodgan.errors import unknown
@@ -20,36 +18,9 @@ BUILT_IN = {
     "plain": "G(w+ + edit): the edited reconstruction",
     "alpha": "mask x edited + (1 - mask) x photo, with the raw mask",
     "poisson": "the edited region cloned into the photo by Poisson blending",
-    "paper": "the paper's configuration: alpha composition, deghosted",
+    "paper": "the paper's composition, then the editor's deghoster",
     "ours": "the editor's own result",
 }
-
-
-def alpha(photo: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
-    """The paper's coarse image (section 3.2), (3, H, W) in [-1, 1]; mask (1, H, W) in [0, 1]."""
-    return mask * edited + (1 - mask) * photo
-
-
-def poisson(photo: Tensor, edited: Tensor, mask: Tensor, threshold: float = 0.5) -> Tensor:
-    """Poisson image editing (Perez et al. 2003) of the region where the mask exceeds `threshold`, by OpenCV.
-
-    (3, H, W) in [-1, 1], mask (1, H, W) in [0, 1].  An empty region leaves the photo; the outermost pixels, which the
-    method needs as border values, are never inside.
-    """
-    import cv2
-
-    from oodgan.data.images import to_uint8
-
-    region = (mask[0].detach().cpu().numpy() > threshold).astype(np.uint8) * 255
-    region[[0, -1]] = 0
-    region[:, [0, -1]] = 0
-    if not region.any():
-        return photo
-    x, y, width, height = cv2.boundingRect(region)
-    source, target = (np.ascontiguousarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()) for image in (edited, photo))
-    centre = (x + width // 2, y + height // 2)
-    blended = cv2.seamlessClone(source, target, region, centre, cv2.NORMAL_CLONE)
-    return torch.from_numpy(blended).permute(2, 0, 1).to(photo) / 127.5 - 1
 
 
 @dataclass(frozen=True)
@@ -77,16 +48,17 @@ def produce(editor: Editor, method: str, photo: Tensor, edit: dict[str, float]) 
     if method not in BUILT_IN:
         raise unknown("method", method, BUILT_IN)
     steps = editor.edit(photo, edit, aligned=True)
-    if method in ("alpha", "poisson"):
-        compose = alpha if method == "alpha" else poisson
-        return compose(steps.tensor("photo"), steps.tensor("edited"), steps.tensor("mask"))
-    if method == "paper":
-        return _paper(editor, steps)
+    if method in ("alpha", "poisson", "paper"):
+        return _composed(editor, steps, method)
     return steps.tensor({"inversion": "inverted", "plain": "edited"}.get(method, "result"))
 
 
-def _paper(editor: Editor, steps: Edit) -> Tensor:
-    """The same inversion, edit and mask; the paper's composition; the editor's deghoster on what that left."""
+def _composed(editor: Editor, steps: Edit, method: str) -> Tensor:
+    """The same inversion, edit and mask under another composition, deghosted for `paper` only."""
+    from oodgan.compose import compose
+
     photo, inverted, edited, mask = (steps.tensor(name)[None] for name in ("photo", "inverted", "edited", "mask"))
-    coarse = mask * edited + (1 - mask) * photo
-    return editor.deghost(photo, inverted, edited, mask, coarse, steps.w_plus[None])[0]
+    coarse = compose(photo, inverted, edited, mask, mode=method)
+    if method == "paper":
+        coarse = editor.deghost(photo, inverted, edited, mask, coarse, steps.w_plus[None])
+    return coarse[0]

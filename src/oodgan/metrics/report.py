@@ -184,3 +184,12 @@ def _figure(path: Path, label: str, title: str) -> str:
     label, title = html.escape(label), html.escape(title)
     image = f"<img src='{_embedded(path, 192)}' alt='{label}'>"
     return f"<figure title='{title}'>{image}<figcaption>{label}</figcaption></figure>"
+
+
+if __name__ == "__main__":
+    import sys
+
+    try:
+        print(merge([Path(folder) for folder in sys.argv[1:]]))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

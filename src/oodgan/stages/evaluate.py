@@ -39,9 +39,12 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     masks = Path(cfg.masks) if cfg.masks else None
     if masks is None:
         protocol = _without_regions(protocol)
-    pairs = match(Path(cfg.photos), methods, protocol, output / "made", masks)
     edits = _edits(cfg, methods)
-    mark = fingerprint({"protocol": protocol.as_dict(), "edits": edits, "methods": methods}, _inputs(pairs))
+    maker = _maker(cfg, edits, methods)
+    pairs = match(Path(cfg.photos), methods, protocol, output / "made" / maker[:8], masks)
+    settings = {"protocol": protocol.as_dict(), "edits": edits, "methods": methods, "maker": maker}
+    settings["judge"] = [plain(cfg.attributes), cfg.probes]
+    mark = fingerprint(settings, _inputs(pairs, output))
     if _finished(output, mark, bool(cfg.get("replace"))):
         return _show(output)
     job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits)
@@ -73,11 +76,25 @@ def _without_regions(protocol: Any) -> Any:
     return replace(protocol, metrics=kept)
 
 
-def _inputs(pairs: list[Any]) -> dict[str, str]:
+def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str]) -> str:
+    """Hash of what the built-in methods' pictures depend on beside the photos: the editor's parts and the edits."""
+    from oodgan.metrics.methods import BUILT_IN
+
+    if not set(methods.values()) & set(BUILT_IN):
+        return "none"
+    parts = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster")
+    config = {part: plain(cfg.get(part)) for part in parts}
+    weights = [str((values or {}).get("weights") or "") for values in config.values()]
+    trained = {path: Path(path) for path in weights if path and Path(path).exists()}
+    return fingerprint({"parts": config, "edits": edits}, trained)
+
+
+def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
     """What the pictures are, by name, size and time; made pictures depend on the config, which is hashed beside."""
     found = {}
     for pair in pairs:
-        files = [pair.photo, *(path for path in pair.results.values() if "made" not in path.parts)]
+        given = [path for path in pair.results.values() if output not in path.parents]
+        files = [pair.photo, *given, *([pair.labels] if pair.labels else [])]
         found[pair.name] = " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files if p.is_file())
     return found
 
@@ -97,12 +114,10 @@ def _finished(output: Path, mark: str, replace: bool) -> bool:
 
 
 def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float]) -> Job:
-    from oodgan.metrics.attributes import load_probes
     from oodgan.metrics.methods import EditorFactory
     from oodgan.metrics.score import Job
     from oodgan.metrics.summary import statistics_key, statistics_path
 
-    attributes = plain(cfg.attributes) if cfg.attributes is not None else list(edits)
     known = bool(protocol.sets) and statistics_path(statistics_key(pairs, protocol)).is_file()
     return Job(
         pairs=pairs,
@@ -110,9 +125,19 @@ def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: di
         store=store,
         edit=edits,
         editor=EditorFactory(plain(cfg)),
-        probes=load_probes(Path(cfg.probes), attributes, edits) if cfg.probes else {},
+        probes=_probes(cfg, edits),
         photo_features=not known,
     )
+
+
+def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
+    from oodgan.directions.probes import SHIPPED_PROBES
+    from oodgan.metrics.attributes import load_probes
+
+    attributes = plain(cfg.attributes) if cfg.attributes is not None else list(edits)
+    if not attributes or not cfg.probes:
+        return {}
+    return load_probes(SHIPPED_PROBES if cfg.probes == "ffhq" else Path(cfg.probes), attributes, edits)
 
 
 def _score(config: Mapping[str, Any], job: Job) -> None:

@@ -1,0 +1,15 @@
+#!/bin/sh
+# One table of all methods on a folder of aligned photos: run.sh PHOTOS [MASKS]
+set -eu
+photos=${1:?give the folder of aligned photos}
+masks=${2:-null}
+root=${ROOT:-runs/embedded}
+methods='{inversion: inversion, plain: plain, alpha: alpha, poisson: poisson, paper: paper, ours: ours}'
+folders=
+for edit in ${EDITS:-smile eyeglasses beard}; do
+  oodgan evaluate "photos=$photos" "masks=$masks" "edits={$edit: 1.0}" "methods=$methods" "output=$root/$edit"
+  folders="$folders $root/$edit"
+done
+# shellcheck disable=SC2086
+python -m oodgan.metrics.report $folders >"$root/table.md"
+cat "$root/table.md"
