@@ -1,0 +1,61 @@
+"""(photo, inverted, edited, mask) -> coarse: put the edited region into the untouched photo."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from oodgan.errors import unknown
+
+MODES = ("difference", "paper", "alpha", "poisson")
+
+
+def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode: str = "difference") -> Tensor:
+    """Coarse image (B, 3, R, R) in [-1, 1] from images in [-1, 1] and a mask (B, 1, R, R) in [0, 1].
+
+    - `difference`: photo + mask x (edited - inverted), keeps the photo's own texture and likeness,
+    - `paper`, `alpha`: mask x edited + (1 - mask) x photo (paper, equation 4),
+    - `poisson`: the edited image's gradients inside the mask (Perez et al. 2003), a baseline.
+
+    Where the mask is 0 the photo's pixels come out as they are.
+    """
+    if mode == "difference":
+        coarse = photo + mask * (edited - inverted)
+    elif mode in ("paper", "alpha"):
+        coarse = mask * edited + (1 - mask) * photo
+    elif mode == "poisson":
+        coarse = _poisson(photo, edited, mask)
+    else:
+        raise unknown("compose mode", mode, MODES)
+    return torch.where(mask > 0, coarse.clamp(-1, 1), photo)
+
+
+def fold(mask: Tensor) -> Tensor:
+    """The mask for ghosts to train on: where it is above 0.5, 1 - mask, so that the original always dominates.
+
+    The original is then the ghost's target; editing never folds (both as published).
+    """
+    return torch.where(mask > 0.5, 1 - mask, mask)
+
+
+def _poisson(photo: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
+    return torch.stack([_clone(*images) for images in zip(photo, edited, mask, strict=True)]).to(photo)
+
+
+def _clone(photo: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
+    inside = (mask[0].cpu().numpy() > 0.5).astype(np.uint8) * 255
+    inside[[0, -1], :] = inside[:, [0, -1]] = 0  # OpenCV wants a border that stays
+    if not inside.any():
+        return photo
+    rows, columns = np.nonzero(inside)
+    centre = (int(columns.min() + columns.max() + 1) // 2, int(rows.min() + rows.max() + 1) // 2)
+    source, target = (_to_bytes(x) for x in (edited, photo))
+    cloned = cv2.seamlessClone(source, target, inside, centre, cv2.NORMAL_CLONE)
+    return torch.from_numpy(cloned).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _to_bytes(image: Tensor) -> np.ndarray:
+    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())

@@ -133,6 +133,9 @@ class Deghoster(nn.Module):
         if isinstance(generator, nn.Module):
             generator.requires_grad_(False).eval()
         self._build(generator.feature_channels, width, growth, blocks, max_channels, head)
+        for module in (self.encoder, self.fusion_out, self.decoder):
+            # A fifth less time in the convolutions on a CPU.
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _build(self, prior: dict[int, int], width: int, growth: int, blocks: int, limit: int, head: int) -> None:
         def own(size: int) -> int:
@@ -193,7 +196,7 @@ class Deghoster(nn.Module):
                 f"coarse images of shape {tuple(coarse.shape)}: this deghoster reads (B, 3, {self.in_size}, "
                 f"{self.in_size})"
             )
-        x, pyramid = coarse, {}
+        x, pyramid = coarse.contiguous(memory_format=torch.channels_last), {}
         for size, block in zip(reversed(self.pyramid), self.encoder, strict=False):
             x = pyramid[size] = block(x)
         codes = self.encoder[-1](x).view(len(coarse), self.num_ws, self.style_dim)
@@ -217,4 +220,4 @@ class Deghoster(nn.Module):
         x = pyramid[self.in_size]
         for size, block in zip(self.tail, self.decoder, strict=True):
             x = block(torch.cat([x, features.pop(size)], 1) if size in self.prior_sizes else x)
-        return x
+        return x.contiguous()

@@ -25,8 +25,8 @@ class PairRenderer:
     """Draws a code, edits it along several random directions, and renders both sides.
 
     Truncation varies between 0.5 and 1; strengths between `low` and `high` times the calibrated step, in both senses
-    (the published training uses one fixed strength, section 4.1). Images are rendered at `size` and given to the network
-    at `network_size`.
+    (the published training uses one fixed strength, section 4.1). Images are rendered at `size` and given to
+    the network at `network_size`.
     """
 
     def __init__(
@@ -67,7 +67,9 @@ def change_map(features: list[Tensor]) -> Tensor:
     for x in features:
         magnitude = x.abs().mean(1, keepdim=True)
         magnitude = magnitude / magnitude.mean((2, 3), keepdim=True).clamp(min=1e-8)
-        total = total + F.interpolate(magnitude, (CHANGE_SIZE, CHANGE_SIZE), mode="area" if x.shape[-1] > CHANGE_SIZE else "bilinear")
+        total = total + F.interpolate(
+            magnitude, (CHANGE_SIZE, CHANGE_SIZE), mode="area" if x.shape[-1] > CHANGE_SIZE else "bilinear"
+        )
     return total[:, 0] / len(features)
 
 
@@ -79,7 +81,9 @@ def render_pairs(renderer: PairRenderer, network: DiffCAM, folder: Path, count: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     per_shard = max(1, _SHARD // renderer.edits_per_code)
-    paths = [folder / f"pairs_{seed}_{i:04d}.safetensors" for i in range(-(-count // (per_shard * renderer.edits_per_code)))]
+    paths = [
+        folder / f"pairs_{seed}_{i:04d}.safetensors" for i in range(-(-count // (per_shard * renderer.edits_per_code)))
+    ]
     network.eval()
     for i, path in enumerate(track(paths, f"render {count} edited pairs")):
         if not path.exists():

@@ -33,9 +33,7 @@ def inverse_haar(coefficients: Tensor) -> Tensor:
     vertical, horizontal, diagonal = high.unbind(2)
     top, bottom = low + vertical, low - vertical
     top_detail, bottom_detail = horizontal + diagonal, horizontal - diagonal
-    quads = torch.stack(
-        [top + top_detail, top - top_detail, bottom + bottom_detail, bottom - bottom_detail], dim=2
-    )
+    quads = torch.stack([top + top_detail, top - top_detail, bottom + bottom_detail, bottom - bottom_detail], dim=2)
     return F.pixel_shuffle(quads.flatten(1, 2).mul(0.5), 2)
 
 
@@ -103,9 +101,7 @@ class MobileGenerator(nn.Module):
         self.mapping_network = Mapping()
         self.constant = nn.Parameter(torch.zeros(1, CHANNELS[0], 4, 4))
         self.stem = Styled(CHANNELS[0], CHANNELS[0], 4, separable=False)
-        self.blocks = nn.ModuleList(
-            Block(CHANNELS[i], CHANNELS[i + 1], 8 << i) for i in range(len(CHANNELS) - 1)
-        )
+        self.blocks = nn.ModuleList(Block(CHANNELS[i], CHANNELS[i + 1], 8 << i) for i in range(len(CHANNELS) - 1))
         self.to_image = nn.Linear(STYLE_DIM, CHANNELS[-1])
         self.head = nn.Conv2d(CHANNELS[-1], 12, 1)
         self.previews = nn.ModuleDict()

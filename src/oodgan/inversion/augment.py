@@ -29,7 +29,9 @@ def occlude(images: Tensor, rng: torch.Generator, probability: float = 0.5) -> T
     angle = 2 * torch.pi * torch.rand(count, 1, 1, generator=rng)
     distance = 0.6 + 0.5 * torch.rand(count, 1, 1, generator=rng)
     radius = 0.15 + 0.4 * torch.rand(count, 2, 1, 1, generator=rng)
-    far = ((x - distance * angle.cos()) / radius[:, 0]).square() + ((y - distance * angle.sin()) / radius[:, 1]).square()
+    far = ((x - distance * angle.cos()) / radius[:, 0]).square() + (
+        (y - distance * angle.sin()) / radius[:, 1]
+    ).square()
     blob = (torch.sigmoid((1 - far) * 12) * (torch.rand(count, 1, 1, generator=rng) < probability))[:, None]
     coarse = 2 * torch.rand(count, 3, 6, 6, generator=rng) - 1
     noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.1 * torch.randn(images.shape, generator=rng)

@@ -27,7 +27,9 @@ class EncoderInverter(nn.Module):
     `passes` above 1 feeds the photo again beside what came out (ReStyle, section 3.2) to encoders that take both.
     """
 
-    def __init__(self, generator: Generator, encoder: nn.Module, refinement: Refinement | None = None, name: str = "encoder"):
+    def __init__(
+        self, generator: Generator, encoder: nn.Module, refinement: Refinement | None = None, name: str = "encoder"
+    ):
         super().__init__()
         self.generator, self.encoder, self.refinement, self.name = generator, encoder.eval(), refinement, name
 
@@ -82,9 +84,13 @@ def _load(encoder: nn.Module, cfg: Mapping[str, Any], generator: Generator) -> N
     from oodgan.weights import trained
 
     if not cfg.get("weights"):
-        raise UserError(f"inverter={cfg.get('name')} has no weights; train it with oodgan inversion or give inverter.weights=PATH")
+        raise UserError(
+            f"inverter={cfg.get('name')} has no weights; train it with oodgan inversion or give inverter.weights=PATH"
+        )
     tensors, _ = trained.load(cfg["weights"], "encoder", generator=generator.id)
     try:
         encoder.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"the weights {cfg['weights']} do not fit this encoder: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(
+            f"the weights {cfg['weights']} do not fit this encoder: {' '.join(str(error).split())[:200]}"
+        ) from error

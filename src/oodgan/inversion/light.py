@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from oodgan.errors import UserError
 from oodgan.metrics.facenet import identity_embedding
 from oodgan.training.frozen import Frozen
-from oodgan.weights.backbones import alexnet_features, imagenet_normalise
+from oodgan.weights.backbones import alexnet_features, alexnet_layers, imagenet_normalise
 
 # (index of the ReLU in AlexNet's `features`, its channels, channels kept by the head)
 LEVELS = ((1, 64, 16), (4, 192, 24), (7, 384, 32), (11, 256, 32))
@@ -29,17 +29,33 @@ class LightEncoder(nn.Module):
 
     `describe` computes the frozen features, `head` the offsets from them. An offset is one code shared by all layers
     plus a low-rank part for each layer.
+
+    Args:
+        pretrained: AlexNet with the registry's ImageNet weights; random otherwise (dry runs).
+        identity: read FaceNet's embedding too.
+        size: pixels at which AlexNet looks.
     """
 
-    size = 256
-
-    def __init__(self, num_ws: int = 16, style_dim: int = 512, hidden: int = 512, rank: int = 48) -> None:
+    def __init__(
+        self,
+        num_ws: int = 16,
+        style_dim: int = 512,
+        hidden: int = 512,
+        rank: int = 48,
+        dropout: float = 0.4,
+        pretrained: bool = True,
+        identity: bool = True,
+        size: int = 256,
+    ) -> None:
         super().__init__()
-        self.backbone: Any = Frozen(alexnet_features())
+        self.backbone: Any = Frozen(alexnet_features() if pretrained else alexnet_layers())
+        self.identity, self.size = identity, size
         self.narrow = nn.ModuleList(nn.Conv2d(channels, kept, 1) for _, channels, kept in LEVELS)
         self.norms = nn.ModuleList(nn.GroupNorm(1, kept) for _, _, kept in LEVELS)
-        width = sum(kept for _, _, kept in LEVELS) * _GRID**2 + _IDENTITY
-        self.enter = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU())
+        width = sum(kept for _, _, kept in LEVELS) * _GRID**2 + (_IDENTITY if identity else 0)
+        # A few thousand samples are soon learnt by heart without it.
+        self.drop = nn.Dropout(dropout)
+        self.enter = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout / 2))
         self.deepen = nn.Sequential(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.GELU())
         self.shared = nn.Linear(hidden, style_dim)
         self.coefficients = nn.Linear(hidden, num_ws * rank)
@@ -54,7 +70,7 @@ class LightEncoder(nn.Module):
         """Photos -> {"level0".."level3": (B, C, 8, 8), "identity": (B, 512)}: what the head needs, and no more."""
         if photos.shape[-1] != photos.shape[-2]:
             raise UserError(f"the encoder takes square aligned photos, got {photos.shape[-1]}x{photos.shape[-2]}")
-        found = {"identity": identity_embedding(photos)}
+        found = {"identity": identity_embedding(photos)} if self.identity else {}
         x = imagenet_normalise(resize_area(photos, self.size))
         taken = {index: level for level, (index, _, _) in enumerate(LEVELS)}
         for index, layer in enumerate(self.backbone.network[: LEVELS[-1][0] + 1]):
@@ -69,7 +85,9 @@ class LightEncoder(nn.Module):
             norm(narrow(features[f"level{i}"])).flatten(1)
             for i, (narrow, norm) in enumerate(zip(self.narrow, self.norms, strict=True))
         ]
-        x = self.enter(torch.cat([*levels, features["identity"] * _IDENTITY**0.5], 1))
+        if self.identity:
+            levels.append(features["identity"] * _IDENTITY**0.5)  # unit vectors, brought to the others' scale
+        x = self.enter(self.drop(torch.cat(levels, 1)))
         x = x + self.deepen(x)
         per_layer = torch.einsum(
             "blr,lrd->bld", self.coefficients(x).unflatten(1, (self.num_ws, self.rank)), self.basis

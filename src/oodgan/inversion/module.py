@@ -40,6 +40,7 @@ class InversionModule(pl.LightningModule):
         losses: Mapping[str, float] | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
         max_steps: int = 1000,
         size: int = 256,
         lpips_net: str = "alex",
@@ -50,7 +51,7 @@ class InversionModule(pl.LightningModule):
         self.generator: Any = Frozen(generator)  # type: ignore[arg-type]
         self.losses = {**DEFAULT_WEIGHTS, **(losses or {})}
         self.ema = Ema(encoder, ema_decay)
-        self.lr, self.betas, self.max_steps = lr, tuple(betas), max_steps
+        self.lr, self.betas, self.weight_decay, self.max_steps = lr, tuple(betas), weight_decay, max_steps
         self.size, self.lpips_net = min(size, generator.resolution), lpips_net
         self.identity = IdentityLoss()
         with torch.no_grad():
@@ -77,9 +78,8 @@ class InversionModule(pl.LightningModule):
         self.log_dict(values, batch_size=size, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        optimiser = torch.optim.Adam(
-            [p for p in self.encoder.parameters() if p.requires_grad], self.lr, betas=self.betas
-        )
+        trained = [p for p in self.encoder.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, self.lr, betas=self.betas, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.max_steps)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -36,7 +36,9 @@ class Refinement:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or (self.seconds is not None and self.seconds <= 0):
-            raise UserError(f"refine.steps={self.steps}, refine.seconds={self.seconds}: steps >= 0 and seconds > 0 expected")
+            raise UserError(
+                f"refine.steps={self.steps}, refine.seconds={self.seconds}: steps >= 0 and seconds > 0 expected"
+            )
         unknown = set(self.losses) - set(LOSSES)
         if unknown:
             raise UserError(f"refine.losses has no {', '.join(sorted(unknown))}; known: {', '.join(LOSSES)}")

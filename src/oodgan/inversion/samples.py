@@ -19,7 +19,9 @@ _SHARD = 100
 
 
 @torch.no_grad()
-def render_shards(generator: Generator, encoder: Any, folder: Path, count: int, seed: int, size: int = 256) -> list[Path]:
+def render_shards(
+    generator: Generator, encoder: Any, folder: Path, count: int, seed: int, size: int = 256
+) -> list[Path]:
     """Write `count` samples as shards of {features of `encoder.describe`, code (16, 512)}; existing shards are kept.
 
     Truncation varies between 0.5 and 1, half of the samples mix styles, and every other batch is augmented.

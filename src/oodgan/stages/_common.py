@@ -28,6 +28,12 @@ def open_generator(cfg: DictConfig) -> Generator:
 
 def open_bank(cfg: DictConfig, generator: Generator) -> Bank:
     """The configured directions, fitted to the generator."""
+    target = str(cfg.directions.get("_target_", ""))
+    if target.endswith("Discovery"):
+        raise UserError(
+            "this option of directions= finds new ones: run oodgan directions with it first, then give "
+            "directions=bank directions.path=FOLDER"
+        )
     return instantiate(cfg.directions, generator=generator)
 
 

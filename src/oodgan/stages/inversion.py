@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -31,6 +32,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     mark = common.mark_of(cfg, ("inverter", "data"), generator=generator.id)
     if common.finished(cfg, mark):
         return None
+    torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.inverter, generator)
     if cfg.inverter.get("weights") and cfg.inverter.fit.get("continue_from_weights"):
         encoder.load_state_dict(trained.load(cfg.inverter.weights, "encoder", generator=generator.id)[0])
@@ -84,7 +86,13 @@ def _phase(
 ) -> dict[str, float]:
     settings = cfg.inverter.fit[phase]
     module = InversionModule(
-        encoder, generator, settings.losses, lr=settings.lr, max_steps=settings.max_steps, size=cfg.inverter.fit.size
+        encoder,
+        generator,
+        settings.losses,
+        lr=settings.lr,
+        weight_decay=settings.get("weight_decay") or 0.0,
+        max_steps=settings.max_steps,
+        size=cfg.inverter.fit.size,
     )
     folder = common.training_folder(cfg, mark, phase)
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto")

@@ -1,0 +1,150 @@
+"""(inverted, edited) -> mask in [0, 1]: where the edit changed meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodgan.diffcam.network import DiffCAM, normalise_maps
+from oodgan.directions.bank import Bank
+from oodgan.errors import UserError, unknown
+from oodgan.generators.protocol import Generator
+
+KINDS = ("guided", "paper")
+_WORK = 256  # pixels at which masks are refined
+
+
+class Masker(nn.Module):
+    """Diff-CAM's maps made into a mask.
+
+    `paper`: the named classes' CAMs, normalised and resized as published, the largest of them for several names.
+
+    `guided`: each class's map, at the finest layer's size, times the region in which this edit changes faces
+    consistently, times where these two images do differ; several names are united by maximum, each on its own scale;
+    then a soft threshold, an edge-aware refinement along the photo's contours (guided filter, He et al. 2013) and a
+    feather. It answers to where the edit is and not to how strong it is.
+
+    Args:
+        network: the trained Diff-CAM, looking at `size` pixels.
+        names: direction names in class order.
+        regions: (K, r, r) in [0, 1], needed by `guided`.
+        threshold, sharpness: of the soft threshold.
+        feather: width of the final blur, as a share of the image's width.
+    """
+
+    def __init__(
+        self,
+        network: DiffCAM,
+        names: Sequence[str],
+        regions: Tensor | None = None,
+        size: int = 128,
+        kind: str = "guided",
+        threshold: float = 0.3,
+        sharpness: float = 12.0,
+        feather: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise unknown("mask.kind", kind, KINDS)
+        if kind == "guided" and regions is None:
+            raise UserError("these Diff-CAM weights have no regions (imported ones): use diffcam.mask.kind=paper")
+        self.network, self.names, self.size, self.kind = network.eval(), tuple(names), size, kind
+        self.threshold, self.sharpness, self.feather = threshold, sharpness, feather
+        self.register_buffer("regions", regions)
+
+    @torch.no_grad()
+    def forward(self, inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor | None = None) -> Tensor:
+        """Images (B, 3, R, R) in [-1, 1] and the edit's names -> mask (B, 1, R, R) in [0, 1].
+
+        Raises UserError for a name that Diff-CAM was not trained on.
+        """
+        if not names:
+            raise UserError("a mask needs at least one direction name")
+        classes = [self._class(name) for name in names]
+        small, small_edited = (_shrink(x, self.size) for x in (inverted, edited))
+        _, maps = self.network.maps(small, small_edited)
+        if self.kind == "paper":
+            cams = normalise_maps(maps[:, classes], tuple(edited.shape[2:]))  # type: ignore[arg-type]
+            return cams.amax(1, keepdim=True)
+        return self._guided(maps, classes, inverted, edited, inverted if photo is None else photo)
+
+    def _guided(self, maps: Tensor, classes: list[int], inverted: Tensor, edited: Tensor, photo: Tensor) -> Tensor:
+        work = min(_WORK, edited.shape[-1])
+        chosen = _resize(maps[:, classes].clamp(min=0), work)
+        cams = (chosen / _top(chosen)).clamp(max=1)
+        regions = _resize(self.regions[classes][None].to(maps), work)  # type: ignore[index]
+        before, after = _shrink(inverted, work), _shrink(edited, work)
+        changed = blur((after - before).abs().mean(1, keepdim=True), work // 64)
+        changed = (changed / _top(changed * regions.amax(1, keepdim=True))).clamp(max=1)
+        evidence = (regions.sqrt() * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)).amax(1, keepdim=True)
+        mask = torch.sigmoid(self.sharpness * (evidence - self.threshold))
+        low = torch.sigmoid(torch.tensor(-self.sharpness * self.threshold))
+        mask = ((mask - low) / (1 - low)).clamp(0, 1)
+        mask = guided_filter(_shrink(photo, work).mean(1, keepdim=True), mask, radius=max(1, work // 42)).clamp(0, 1)
+        mask = blur(mask, round(self.feather * work))
+        return _resize(mask, edited.shape[-1]).clamp(0, 1)
+
+    def _class(self, name: str) -> int:
+        if name not in self.names:
+            raise unknown("direction for this Diff-CAM", name, self.names)
+        return self.names.index(name)
+
+
+def build(cfg: Mapping[str, Any], generator: Generator, bank: Bank) -> Masker:
+    """The masker of a config group `diffcam`, with its weights.
+
+    Raises UserError for weights that are missing or made for another generator or other directions.
+    """
+    from hydra.utils import instantiate
+
+    from oodgan.weights import trained
+
+    if not cfg.get("weights"):
+        raise UserError("diffcam has no weights: train them with oodgan diffcam, or give diffcam.weights=PATH")
+    tensors, metadata = trained.load(cfg["weights"], "diffcam")
+    names = metadata.get("directions") or list(bank.names)
+    made_for = metadata.get("generator")
+    if made_for is not None and made_for != generator.id:
+        raise UserError(f"Diff-CAM {cfg['weights']} was made for generator {made_for}, the generator is {generator.id}")
+    network = instantiate(cfg["network"], num_classes=len(names))
+    regions = tensors.pop("regions", None)
+    network.load_trained({name.removeprefix("network."): value for name, value in tensors.items()})
+    return Masker(network, names, regions, cfg["size"], **dict(cfg.get("mask") or {}))
+
+
+def guided_filter(guide: Tensor, mask: Tensor, radius: int, epsilon: float = 0.01) -> Tensor:
+    """Make `mask` follow the edges of `guide` (both (B, 1, H, W)); a local linear model in boxes of `radius`."""
+    mean_guide, mean_mask = blur(guide, radius), blur(mask, radius)
+    variance = blur(guide * guide, radius) - mean_guide.square()
+    slope = (blur(guide * mask, radius) - mean_guide * mean_mask) / (variance + epsilon)
+    offset = mean_mask - slope * mean_guide
+    return blur(slope, radius) * guide + blur(offset, radius)
+
+
+def blur(x: Tensor, radius: int) -> Tensor:
+    """Box mean over (2 radius + 1)^2 pixels, the border repeated."""
+    if radius < 1:
+        return x
+    radius = min(radius, x.shape[-1] - 1)
+    padded = F.pad(x, (radius,) * 4, mode="replicate")
+    # Two passes of one dimension: (2r + 1) x 2 additions a pixel instead of (2r + 1)^2.
+    rows = F.avg_pool2d(padded, (1, 2 * radius + 1), stride=1)
+    return F.avg_pool2d(rows, (2 * radius + 1, 1), stride=1)
+
+
+def _top(x: Tensor) -> Tensor:
+    """The 98th percentile of each map (B, C, 1, 1), never 0."""
+    flat = x.flatten(2)
+    return flat.quantile(0.98, dim=2)[..., None, None].clamp(min=1e-6)
+
+
+def _shrink(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x, (size, size), mode="area") if x.shape[-1] > size else x
+
+
+def _resize(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False) if x.shape[-1] != size else x

@@ -1,0 +1,74 @@
+"""Train the deghoster on ghosts: coarse image -> fine image
+
+Reads the ghosts of `deghoster.ghosts_from`, by default those of the same run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from oodgan.compose.ghosts import Ghosts
+from oodgan.data.dataset_module import DatasetModule
+from oodgan.deghost.discriminator import Discriminator
+from oodgan.deghost.module import DeghostModule
+from oodgan.deghost.remover import build_network
+from oodgan.errors import UserError
+from oodgan.stages import _common as common
+from oodgan.tracking.artifacts import Manifest, require
+from oodgan.training.fit import fit
+from oodgan.weights import trained
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    if cfg.deghoster.get("network") is None:
+        raise UserError(f"deghoster={cfg.deghoster.name} has nothing to train; choose deghoster=light")
+    generator = common.open_generator(cfg)
+    source = Path(cfg.deghoster.get("ghosts_from") or Path(cfg.root) / cfg.run / "ghosts" / common.ARTIFACT)
+    manifest = require(Manifest.load(source), stage="ghosts", generator=generator.id)
+    mark = common.mark_of(cfg, ("deghoster",), generator=generator.id, ghosts=manifest.fingerprint)
+    if common.finished(cfg, mark):
+        return None
+    settings = cfg.deghoster.fit
+    ghosts = Ghosts(source)
+    data = DatasetModule(ghosts, max(1, int(len(ghosts) * settings.held_out)), settings.batch_size, seed=cfg.seed)
+    torch.manual_seed(cfg.seed)
+    network: Any = build_network(cfg.deghoster, generator)
+    discriminator = Discriminator(**cfg.deghoster.discriminator) if settings.losses.gan else None
+    module = DeghostModule(
+        network,
+        discriminator,
+        settings.losses,
+        lr=settings.lr,
+        lr_discriminator=settings.get("lr_discriminator"),
+        max_steps=settings.max_steps,
+    )
+    result = fit(
+        module, data, cfg=cfg, settings=settings, folder=common.training_folder(cfg, mark), resume=cfg.resume or "auto"
+    )
+    averaged: Any = module.ema.module
+
+    def fill(folder: Path) -> None:
+        trained.save(
+            folder / trained.FILE,
+            averaged.trained_state(),
+            half=True,
+            part="deghoster",
+            generator=generator.id,
+            network=OmegaConf.to_container(cfg.deghoster.network),
+        )
+
+    common.write_artifact(
+        cfg,
+        mark,
+        fill,
+        generator=generator.id,
+        resolution=generator.resolution,
+        inputs={"ghosts": manifest.fingerprint},
+        counts={"ghosts": len(ghosts)},
+        metrics=common.numbers(result.metrics, 6),
+    )
+    return {"objective": result.metrics.get("val/loss")}

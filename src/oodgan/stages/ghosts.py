@@ -1,0 +1,75 @@
+"""Compose ghosts to train the deghoster on, from the images of `data`
+
+Written through `Trainer.predict`, so that the same engine spreads it over processes; a second run goes on where the
+first stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from oodgan.compose.ghosts import GhostWriter
+from oodgan.diffcam import masks
+from oodgan.inversion import inverter
+from oodgan.stages import _common as common
+from oodgan.tracking.artifacts import digest, plain
+from oodgan.training.fit import trainer
+from oodgan.training.progress import Progress
+from oodgan.weights import trained
+
+
+def mark(cfg: DictConfig, generator: Any, bank: Any) -> str:
+    """Fingerprint of the ghosts: the data, the edit's parts and their weights, and how ghosts are drawn."""
+    weights = {
+        part: digest(trained.locate(cfg[part].weights)) for part in ("inverter", "diffcam") if cfg[part].get("weights")
+    }
+    drawn = {"ghosts": plain(cfg.deghoster.ghosts)}
+    return common.mark_of(cfg, ("data", "inverter", "diffcam"), generator=generator.id, bank=bank.id, **weights) + (
+        "-" + common.fingerprint(drawn)[:8]
+    )
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    generator = common.open_generator(cfg)
+    bank = common.open_bank(cfg, generator)
+    made_by = mark(cfg, generator, bank)
+    if common.finished(cfg, made_by):
+        return None
+    settings = cfg.deghoster.ghosts
+    partial = Path(cfg.folder) / f"partial-{made_by[:10]}"
+    partial.mkdir(parents=True, exist_ok=True)
+    writer = GhostWriter(
+        generator,
+        inverter.build(cfg.inverter, generator),
+        bank,
+        masks.build(cfg.diffcam, generator, bank),
+        partial,
+        seed=cfg.seed,
+        **plain(settings),
+    )
+    data = instantiate(cfg.data, size=settings.size)
+    engine = trainer(cfg, folder=partial, callbacks=[Progress("ghosts")])
+    engine.predict(writer, datamodule=data, return_predictions=False)
+    engine.strategy.barrier()
+
+    def fill(folder: Path) -> None:
+        for path in sorted(partial.glob("*.safetensors")):
+            path.rename(folder / path.name)
+
+    count = len(list(partial.glob("*.safetensors")))
+    if engine.is_global_zero:
+        common.write_artifact(
+            cfg,
+            made_by,
+            fill,
+            generator=generator.id,
+            directions=list(bank.names),
+            resolution=writer.size,
+            counts={"ghosts": count, "skipped": len(data.skipped)},
+        )
+        partial.rmdir()
+    return None
