@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import types
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from oodgan.errors import UserError
 from oodgan.training.sweep import SWEEP, Pruned, read_job
 
 TRIAL_FILE = "trial.json"
+_PLUGIN = "hydra_plugins.oodgan_study"
 
 
 def register() -> None:
@@ -34,10 +37,17 @@ def register() -> None:
         from hydra_plugins.hydra_optuna_sweeper import _impl  # noqa: F401 (parses the search space)
     except ImportError as error:
         raise UserError(f"hydra=optuna needs the sweep extra: pip install 'oodgan[sweep]' ({error})") from error
+    import hydra_plugins
     from hydra.core.plugins import Plugins
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    Plugins.instance().register(type("StudySweeper", (StudySweeper,), {"__module__": "hydra_plugins.oodgan_study"}))
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if _PLUGIN not in sys.modules:
+        sweeper = type("StudySweeper", (StudySweeper,), {"__module__": _PLUGIN})
+        module = types.ModuleType(_PLUGIN)
+        module.StudySweeper = sweeper  # type: ignore[attr-defined]
+        sys.modules[_PLUGIN] = hydra_plugins.oodgan_study = module
+        Plugins.instance().register(sweeper)
 
 
 class StudySweeper(Sweeper):

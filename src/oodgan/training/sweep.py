@@ -85,7 +85,8 @@ def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
     hydra = _hydra()
     if hydra is None or str(hydra.mode).rpartition(".")[2] != "MULTIRUN":
         return function(cfg)
-    folder, overrides = Path(hydra.runtime.output_dir), sorted(hydra.overrides.task)
+    folder = Path(hydra.runtime.output_dir)
+    overrides = sorted(word for word in hydra.overrides.task if not word.startswith("hydra"))
     known = read_job(folder)
     if known and known["overrides"] != overrides:
         raise UserError(f"{folder} belongs to another job ({' '.join(known['overrides'])}); give another sweep=NAME")
