@@ -60,11 +60,12 @@ def face(draw_face) -> Image.Image:
 
 def test_the_steps_follow_the_figure(editor: Editor, face: Image.Image) -> None:
     edit = editor.edit(face, {"smile": 1.0}, aligned=True)
-    t = {name: edit.tensor(name) for name in IMAGES}
-    assert all(t[name].shape == (3, 32, 32) and t[name].abs().max() <= 1 for name in IMAGES if name != "mask")
-    assert t["mask"].shape == (1, 32, 32) and set(t["mask"].unique().tolist()) == {0.0, 1.0}
-    code = editor.bank.apply(edit.w_plus[None], {"smile": 1.0})
-    assert torch.equal(t["edited"], editor.generator.synthesis(code)[0].clamp(-1, 1))
+    t = dict(edit.tensors)
+    assert list(t) == list(IMAGES)
+    assert all(t[name].shape == (1, 3, 32, 32) and t[name].abs().max() <= 1 for name in IMAGES if name != "mask")
+    assert t["mask"].shape == (1, 1, 32, 32) and set(t["mask"].unique().tolist()) == {0.0, 1.0}
+    code = editor.bank.apply(edit.w_plus, {"smile": 1.0})
+    assert torch.equal(t["edited"], editor.generator.synthesis(code).clamp(-1, 1))
     assert torch.equal(t["coarse"], t["mask"] * t["edited"] + (1 - t["mask"]) * t["photo"])
     assert torch.equal(t["result"], t["coarse"])  # no remover
     assert list(edit.seconds) == ["align", *STEPS.values()]
@@ -80,9 +81,9 @@ def test_the_remover_gets_everything_and_has_the_last_word(editor: Editor, face:
 
     editor.remover = remover  # type: ignore[assignment]
     edit = editor.edit(face, {"age": -0.5}, aligned=True)
-    assert torch.equal(edit.tensor("result"), (-edit.tensor("coarse") * 3).clamp(-1, 1))
+    assert torch.equal(edit.tensors["result"], (-edit.tensors["coarse"] * 3).clamp(-1, 1))
     assert set(seen) == {"photo", "inverted", "edited", "mask", "coarse", "w_plus"}
-    assert torch.equal(seen["w_plus"][0], edit.w_plus - 0.5 * editor.bank["age"])
+    assert torch.equal(seen["w_plus"], edit.w_plus - 0.5 * editor.bank["age"])
 
 
 def test_nothing_is_computed_before_it_is_asked_for(editor: Editor, face: Image.Image) -> None:
@@ -107,7 +108,7 @@ def test_a_photo_is_inverted_once_for_all_its_edits(editor: Editor, face: Image.
 def test_strength_0_marks_nothing_and_leaves_the_photo(editor: Editor, face: Image.Image) -> None:
     for edits in ({}, {"smile": 0.0}):
         edit = editor.edit(face, edits, aligned=True)
-        assert not edit.tensor("mask").any()
+        assert not edit.tensors["mask"].any()
         assert np.array_equal(edit.result, edit.photo)
 
 
@@ -116,9 +117,9 @@ def test_all_forms_of_a_photo_give_the_same(editor: Editor, draw_face, tmp_path:
     face.save(tmp_path / "face.png")
     array = np.array(face)
     forms = [face, tmp_path / "face.png", str(tmp_path / "face.png"), array, array / 255.0, images.from_pil(face)]
-    photos = [edit.tensor("photo") for edit in editor.edit(forms, {"smile": 1}, aligned=True)]
+    photos = [edit.tensors["photo"] for edit in editor.edit(forms, {"smile": 1}, aligned=True)]
     assert len(photos) == len(forms)
-    assert all(torch.equal(photo, images.from_pil(face)) for photo in photos)
+    assert all(torch.equal(photo[0], images.from_pil(face)) for photo in photos)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,7 @@ def test_all_forms_of_a_photo_give_the_same(editor: Editor, draw_face, tmp_path:
         (np.full((8, 8, 3), 255.0), r"\[0, 1\]"),
         (np.zeros((8, 8, 3), np.int64), "int64"),
         (torch.zeros(1, 8, 8), "shape"),
+        (torch.zeros(2, 3, 8, 8), "or a list"),
         (torch.full((3, 8, 8), 200.0), r"\[-1, 1\]"),
         ({"photo": 1}, "dict is no photo"),
         ("nowhere.png", "no such file: nowhere.png"),
@@ -190,7 +192,7 @@ def test_every_face_of_a_photo(generator: StyleGAN2, editor: Editor, astronaut: 
 def test_the_embedded_samples_need_no_face_detector(editor: Editor, generator: StyleGAN2) -> None:
     sample = generator.synthesis(sample_codes(generator, 1, seed=3))[0].clamp(-1, 1)
     edit = editor.edit(sample, {"age": 1.0}, aligned=True)
-    assert (edit.tensor("photo") - sample).abs().max() <= 1.01 / 255
+    assert (edit.tensors["photo"][0] - sample).abs().max() <= 1.01 / 255
 
 
 def test_from_pretrained_names_what_is_unknown() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -78,13 +78,13 @@ class Editor:
         """
         from hydra.utils import instantiate
 
-        from oodgan import generators
+        from oodgan import directions, generators
         from oodgan.deghost import remover
         from oodgan.diffcam import masks
         from oodgan.inversion import inverter
 
         generator = generators.build(cfg["generator"])
-        bank = instantiate(cfg["directions"], generator=generator)
+        bank = directions.build(cfg["directions"], generator)
         return cls(
             generator,
             inverter.build(cfg["inverter"], generator),
@@ -190,7 +190,7 @@ class Editor:
             UserError: an unknown attribute, a strength that is no number, an unreadable photo, no such face.
         """
         edits = self.checked(edits)
-        many = isinstance(picture, list | tuple) or (isinstance(picture, Tensor) and picture.ndim == 4)
+        many = isinstance(picture, list | tuple)
         found: list[Edit] = []
         for one in picture if many else [picture]:
             start = time.perf_counter()
@@ -225,57 +225,31 @@ class Edit:
     """One edit of one face. Pictures are computed when first asked for, with what they need, and kept.
 
     `photo`, `inverted`, `edited`, `coarse` and `result` are R x R RGB pictures, `mask` is a grey one, `pasted` is the
-    whole photo at its own size with the result put back. `tensor(name)` gives the numbers behind them.
+    whole photo at its own size with the result put back.
 
-    `edits` are the strengths, `seconds` those that each step took so far (near 0 for what the photo had already).
+    `tensors` has the numbers behind them by the names of `IMAGES`: (1, 3, R, R) in [-1, 1], `mask` (1, 1, R, R) in
+    [0, 1]. `edits` are the strengths, `seconds` those that each step took so far (near 0 for what was known already).
     """
 
     def __init__(self, editor: Editor, subject: Subject, edits: dict[str, float], seconds: dict[str, float]) -> None:
-        self.edits, self.seconds, self.subject, self._editor = edits, seconds, subject, editor
-        self._found: dict[str, Tensor] = {"photo": subject.photo}
+        self.edits, self.seconds, self.subject = edits, seconds, subject
+        self.tensors = Tensors(editor, subject, edits, seconds)
 
     @property
     def label(self) -> str:
         """The edit in words, e.g. `smile +1, age -0.5`."""
         return ", ".join(f"{name} {strength:+g}" for name, strength in self.edits.items()) or "no edit"
 
-    def tensor(self, name: str) -> Tensor:
-        """One of `IMAGES` as float32: (3, R, R) in [-1, 1], or (1, R, R) in [0, 1] for `mask`."""
-        if name not in IMAGES:
-            raise unknown("image of an edit", name, IMAGES)
-        return self._tensor(name)[0]
-
     @property
     def w_plus(self) -> Tensor:
-        """The photo's code before the edit, (L, 512)."""
-        return once(self.subject, self._editor.invert)[0][0]
-
-    def _tensor(self, name: str) -> Tensor:
-        if name not in self._found:
-            have = {earlier: self._tensor(earlier) for earlier in IMAGES[: IMAGES.index(name)]}
-            start = time.perf_counter()
-            self._found[name] = self._make(name, have)
-            self.seconds[STEPS[name]] = time.perf_counter() - start
-        return self._found[name]
-
-    def _make(self, name: str, have: Mapping[str, Tensor]) -> Tensor:
-        editor = self._editor
-        w_plus, inverted = once(self.subject, editor.invert)
-        if name == "inverted":
-            return inverted
-        if name == "edited":
-            return editor.change(w_plus, self.edits)
-        if name == "mask":
-            return editor.mask(**have, edits=self.edits)
-        if name == "coarse":
-            return editor.compose(**have)
-        return editor.deghost(**have, w_plus=editor.bank.apply(w_plus, self.edits))
+        """The photo's code before the edit, (1, L, 512)."""
+        return self.tensors.w_plus
 
     def picture(self, name: str) -> Image.Image:
         """One of `IMAGES`, or `pasted`, as a PIL picture."""
         if name == "pasted":
             return self.pasted
-        return images.mask_to_pil(self.tensor(name)) if name == "mask" else images.to_pil(self.tensor(name))
+        return images.mask_to_pil(self.tensors[name]) if name == "mask" else images.to_pil(self.tensors[name])
 
     @cached_property
     def photo(self) -> Image.Image:
@@ -306,11 +280,52 @@ class Edit:
         return paste([self])
 
 
+class Tensors(Mapping[str, Tensor]):
+    """The images of an edit by name (`IMAGES`), each computed by its step of the editor when it is looked up."""
+
+    def __init__(self, editor: Editor, subject: Subject, edits: Mapping[str, float], seconds: dict[str, float]) -> None:
+        self._editor, self._subject, self._edits, self._seconds = editor, subject, edits, seconds
+        self._found: dict[str, Tensor] = {"photo": subject.photo}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in IMAGES:
+            raise unknown("image of an edit", name, IMAGES)
+        if name not in self._found:
+            have = {earlier: self[earlier] for earlier in IMAGES[: IMAGES.index(name)]}
+            start = time.perf_counter()
+            self._found[name] = self._make(name, have)
+            self._seconds[STEPS[name]] = time.perf_counter() - start
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(IMAGES)
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    @property
+    def w_plus(self) -> Tensor:
+        """The photo's code, (1, L, 512)."""
+        return once(self._subject, self._editor.invert)[0]
+
+    def _make(self, name: str, have: Mapping[str, Tensor]) -> Tensor:
+        editor = self._editor
+        if name == "inverted":
+            return once(self._subject, editor.invert)[1]
+        if name == "edited":
+            return editor.change(self.w_plus, self._edits)
+        if name == "mask":
+            return editor.mask(**have, edits=self._edits)
+        if name == "coarse":
+            return editor.compose(**have)
+        return editor.deghost(**have, w_plus=editor.bank.apply(self.w_plus, self._edits))
+
+
 def paste(edits: Sequence[Edit]) -> Image.Image:
     """Put the results of edits of one photo (one for each face) back into it, at the photo's own size."""
     whole = edits[0].subject.source.image
     for edit in edits:
-        result = edit.tensor("result").cpu()
+        result = edit.tensors["result"][0].cpu()
         start = time.perf_counter()
         whole = paste_back(whole, result, edit.subject.aligned)
         edit.seconds["paste"] = time.perf_counter() - start

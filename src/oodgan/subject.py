@@ -84,7 +84,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def _from_tensor(tensor: Tensor) -> Image.Image:
     plane = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
     if plane.ndim != 3 or plane.shape[0] != 3:
-        raise UserError(f"a tensor of shape {tuple(tensor.shape)} is no photo: (3, H, W) in [-1, 1] expected")
+        raise UserError(
+            f"a tensor of shape {tuple(tensor.shape)} is no photo: (3, H, W) in [-1, 1] expected, or a list"
+        )
     if not plane.is_floating_point() or not bool(torch.isfinite(plane).all()) or float(plane.abs().max()) > 1.01:
         raise UserError("a photo as a tensor is a float tensor with values in [-1, 1]")
     return images.to_pil(plane)

@@ -1,0 +1,202 @@
+"""The edit stage on files, folders and globs: what it writes, skips, refuses and reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from oodgan import editing
+from oodgan.cli import main
+from oodgan.directions.bank import Bank
+from oodgan.editing import Editor
+from oodgan.errors import UserError
+from oodgan.generators.stylegan2 import StyleGAN2
+from oodgan.inversion.inverter import OptimisationInverter
+from oodgan.inversion.refine import Refinement
+from oodgan.stages._photos import find
+
+
+def everywhere(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
+    return torch.ones_like(photo[:, :1])
+
+
+@pytest.fixture(scope="module")
+def small_editor() -> Editor:
+    torch.manual_seed(0)
+    generator = StyleGAN2(resolution=32).eval().requires_grad_(False)
+    vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    bank = Bank(("smile", "age"), vectors, generator.id, generator.id)
+    refinement = Refinement(steps=1, size=32, losses={"l2": 1.0, "lpips": 0.0, "identity": 0.0})
+    return Editor(generator, OptimisationInverter(generator, refinement), bank, everywhere)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def oodgan(small_editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`oodgan("photo.png", "save=[mask]")`: run the edit stage on a 32 px editor in an empty folder; the exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(editing.Editor, "from_config", classmethod(lambda cls, cfg: small_editor))
+    parts = ["generator=tiny", "inverter=optimisation", "diffcam.weights=null", "deghoster=none", "directions=sefa"]
+
+    def run(*words: str, aligned: bool = True) -> int:
+        with pytest.raises(SystemExit) as stop:
+            main(["edit", *words, *parts, f"aligned={str(aligned).lower()}", "output=out"])
+        return int(stop.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    draw_face(1, size=48).save(folder / "a.png")
+    draw_face(2, size=64).save(folder / "more" / "b.jpg")
+    return folder
+
+
+def ledger() -> dict:
+    return json.loads(Path("out/edits.json").read_text())
+
+
+def test_a_folder_gives_results_by_stem_and_a_record(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodgan("photos", "edits={smile: 1.0}", "save=[pasted,mask]") == 0
+    written = sorted(p.relative_to("out").as_posix() for p in Path("out").rglob("*.png"))
+    assert written == sorted(f"{kind}/{name}.png" for kind in ("result", "pasted", "mask") for name in ("a", "more/b"))
+    assert Image.open("out/result/a.png").size == (32, 32)
+    assert Image.open("out/pasted/more/b.png").size == (64, 64)
+    assert Image.open("out/mask/a.png").mode == "L"
+    record = ledger()
+    assert record["failures"] == {} and set(record["photos"]) == {"a", "more/b"}
+    entry = record["photos"]["a"]
+    assert entry["finished"] and entry["faces"] == 1 and set(entry["seconds"]) > {"align", "invert", "edit"}
+    assert record["settings"][entry["settings"]]["edits"] == {"smile": 1.0}
+    assert "2 edited, 0 skipped" in capsys.readouterr().out
+
+
+def test_the_second_run_skips_and_new_pictures_are_added(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oodgan("photos/a.png", "edits={smile: 1.0}")
+    before = Path("out/result/a.png").stat().st_mtime_ns
+    assert oodgan("photos/a.png", "edits={smile: 1.0}") == 0
+    assert "0 edited, 1 skipped" in capsys.readouterr().out
+    assert Path("out/result/a.png").stat().st_mtime_ns == before
+    assert oodgan("photos/a.png", "edits={smile: 1.0}", "save=[coarse]") == 0
+    assert Path("out/coarse/a.png").is_file()
+
+
+def test_results_of_other_settings_are_not_written_over(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oodgan("photos/a.png", "edits={smile: 1.0}")
+    kept = Path("out/result/a.png").read_bytes()
+    assert oodgan("photos/a.png", "edits={smile: 0.5}") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "edits={smile: 1.0} instead of {smile: 0.5}" in said and "replace=true" in said
+    assert Path("out/result/a.png").read_bytes() == kept
+    assert oodgan("photos/a.png", "edits={smile: 0.5}", "replace=true") == 0
+    assert Path("out/result/a.png").read_bytes() != kept
+
+
+def test_a_foreign_file_is_not_written_over(oodgan: Callable[..., int], photos: Path) -> None:
+    Path("out/result").mkdir(parents=True)
+    Path("out/result/a.png").write_text("mine")
+    assert oodgan("photos/a.png", "edits={smile: 1.0}") == 2
+    assert Path("out/result/a.png").read_text() == "mine"
+
+
+def test_an_interrupted_photo_is_done_again(oodgan: Callable[..., int], photos: Path) -> None:
+    oodgan("photos/a.png", "edits={smile: 1.0}")
+    record = ledger()
+    record["photos"]["a"]["finished"] = False
+    Path("out/edits.json").write_text(json.dumps(record))
+    assert oodgan("photos/a.png", "edits={smile: 1.0}") == 0
+    assert ledger()["photos"]["a"]["finished"]
+
+
+def test_failures_are_listed_counted_and_mended(
+    oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.png").write_bytes(b"\x89PNG not really")
+    assert oodgan("photos", "edits={smile: 1.0}") == 1
+    out = capsys.readouterr().out
+    assert "2 edited, 0 skipped as finished, 1 failed" in out
+    assert list(ledger()["failures"]) == ["photos/broken.png"]
+    draw_face(7).save(photos / "broken.png")
+    assert oodgan("photos", "edits={smile: 1.0}") == 0
+    assert ledger()["failures"] == {}
+
+
+def test_one_photo_alone_that_fails_is_a_plain_error(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.png").write_bytes(b"nothing")
+    assert oodgan("photos/broken.png", "edits={smile: 1.0}") == 2
+    assert "error: photos/broken.png is not an image" in capsys.readouterr().err
+
+
+def test_strength_lists_give_a_grid_and_its_parts(oodgan: Callable[..., int], photos: Path) -> None:
+    assert oodgan("photos/a.png", "edits={age: [-1, 1], smile: [0, 0.5, 1]}") == 0
+    parts = sorted(p.stem for p in Path("out/result").iterdir())
+    assert len(parts) == 6 and "a_age-1_smile+0.5" in parts
+    grid = Image.open("out/grid/a.png")
+    assert grid.width > grid.height > 384
+    one, other = (np.asarray(Image.open(f"out/result/a_age{s}_smile+1.png")) for s in ("-1", "+1"))
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_metadata_and_colour_profile_are_kept(
+    suffix: str, oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image]
+) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "a holiday", 6
+    draw_face(4, size=40).resize((60, 40)).save(photos / "turned.jpg", exif=exif, icc_profile=profile)
+    assert oodgan("photos/turned.jpg", "edits={smile: 1.0}", "save=[pasted,mask]", f"format={suffix}") == 0
+    for kind in ("result", "pasted"):
+        image = Image.open(f"out/{kind}/turned.{suffix}")
+        assert image.getexif()[0x010E] == "a holiday" and 0x0112 not in image.getexif()
+        assert image.info["icc_profile"] == profile
+    assert Image.open(f"out/pasted/turned.{suffix}").size == (40, 60)
+
+
+def test_unknown_attribute_is_named(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodgan("photos/a.png", "edits={smlie: 1.0}") == 2
+    assert "did you mean 'smile'?" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_inputs_are_files_folders_and_globs(
+    photos: Path, tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
+    draw_face(3).save(photos / "a.webp")
+    (photos / ".hidden.png").write_bytes(b"")
+    out = photos / "out"
+    (out / "result").mkdir(parents=True)
+    draw_face(3).save(out / "result" / "a.png")
+    assert [job.name for job in find([str(photos)], out)] == ["a_png", "a_webp", "more/b"]
+    assert [job.name for job in find([f"{photos}/**/*.jpg", f"{photos}/a.png"], out)] == ["b", "a"]
+    for wrong, message in ((f"{photos}/*.gif", "no photo matches"), ("nowhere", "no such file or folder: nowhere")):
+        with pytest.raises(UserError, match=message.replace("*", r"\*")):
+            find([wrong], out)
+    (photos / "empty").mkdir()
+    with pytest.raises(UserError, match="no photo in folder"):
+        find([str(photos / "empty")], out)
+    (photos / "other").mkdir()
+    draw_face(3).save(photos / "other" / "b.jpg")
+    with pytest.raises(UserError, match="would both be written to b"):
+        find([f"{photos}/**/*.jpg"], out)
