@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from oodgan.errors import UserError, nearest
+from oodgan.training import sweep
 
 
 def config_folder() -> Path:
@@ -37,22 +38,39 @@ def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
 def run(stage: str, overrides: list[str]) -> int:
     """Run `oodgan <stage> overrides`; returns the exit code. Raises UserError for what the user can mend."""
     codes: list[int] = []
+    mistakes: list[UserError] = []
+    several = bool({"-m", "--multirun"} & set(overrides))
 
     def task(cfg: DictConfig) -> Any:
-        found = importlib.import_module(f"oodgan.stages.{stage}").run(cfg)
+        try:
+            found = sweep.job(cfg, importlib.import_module(f"oodgan.stages.{stage}").run)
+        except UserError as error:
+            if several:  # Hydra then says which of the jobs it was
+                raise
+            mistakes.append(error)
+            return None
         codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
         return found.get("objective") if isinstance(found, dict) else None
 
     task.__module__, task.__name__ = "oodgan", f"oodgan_{stage}"
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)
-    kept, sys.argv = sys.argv, ["oodgan", f"stage={stage}", *overrides]
+    kept, sys.argv = sys.argv, ["oodgan", *_ordered([f"stage={stage}", *overrides])]
     try:
-        main()
+        with sweep.prepared(stage, overrides):
+            main()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, stage)) from error
     finally:
         sys.argv = kept
+    if mistakes:
+        raise mistakes[0]
     return max(codes, default=0)
+
+
+def _ordered(words: list[str]) -> list[str]:
+    """Options before overrides: Hydra's parser refuses overrides on both sides of `-m`."""
+    multirun = [word for word in words if word in ("-m", "--multirun")]
+    return multirun[:1] + [word for word in words if word not in multirun]
 
 
 def explain(error: Exception, stage: str) -> str:
