@@ -17,7 +17,7 @@ from oodgan.generators.protocol import Generator
 
 log = logging.getLogger("oodgan")
 CURVE = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)
-_LADDER = tuple(1.2 * 1.3**i for i in range(10))  # lengths in W from 1.2 to 12.7
+_LADDER = tuple(2 * 1.4**i for i in range(6))  # lengths in W from 2 to 10.8
 
 
 @dataclass
@@ -227,8 +227,8 @@ def against_published(
             moved, kept = bench(published.apply(codes, {name: strength}), judge).against(base)
             low, high = (strength, high) if float(kept.median()) > goal else (low, strength)
             theirs = float(moved[:, column].mean())
-        row = {"name": name, "identity": goal, "ours": ours, "published": theirs, "published_strength": strength}
-        found.append({k: v if isinstance(v, str) else round(v, 3) for k, v in row.items()})
+        row = {"identity": goal, "ours": ours, "published": theirs, "published_strength": strength}
+        found.append({"name": name, **{k: round(v, 3) for k, v in row.items()}})
         log.info("directions: %s: ours %.2f, published %.2f at identity %.2f", name, ours, theirs, goal)
     return found
 

@@ -55,7 +55,7 @@ class ProbeDiscovery:
 
     def __init__(
         self, labels: str | Sequence[str] | None, images: str | Sequence[str] | None,
-        attributes: Mapping[str, Mapping[str, Any]] | None = None, samples: int = 2400, truncation: float = 0.85,
+        attributes: Mapping[str, Mapping[str, Any]] | None = None, samples: int = 2000, truncation: float = 0.85,
         seed: int = 100, model: str = "ridge", regulariser: float = 0.3, backbone: str = "alexnet", size: int = 256,
         ridge: float = 0.5, holdout: float = 0.5, cache: str | None = None,
     ) -> None:  # fmt: skip

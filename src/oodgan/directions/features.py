@@ -98,11 +98,12 @@ def sample_features(
 ) -> tuple[Tensor, Tensor]:
     """Seeded samples: codes w (count, 512) and features (count, D).
 
-    With a cache folder every 200 samples are kept there (fp16), so that an interrupted run goes on where it stopped.
+    With a cache folder every 200 samples are kept there (fp16): an interrupted run goes on where it stopped, and a
+    larger count adds to a smaller one's, whose codes it begins with.
     """
     codes = sample_codes(generator, count, seed, truncation).cpu()
     mark = fingerprint(
-        {"count": count, "seed": seed, "truncation": truncation, "size": extractor.size},
+        {"seed": seed, "truncation": truncation, "size": extractor.size},
         {"generator": generator.id, "backbone": extractor.backbone},
     )
     found = []
@@ -116,7 +117,9 @@ def _chunk(generator: Generator, extractor: Extractor, codes: Tensor, file: Path
     from safetensors.torch import load_file, save_file
 
     if file is not None and file.is_file():
-        return load_file(str(file))["features"]
+        stored = load_file(str(file))["features"]
+        if len(stored) >= len(codes):
+            return stored[: len(codes)]
     features = render_features(generator, extractor, codes).half()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

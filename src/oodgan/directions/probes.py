@@ -13,6 +13,9 @@ from torch import Tensor
 from oodgan.directions.features import Extractor
 from oodgan.errors import UserError, unknown
 
+SHIPPED_PROBES = Path(__file__).parents[1] / "weights" / "shipped" / "probes_ffhq.safetensors"
+"""Probes of the faces that the shipped directions were not learnt from."""
+
 
 @dataclass(frozen=True)
 class Probes:

@@ -1,0 +1,171 @@
+"""Discover or import named edit directions, calibrate them, and write a bank with its card
+
+`directions=probe` learns them from labelled faces, `sefa` and `ganspace` find unnamed ones, `import` reads others'.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from oodgan.directions import calibrate as measure
+from oodgan.directions.bank import FILENAME, Bank, latent_space
+from oodgan.directions.card import write_card, write_pictures
+from oodgan.directions.discovery import Discovered
+from oodgan.directions.features import Extractor, list_images
+from oodgan.directions.formats import ImportDiscovery
+from oodgan.directions.probes import SHIPPED_PROBES, Probes
+from oodgan.errors import UserError
+from oodgan.generators import Generator
+from oodgan.generators.protocol import sample_codes
+from oodgan.stages import _common as common
+
+log = logging.getLogger("oodgan")
+METHODS = "probe, probe_ffhq, sefa, ganspace or import"
+
+
+@dataclass
+class Findings:
+    """What is written: the bank, its check, and the tables beside it."""
+
+    bank: Bank
+    check: measure.Check | None
+    extra: dict[str, Any]
+    judge: Probes | None
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    """Write `<folder>/artifact` with `directions.safetensors`, `card.md`, its pictures, and the check's probes."""
+    if not str(cfg.directions.get("_target_", "")).endswith("Discovery"):
+        raise UserError(f"this stage makes directions: choose directions={METHODS}")
+    generator = common.open_generator(cfg)
+    method = instantiate(cfg.directions, _convert_="all")
+    mark = common.mark_of(cfg, ("directions", "calibrate", "check"), generator=generator.id, photos=str(cfg.photos))
+    if common.finished(cfg, mark):
+        return None
+    torch.manual_seed(cfg.seed)
+    findings = _measure(cfg, generator, method.discover(generator))
+    bank, result = findings.bank, findings.check
+
+    def fill(folder: Path) -> None:
+        bank.save(folder / FILENAME)
+        if findings.judge is not None:
+            findings.judge.save(folder / "probes.safetensors")
+        codes = sample_codes(generator, max(int(cfg.pictures), 1), cfg.check.seed + 1, 0.7)
+        pictures = write_pictures(generator, bank, codes, folder / "pictures", result)
+        command = shlex.join(["oodgan", "directions", *_overrides()])
+        write_card(bank, folder / "card.md", command, [f"pictures/{p}" for p in pictures], result, findings.extra)
+        measured = {"check": result.as_dict() if result else None, **findings.extra}
+        (folder / "measured.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
+
+    common.write_artifact(
+        cfg,
+        mark,
+        fill,
+        generator=generator.id,
+        directions=list(bank.names),
+        resolution=generator.resolution,
+        counts={"directions": len(bank)},
+        metrics={name: round(result.own(name), 3) for name in bank.names} if result else {},
+        extra={"bank": bank.id},
+    )
+    return None
+
+
+def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findings:
+    """Calibrate, draw the curves, check: as far as there are probes for the names."""
+    probes = found.probes or _given_probes(cfg)
+    judged = [n for n in found.names if probes is not None and n in probes.names]
+    notes: dict[str, dict[str, Any]] = {n: dict(found.quality.get(n, {})) for n in found.names}
+    vectors, extra = found.vectors, {}
+    space = latent_space(generator)
+    if probes is None or len(judged) < len(found.names):
+        bank = Bank(tuple(found.names), vectors, generator.id, space, notes, found.provenance)
+        return Findings(bank, None, {}, None)
+    extractor = Extractor(probes.backbone, probes.size).to(generator.mean_w.device)
+    bench = measure.Bench(generator, extractor, probes, probes.size)
+    settings = cfg.calibrate
+    codes = sample_codes(generator, settings.samples, settings.seed, settings.truncation)
+    if not found.calibrated:
+        vectors, steps = measure.calibrate(
+            bench, found.names, vectors, codes, settings.target, settings.identity, found.settings
+        )
+        notes = {n: {**notes[n], **steps[n]} for n in found.names}
+    bank = Bank(tuple(found.names), vectors, generator.id, space, notes, found.provenance)
+    bank = _with_curves(cfg, bench, bank, codes, generator)
+    judge = found.check or probes
+    result = None
+    if cfg.check.samples:
+        held_out = sample_codes(generator, cfg.check.samples, cfg.check.seed, settings.truncation)
+        result = measure.check(bench, bank, held_out, judge)
+        pairs = [p for p in cfg.check.pairs or [] if all(name in bank and name in judge.names for name in p)]
+        some = held_out[: max(16, len(held_out) // 4)]
+        extra["compose"] = measure.compose(bench, bank, some, judge, pairs)
+        if cfg.check.published:
+            extra["published"] = measure.against_published(bench, bank, _published(cfg, generator), some, judge)
+        bank = _checked(bank, result)
+    return Findings(bank, result, extra, found.check)
+
+
+def _given_probes(cfg: DictConfig) -> Probes | None:
+    path = cfg.calibrate.probes
+    return None if path is None else Probes.load(SHIPPED_PROBES if path == "ffhq" else path)
+
+
+def _with_curves(cfg: DictConfig, bench: measure.Bench, bank: Bank, codes: Tensor, generator: Generator) -> Bank:
+    """The bank with its curves on samples and, where photos are given, on their inversions; ranges from the former."""
+    curves = {"samples": measure.curves(bench, bank, codes)}
+    if cfg.photos is not None:
+        curves["photos"] = measure.curves(bench, bank, _inverted(cfg, generator))
+    notes = {name: dict(bank.calibration.get(name, {})) for name in bank.names}
+    for name in bank.names:
+        notes[name] |= {kind: curve[name] for kind, curve in curves.items()}
+        notes[name]["range"] = measure.useful_range(curves["samples"][name])
+    return Bank(bank.names, bank.vectors, bank.generator, bank.space, notes, bank.provenance)
+
+
+def _checked(bank: Bank, result: measure.Check) -> Bank:
+    notes = {name: dict(bank.calibration.get(name, {})) for name in bank.names}
+    for i, name in enumerate(bank.names):
+        moves = {p: round(float(v), 2) for p, v in zip(result.probes, result.moves[i], strict=True)}
+        notes[name] |= {"moves": moves, "identity": round(float(result.identity[i]), 3)}
+    return Bank(bank.names, bank.vectors, bank.generator, bank.space, notes, bank.provenance)
+
+
+def _inverted(cfg: DictConfig, generator: Generator) -> Tensor:
+    """Codes of the first `photo_limit` photos, by the configured inverter."""
+    from oodgan.data.images import read_image, resize
+    from oodgan.inversion.inverter import build
+
+    inverter = build(cfg.inverter, generator)
+    size = min(generator.resolution, 512)
+    files = list(list_images(cfg.photos).values())[: int(cfg.photo_limit)]
+    codes = []
+    for file in files:
+        log.info("directions: inverting %s", file.name)
+        codes.append(inverter.invert(resize(read_image(file), size)[None].to(generator.mean_w.device)).detach())
+    return torch.cat(codes)
+
+
+def _published(cfg: DictConfig, generator: Generator) -> Bank:
+    files = OmegaConf.to_container(cfg.check.published) if OmegaConf.is_config(cfg.check.published) else None
+    found = ImportDiscovery(files or cfg.check.published).discover(generator)  # type: ignore[arg-type]
+    return Bank(tuple(found.names), found.vectors, generator.id, latent_space(generator))
+
+
+def _overrides() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized():
+        return [o for o in HydraConfig.get().overrides.task if not o.startswith("stage=")]
+    return sys.argv[1:]

@@ -1,0 +1,48 @@
+"""Strength 1, useful ranges and the check, on curves whose answers are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from oodgan.directions.bank import Bank
+from oodgan.directions.calibrate import Check, find_step, useful_range
+from oodgan.directions.card import markdown_table, write_card
+
+
+def test_a_step_that_reaches_the_target():
+    length, why = find_step(lambda s: (0.5 * s, 1 - 0.05 * s), target=2.0, identity=0.5)
+    assert why == "target" and length == pytest.approx(4.0)
+
+
+def test_the_identity_ends_it_first():
+    length, why = find_step(lambda s: (0.5 * s, 1 - 0.2 * s), target=2.0, identity=0.5)
+    assert why == "identity" and length == pytest.approx(2.5)
+
+
+def test_a_score_that_turns_and_one_that_never_gets_there():
+    turning = {True: 1.0, False: 0.2}
+    length, why = find_step(lambda s: (turning[s < 3], 0.9), target=2.0, identity=0.5)
+    assert why == "turned" and length < 4
+    assert find_step(lambda s: (0.01 * s, 0.9), target=2.0, identity=0.5, longest=6.0) == (6.0, "length")
+
+
+def test_useful_range_ends_where_growth_or_likeness_does():
+    curve = {
+        "strength": [-1.5, -1, -0.5, 0.5, 1, 1.5],
+        "move": [-0.9, -1.0, -0.5, 0.5, 1, 1.5],
+        "identity": [0.9, 0.9, 0.9, 0.9, 0.6, 0.1],
+    }
+    assert useful_range(curve) == [-1, 1]
+
+
+def test_check_names_the_strongest_other_and_the_card_shows_it(tmp_path):
+    moves = torch.tensor([[2.0, -0.5, 0.1], [0.2, 1.5, 0.9]])
+    result = Check(("smile", "beard"), ("smile", "beard", "pitch"), moves, torch.tensor([0.8, 0.6]), 40)
+    assert result.own("beard") == 1.5 and result.strongest_other("smile") == ("beard", -0.5)
+    bank = Bank(("smile", "beard"), torch.ones(2, 4, 512), "g", "g", {"smile": {"range": [-1, 2]}})
+    extra = {"compose": [{"pair": ["smile", "beard"], "kept": [0.9, 1.1], "identity": 0.5}]}
+    text = write_card(bank, tmp_path / "card.md", "oodgan directions", ["p/sheet.jpg"], result, extra).read_text()
+    for wanted in ("| smile | 22.63 | 0 to 3 | -1 to 2 |", "beard -0.50", "![sheet](p/sheet.jpg)", "smile + beard"):
+        assert wanted in text
+    assert markdown_table(["a"], [["1"]]) == "| a |\n|---|\n| 1 |\n"
