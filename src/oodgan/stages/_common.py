@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from oodgan.directions import build as build_bank
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.generators import Generator
@@ -28,13 +28,7 @@ def open_generator(cfg: DictConfig) -> Generator:
 
 def open_bank(cfg: DictConfig, generator: Generator) -> Bank:
     """The configured directions, fitted to the generator."""
-    target = str(cfg.directions.get("_target_", ""))
-    if target.endswith("Discovery"):
-        raise UserError(
-            "this option of directions= finds new ones: run oodgan directions with it first, then give "
-            "directions=bank directions.path=FOLDER"
-        )
-    return instantiate(cfg.directions, generator=generator)
+    return build_bank(cfg.directions, generator)
 
 
 def mark_of(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
