@@ -46,7 +46,8 @@ def register() -> None:
         sweeper = type("StudySweeper", (StudySweeper,), {"__module__": _PLUGIN})
         module = types.ModuleType(_PLUGIN)
         module.StudySweeper = sweeper  # type: ignore[attr-defined]
-        sys.modules[_PLUGIN] = hydra_plugins.oodgan_study = module
+        sys.modules[_PLUGIN] = module
+        setattr(hydra_plugins, _PLUGIN.rpartition(".")[2], module)
         Plugins.instance().register(sweeper)
 
 
@@ -97,6 +98,7 @@ class StudySweeper(Sweeper):
         study = self._study(folder)
         missing = self.n_trials - len(_finished(study))
         print(f"study {study.study_name}: {len(_finished(study))} of {self.n_trials} trials finished", file=sys.stderr)
+        self._again(study, missing)
         while missing > 0:
             count = min(self.n_jobs, missing)
             self._batch(study, folder, space, fixed, count)
@@ -117,12 +119,20 @@ class StudySweeper(Sweeper):
         state = optuna.trial.TrialState
         for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
             study.tell(trial.number, state=state.FAIL)
-        done = [t.params for t in study.trials if t.state in (state.COMPLETE, state.PRUNED, state.WAITING)]
-        for trial in study.get_trials(states=(state.FAIL,)):
-            if trial.params and trial.params not in done:
-                study.enqueue_trial(trial.params)
-                done.append(trial.params)
         return study
+
+    def _again(self, study: Any, missing: int) -> None:
+        """Ask first for the parameters of trials that failed or were interrupted."""
+        from optuna.trial import TrialState
+
+        trials = study.trials
+        known = [t.params or t.system_attrs.get("fixed_params") for t in trials if t.state != TrialState.FAIL]
+        missing -= sum(t.state == TrialState.WAITING for t in trials)
+        for trial in trials:
+            if missing > 0 and trial.state == TrialState.FAIL and trial.params and trial.params not in known:
+                study.enqueue_trial(trial.params)
+                known.append(trial.params)
+                missing -= 1
 
     def _url(self, folder: Path) -> str:
         return self.storage or f"sqlite:///{folder / 'study.db'}"

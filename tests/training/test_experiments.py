@@ -1,0 +1,59 @@
+"""Every ready sweep in `experiments/` fits the commands that it calls."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import oodgan  # noqa: F401
+from oodgan.launch import compose
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+ARGUMENTS = {"strength_and_threshold/run.sh": ["photos/*.jpg", "smile"], "deghost_losses/run.sh": ["run=demo"]}
+SCRIPTS = [
+    "strength_and_threshold/run.sh",
+    "deghost_losses/run.sh",
+    "diffcam_layers/run.sh",
+    "diffcam_layers/study.sh",
+]
+JOBS = {"strength_and_threshold/run.sh": 16, "deghost_losses/run.sh": 12, "diffcam_layers/run.sh": 8}
+
+
+def calls(script, folder):
+    """The words of each `oodgan` command that a script gives."""
+    recorder = folder / "oodgan"
+    log = repr(str(folder / "calls"))
+    recorder.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open({log}, 'a'))\n")
+    recorder.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    subprocess.run(["sh", str(EXPERIMENTS / script), *ARGUMENTS.get(script, [])], env=environment, check=True)
+    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_sweep_composes(tmp_path, script):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
+
+    for stage, *words in calls(script, tmp_path):
+        jobs, chosen = 1, []
+        for override in OverridesParser.create().parse_overrides([w for w in words if w != "-m"]):
+            if isinstance(override.value(), ChoiceSweep):
+                values = list(override.sweep_string_iterator())
+                jobs *= len(values)
+                chosen.append(f"{override.get_key_element()}={values[-1]}")
+            elif not override.is_sweep_override():
+                chosen.append(override.input_line)
+        cfg = compose(stage, [c for c in chosen if not c.startswith("hydra.sweeper")])
+        assert cfg.stage == stage
+        if "-m" in words:
+            assert cfg.sweep == words[2].partition("=")[2]
+            assert jobs == JOBS.get(script, jobs)
+
+
+@pytest.mark.parametrize("folder", sorted(p.parent.name for p in EXPERIMENTS.glob("*/run.sh")))
+def test_each_has_a_question(folder):
+    assert (EXPERIMENTS / folder / "README.md").read_text().partition("\n")[0].endswith("?") or folder == "embedded"

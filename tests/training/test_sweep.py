@@ -1,0 +1,164 @@
+"""Sweeps through the real command on `experiment=tiny`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import oodgan  # noqa: F401
+from oodgan.errors import UserError
+from oodgan.training import sweep
+
+
+def command(*words, timeout=300):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "oodgan", *words], env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A root folder that holds directions of the tiny generator."""
+    root = tmp_path_factory.mktemp("sweeps")
+    done = command("directions", "experiment=tiny", f"root={root}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return root
+
+
+def diffcam(place, *words):
+    bank = place / "tiny" / "directions" / "artifact"
+    found = ("directions=bank", f"directions.path={bank}", "~directions.count")
+    return command("diffcam", "-m", "experiment=tiny", f"root={place}", *found, *words)
+
+
+def states(folder):
+    return {int(p.parent.name): json.loads(p.read_text())["state"] for p in folder.glob("*/job.json")}
+
+
+@pytest.mark.slow
+def test_four_jobs_run_beside_each_other_are_skipped_when_finished_and_compared(place):
+    words = ("sweep=lr", "diffcam.fit.lr=1e-3,1e-2", "seed=1,2")
+    done = diffcam(place, "hydra=joblib", *words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = place / "sweeps" / "lr"
+    assert states(folder) == dict.fromkeys(range(4), "finished")
+    identities = [json.loads(p.read_text()) for p in folder.glob("*/training/*/run.json")]
+    assert len({i["id"] for i in identities}) == 4 and {i["group"] for i in identities} == {"lr"}
+    (folder / "3" / "job.json").unlink()
+    before = (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns
+    again = diffcam(place, *words)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stderr.count("is finished already") == 3
+    assert states(folder)[3] == "finished"
+    assert (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns == before
+    other = diffcam(place, "sweep=lr", "diffcam.fit.lr=5e-3,6e-3")
+    assert other.returncode == 2 and "belongs to another job" in other.stderr
+    shown = command("compare", "sweep=lr", f"root={place}", f"output={place}/page")
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    table = (place / "page" / "comparison.md").read_text()
+    assert "diffcam.fit.lr" in table and "±" in table and len(table.splitlines()) == 4
+    assert "data:image/png" in (place / "page" / "comparison.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_study_marks_crashes_goes_on_and_resumes(place):
+    space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
+    # A trial without steps is a trial that crashes.
+    done = diffcam(place, *space, "diffcam.fit.max_steps=choice(4,0)", "hydra.sweeper.n_trials=6")
+    assert done.returncode == 0, done.stderr[-2000:]
+    import optuna
+
+    def trials():
+        study = optuna.load_study(study_name="study", storage=f"sqlite:///{place}/sweeps/study/study.db")
+        return {t.number: t.state.name for t in study.trials}
+
+    first = trials()
+    assert len(first) == 6 and {"COMPLETE", "FAIL"} <= set(first.values())
+    finished = sum(state in ("COMPLETE", "PRUNED") for state in first.values())
+    assert "failed: UserError: max_steps is 0" in done.stderr
+    again = diffcam(place, *space, "diffcam.fit.max_steps=choice(4,0)", f"hydra.sweeper.n_trials={finished}")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert f"{finished} of {finished} trials finished" in again.stderr
+    assert trials() == first
+
+
+@pytest.mark.slow
+def test_the_study_stops_a_hopeless_trial(tmp_path, monkeypatch):
+    import optuna
+
+    sys.path.insert(0, os.path.dirname(__file__))
+    from small import PointData, Regression
+
+    from oodgan.training.fit import fit
+    from oodgan.training.study import TRIAL_FILE, Pruner
+
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="s", storage=storage)
+    for value in (1e-6, 1e-6):
+        good = study.ask()
+        for step in (2, 4, 6, 8):
+            good.report(value, step)
+        study.tell(good, value)
+    trial = study.ask()
+    link = {"storage": storage, "study": "s", "trial": trial.number}
+    (tmp_path / TRIAL_FILE).write_text(json.dumps(link))
+    pruner = Pruner(tmp_path, "val/loss")
+    monkeypatch.setattr(pruner, "_pruner", lambda: optuna.pruners.MedianPruner(n_startup_trials=1))
+    cfg = {"trainer": {"accelerator": "cpu"}}
+    settings = {"max_steps": 8, "batch_size": 8, "val_every": 2, "monitor": "val/loss"}
+    with pytest.raises(sweep.Pruned, match="pruned at step 2"):
+        fit(Regression(), PointData(), cfg=cfg, settings=settings, folder=tmp_path / "run", callbacks=[pruner])
+
+
+def test_jobs_that_run_together_get_a_gpu_each(tmp_path):
+    script = (
+        "import os, sys, time, oodgan\n"
+        "from oodgan.training.sweep import gpu_slot\n"
+        "with gpu_slot([2, 5], __import__('pathlib').Path(sys.argv[1])):\n"
+        "    print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    start = [sys.executable, "-c", script, str(tmp_path)]
+    jobs = [subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert {job.stdout.readline().strip() for job in jobs} == {"2", "5"}
+    third = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    jobs[0].communicate("\n", timeout=30)
+    free = third.stdout.readline().strip()
+    jobs[1].communicate("\n", timeout=30)
+    third.communicate("\n", timeout=30)
+    assert free in {"2", "5"}
+
+
+def test_a_job_is_run_once(tmp_path, monkeypatch):
+    from omegaconf import OmegaConf
+
+    hydra = OmegaConf.create(
+        {
+            "mode": "MULTIRUN",
+            "runtime": {"output_dir": str(tmp_path / "0")},
+            "overrides": {"task": ["a=1"]},
+            "job": {"num": 0},
+        }
+    )
+    monkeypatch.setattr(sweep, "_hydra", lambda: hydra)
+    cfg = OmegaConf.create({"folder": "elsewhere", "resume": None, "init_from": None})
+    calls = []
+
+    def stage(cfg):
+        calls.append((cfg.folder, cfg.resume))
+        if len(calls) == 1:
+            raise RuntimeError("lost")
+        return {"objective": 1.5}
+
+    with pytest.raises(RuntimeError, match="lost"):
+        sweep.job(cfg, stage)
+    assert sweep.read_job(tmp_path / "0")["state"] == "failed"
+    assert sweep.job(cfg, stage) == {"objective": 1.5}
+    assert sweep.job(cfg, stage) == {"objective": 1.5}
+    assert calls == [(str(tmp_path / "0"), "auto")] * 2
+    hydra.overrides.task = ["a=2"]
+    with pytest.raises(UserError, match=r"belongs to another job \(a=1\)"):
+        sweep.job(cfg, stage)
