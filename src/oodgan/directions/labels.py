@@ -22,7 +22,7 @@ _CELEBA = {
     "smiling": ("smile", 1), "male": ("gender", 1), "young": ("age", -1), "no_beard": ("beard", -1),
     "mouth_slightly_open": ("mouth_open", 1), "blond_hair": ("blond", 1), "wearing_lipstick": ("makeup", 1),
 }  # fmt: skip
-_TRUE, _FALSE = {"yes", "true", "male"}, {"no", "false", "female", "none", "noglasses"}
+_TRUE, _FALSE = {"yes", "true", "male"}, {"no", "false", "female"}
 
 
 def read_labels(path: str | Path, images: Mapping[str, Path] | None = None) -> Labels:
