@@ -76,8 +76,6 @@ class Editor:
         Raises:
             UserError: weights that are missing, or were made for another generator or other directions.
         """
-        from hydra.utils import instantiate
-
         from oodgan import directions, generators
         from oodgan.deghost import remover
         from oodgan.diffcam import masks
