@@ -26,7 +26,9 @@ def calls(script, folder):
     """The words of each `oodgan` command that a script gives."""
     recorder = folder / "oodgan"
     log = repr(str(folder / "calls"))
-    recorder.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open({log}, 'a'))\n")
+    recorder.write_text(
+        f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open({log}, 'a'))\n"
+    )
     recorder.chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
     subprocess.run(["sh", str(EXPERIMENTS / script), *ARGUMENTS.get(script, [])], env=environment, check=True)

@@ -16,7 +16,7 @@ from oodgan.errors import UserError
 class DatasetModule(pl.LightningDataModule):
     """Training and validation batches of one dataset, the last `val_count` items held out.
 
-    `batch_size` is that of one process (`training.fit` sets its share of the global batch). A dataset that has
+    `batch_size` is that of all processes together (`training.fit` sets it), divided among them. A dataset that has
     `draw(item, seed)` is asked that in training, so that augmentation depends on the draw only.
     """
 
@@ -33,7 +33,7 @@ class DatasetModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, world = self._place()
-        sampler = TrainSampler(len(self.train_part), self.batch_size * world, self.seed, rank, world)
+        sampler = TrainSampler(len(self.train_part), self.batch_size, self.seed, rank, world)
         return self._loader(self.train_part, sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -43,7 +43,7 @@ class DatasetModule(pl.LightningDataModule):
     def _loader(self, part: Dataset, sampler: Any, drop_last: bool = False) -> DataLoader:
         return DataLoader(
             part,
-            batch_size=self.batch_size,
+            batch_size=max(1, self.batch_size // self._place()[1]),
             sampler=sampler,
             drop_last=drop_last,
             num_workers=self.num_workers,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.ops import SQRT2, Bias, EqualLinear, activate, blur, blur_kernel
+from oodgan.training.gather import whole_batch
 
 
 class EqualConv(nn.Module):
@@ -63,16 +64,19 @@ class ResidualDown(nn.Module):
 def batch_deviation(x: Tensor, group: int = 4) -> Tensor:
     """Append one channel: the mean standard deviation within groups of `group` images (or the whole smaller batch).
 
+    In training the groups are those of the batch of all processes, so that several take the steps of one.
+
     Raises:
         UserError: the batch is larger than `group` and not a multiple of it.
     """
-    batch, channels, height, width = x.shape
+    images, mine = whole_batch(x)
+    batch, channels, height, width = images.shape
     group = min(group, batch)
     if batch % group:
         raise UserError(f"a batch of {batch} images does not divide into the discriminator's groups of {group}")
-    grouped = x.view(group, batch // group, channels, height, width)
+    grouped = images.reshape(group, batch // group, channels, height, width)
     deviation = (grouped.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3), keepdim=True)
-    return torch.cat([x, deviation.repeat(group, 1, height, width)], 1)
+    return torch.cat([x, deviation.repeat(group, 1, height, width)[mine]], 1)
 
 
 class Discriminator(nn.Module):

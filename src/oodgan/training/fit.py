@@ -218,8 +218,8 @@ def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume
     }
     if automatic:
         options |= {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip}
-    elif _strategy(engine) == "ddp":
-        # Each backward pass reaches one of the networks only.
+    if _strategy(engine) == "ddp":
+        # Two networks are trained in turn, and some layers feed no loss in some steps.
         options["strategy"] = "ddp_find_unused_parameters_true"
     if settings.get("precision"):
         options["precision"] = settings["precision"]

@@ -1,0 +1,79 @@
+"""Each fit stage of the tiny chain: interrupted and resumed, and by two processes."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import oodgan  # noqa: F401
+from oodgan import launch
+
+CRASH = "+callbacks.crash={_target_: small.StopAt, step: 5}"
+PARTS = {"inversion": "inverter.fit.codes", "diffcam": "diffcam.fit", "deghost": "deghoster.fit"}
+
+
+def run(stage, root, *words):
+    bank = root / "tiny" / "directions" / "artifact"
+    found = ["directions=bank", f"directions.path={bank}", "~directions.count"] if stage != "directions" else []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # as the command does: errors come through
+    return launch.run(stage, ["experiment=tiny", f"root={root}", *found, *words])
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Directions and ghosts of the tiny generator."""
+    root = tmp_path_factory.mktemp("chain")
+    for stage in ("directions", "inversion", "diffcam", "ghosts"):
+        artifacts = {
+            "ghosts": [
+                f"inverter.weights={root}/tiny/inversion/artifact",
+                f"diffcam.weights={root}/tiny/diffcam/artifact",
+            ]
+        }
+        run(stage, root, *artifacts.get(stage, []))
+    return root
+
+
+def weights(folder):
+    from oodgan.training import checkpoints
+
+    (path,) = folder.glob("training/*/checkpoints/last.ckpt")
+    return checkpoints.load(path)
+
+
+def fit_stage(stage, chain, folder, *words):
+    only = ["inverter.fit.images.max_steps=0"] if stage == "inversion" else []
+    run(stage, chain, f"folder={folder}", f"+{PARTS[stage]}.checkpoint_every=2", *only, *words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", list(PARTS))
+def test_an_interrupted_stage_ends_with_the_same_weights(tmp_path, chain, stage):
+    fit_stage(stage, chain, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="crash"):
+        fit_stage(stage, chain, tmp_path / "parts", CRASH)
+    fit_stage(stage, chain, tmp_path / "parts")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole["global_step"] == parts["global_step"] >= 8
+    assert str(whole["optimizer_states"]) == str(parts["optimizer_states"])
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, parts["state_dict"][name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["diffcam", "deghost"])
+def test_two_processes_train_a_stage_as_one_does(tmp_path, chain, stage):
+    fit_stage(stage, chain, tmp_path / "one", f"{PARTS[stage]}.max_steps=1")
+    fit_stage(
+        stage, chain, tmp_path / "two", f"{PARTS[stage]}.max_steps=1", "trainer=ddp", "devices=2", "accelerator=cpu"
+    )
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one["global_step"] == two["global_step"] == 1
+    moments, others = ([s["exp_avg"] for o in c["optimizer_states"] for s in o["state"].values()] for c in (one, two))
+    assert len(moments) > 2
+    for mine, theirs in zip(moments, others, strict=True):
+        assert (mine - theirs).abs().max() < 1e-5
