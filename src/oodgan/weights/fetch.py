@@ -85,7 +85,10 @@ def verify(name: str) -> str:
     folder = folder_of(entry(name))
     if not folder.is_dir():
         return "absent"
-    noted = json.loads((folder / "files.json").read_text())
+    try:
+        noted = json.loads((folder / "files.json").read_text())
+    except (OSError, ValueError):
+        return "damaged: files.json"
     for file, digest in noted.items():
         path = folder / file
         if not path.exists() or sha256_of(path) != digest:
@@ -131,7 +134,7 @@ def _get(url: str, item: Entry, headers: dict[str, str]) -> Iterator:
 
     try:
         with requests.get(url, headers=headers, stream=True, timeout=60) as reply:
-            if reply.status_code not in (200, 206, 416):
+            if reply.status_code not in (200, 206, *((416,) if "Range" in headers else ())):
                 raise UserError(f"cannot fetch {item.name}: {url} answered {reply.status_code}")
             yield reply
     except requests.RequestException as error:
@@ -147,14 +150,23 @@ def _download_resumable(url: str, target: Path, item: Entry, progress: bool) -> 
     if done >= item.size:
         part.unlink(missing_ok=True)
         done = 0
-    with _get(url, item, {"Range": f"bytes={done}-"} if done else {}) as reply:
-        if done and reply.status_code != 206:
-            done = 0
-        with part.open("ab" if done else "wb") as file, _progress(item, done, progress) as advance:
-            for chunk in reply.iter_content(_CHUNK):
-                file.write(chunk)
-                advance(len(chunk))
-    part.replace(target)
+    try:
+        with _get(url, item, {"Range": f"bytes={done}-"} if done else {}) as reply:
+            if reply.status_code == 416:  # what is here does not fit the server's file
+                part.unlink()
+                _download_resumable(url, target, item, progress)
+                return
+            if done and reply.status_code != 206:
+                done = 0
+            with part.open("ab" if done else "wb") as file, _progress(item, done, progress) as advance:
+                for chunk in reply.iter_content(_CHUNK):
+                    file.write(chunk)
+                    advance(len(chunk))
+        part.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {part}: {error.strerror or error}; free some space or set OODGAN_CACHE"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -177,7 +189,7 @@ def _extract(item: Entry, archive: Path, folder: Path) -> None:
         noted = {}
         with _open_archive(archive) as read:
             for name, member in item.members.items():
-                with read(member) as source, (temporary / name).open("wb") as target:
+                with _member(read, member, archive) as source, (temporary / name).open("wb") as target:
                     shutil.copyfileobj(source, target, _CHUNK)
                 noted[name] = sha256_of(temporary / name)
         (temporary / "files.json").write_text(json.dumps(noted, indent=1))
@@ -187,6 +199,13 @@ def _extract(item: Entry, archive: Path, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     if not folder.is_dir():
         raise UserError(f"cannot write {folder}: check the permissions of {cache_folder()} or set OODGAN_CACHE")
+
+
+def _member(read: Callable[[str], IO[bytes]], member: str, archive: Path) -> IO[bytes]:
+    try:
+        return read(member)
+    except KeyError as error:
+        raise UserError(f"{archive.name} has no file {member}") from error
 
 
 @contextlib.contextmanager
@@ -200,7 +219,7 @@ def _open_archive(archive: Path) -> Iterator[Callable[[str], IO[bytes]]]:
         def read(member: str) -> IO[bytes]:
             file = tarred.extractfile(member)
             if file is None:
-                raise UserError(f"{archive.name} has no file {member}")
+                raise KeyError(member)
             return file
 
         yield read

@@ -16,6 +16,8 @@ NUMPY = frozenset(
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy.core.multiarray", "scalar"),
         ("numpy._core.multiarray", "scalar"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
         ("collections", "OrderedDict"),
@@ -56,11 +58,16 @@ def load_restricted(
 ) -> Any:
     """Unpickle a file (or bytes) with an allow-list of (module, name) pairs.
 
-    Raises UserError when the pickle is damaged or asks for any other name.
+    Raises UserError when the file is missing, or the pickle is damaged or asks for any other name.
     """
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = "the data" if isinstance(source, bytes) else str(source)
     try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}") from error
+    try:
         return RestrictedUnpickler(io.BytesIO(data), allow, replace).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damage makes the allowed constructors fail in any way they know
         raise UserError(f"{name} is not a readable pickle: {type(error).__name__}") from error

@@ -1,0 +1,79 @@
+"""Pickles that strangers made: read when harmless, refused without running anything otherwise."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oodgan.errors import UserError
+from oodgan.weights.unpickle import load_restricted
+
+WEIGHTS = OrderedDict(kernel=np.arange(6, dtype=np.float32).reshape(2, 3), scale=np.float64(0.5), name="Conv_0")
+
+
+class Hostile:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return exec, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_come_back_whatever_the_protocol(protocol: int, tmp_path: Path) -> None:
+    allow = None if protocol > 2 else {("_codecs", "encode")}  # how the old protocols write bytes
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(WEIGHTS, protocol))
+    from oodgan.weights.unpickle import NUMPY
+
+    read = load_restricted(path, NUMPY | (allow or set()))
+    assert np.array_equal(read["kernel"], WEIGHTS["kernel"]) and read["scale"] == 0.5 and read["name"] == "Conv_0"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_hostile_pickle_is_refused_and_not_run(protocol: int, tmp_path: Path) -> None:
+    data = pickle.dumps({"kernel": Hostile(tmp_path / "proof")}, protocol)
+    with pytest.raises(UserError, match=r"refused.*exec"):
+        load_restricted(data)
+    assert not (tmp_path / "proof").exists()
+    pickle.loads(data)
+    assert (tmp_path / "proof").exists(), "the pickle is hostile indeed"
+
+
+@pytest.mark.parametrize("name", ["os.system", "builtins.eval", "numpy.ndarray.tofile", "numpy.load"])
+def test_neighbours_of_allowed_names_are_refused(name: str) -> None:
+    module, _, attribute = name.rpartition(".") if "ndarray" not in name else ("numpy", "", "ndarray.tofile")
+    data = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(s)]) + s.encode() for s in (module, attribute)) + b"\x93."
+    with pytest.raises(UserError, match="refused"):
+        load_restricted(data)
+
+
+def test_a_stand_in_takes_the_place_of_a_strange_class() -> None:
+    data = pickle.dumps(Path("x"))
+    (module, name) = (type(Path("x")).__module__, type(Path("x")).__name__)
+    assert load_restricted(data, replace={(module, name): lambda *parts: parts}) == ("x",)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 10**6), st.integers(0, 255), st.integers(1, 10**6))
+def test_damage_gives_a_value_or_one_line(place: int, byte: int, end: int) -> None:
+    data = bytearray(pickle.dumps(WEIGHTS))
+    data[place % len(data)] = byte
+    try:
+        load_restricted(bytes(data[: len(data) - end % 3]))
+    except UserError as error:
+        assert "pickle" in str(error)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="absent"):
+        load_restricted(tmp_path / "absent.pkl")
