@@ -43,10 +43,10 @@ RECOVERABLE = (UserError, RuntimeError, ValueError, OSError)  # one photo's trou
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Edit the photos of `cfg.input`; gives counts of photos done, skipped and failed, and the exit code."""
-    plan = Plan.of(cfg)
-    jobs = find(_inputs(cfg), plan.output)
+    inputs, plan = _inputs(cfg), Plan.of(cfg)
+    jobs = find(inputs, plan.output)
     ledger = Ledger.open(plan.output)
-    mark = ledger.use(plan.settings)
+    mark = ledger.use(_settings(cfg))
     todo = [job for job in jobs if not _finished(job, plan, ledger, mark)]
     skipped = len(jobs) - len(todo)
     failed: dict[str, str] = {}
@@ -64,7 +64,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked request: where to, which edits (several for strength lists), what to save, and the settings' record."""
+    """A checked request: where to, which edits (several for strength lists) and what to save."""
 
     output: Path
     edits: list[dict[str, float]]
@@ -75,7 +75,6 @@ class Plan:
     aligned: bool
     face: str
     replace: bool
-    settings: dict[str, Any]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Plan:
@@ -94,7 +93,7 @@ class Plan:
             raise UserError(f"quality={cfg.quality}: 1 to 100 expected")
         return cls(
             Path(str(cfg.output)).expanduser(), combos, lists, tuple(save), str(cfg.format), int(cfg.quality),
-            bool(cfg.aligned), str(cfg.face), bool(cfg.get("replace", False)), _settings(cfg, wanted),
+            bool(cfg.aligned), str(cfg.face), bool(cfg.get("replace", False)),
         )  # fmt: skip
 
     @property
@@ -141,7 +140,7 @@ def _strength(name: str, value: Any) -> Any:
     return float(value)
 
 
-def _settings(cfg: DictConfig, edits: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(cfg: DictConfig) -> dict[str, Any]:
     """What decides the pixels: the edit, how faces are chosen, and the parts with their weights."""
     from oodgan.tracking.artifacts import plain
 
@@ -151,7 +150,7 @@ def _settings(cfg: DictConfig, edits: Mapping[str, Any]) -> dict[str, Any]:
             part.pop("fit", None)
             if part.get("weights"):
                 part["weights_sha256"] = _weights_mark(str(part["weights"]))
-    return {"edits": dict(edits), "aligned": bool(cfg.aligned), "face": str(cfg.face), **parts}
+    return {"edits": _edits(cfg), "aligned": bool(cfg.aligned), "face": str(cfg.face), **parts}
 
 
 def _weights_mark(source: str) -> str:
