@@ -47,9 +47,9 @@ def _poisson(photo: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
 def _clone(photo: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
     inside = (mask[0].cpu().numpy() > 0.5).astype(np.uint8) * 255
     inside[[0, -1], :] = inside[:, [0, -1]] = 0  # OpenCV wants a border that stays
-    if not inside.any():
-        return photo
     rows, columns = np.nonzero(inside)
+    if not len(rows) or min(np.ptp(rows), np.ptp(columns)) < 2:  # no pixel between the border's: nothing to solve for
+        return photo
     centre = (int(columns.min() + columns.max() + 1) // 2, int(rows.min() + rows.max() + 1) // 2)
     source, target = (_to_bytes(x) for x in (edited, photo))
     cloned = cv2.seamlessClone(source, target, inside, centre, cv2.NORMAL_CLONE)

@@ -95,7 +95,7 @@ class GhostWriter(pl.LightningModule):
         return packed | {"mask": (mask[0] * 255).round().byte(), "code": codes[1][0].half().contiguous()}
 
     def _edit(self, rng: torch.Generator) -> tuple[list[str], dict[str, float]]:
-        count = 1 + int(torch.rand((), generator=rng) < 0.25)
+        count = min(1 + int(torch.rand((), generator=rng) < 0.25), len(self.bank))
         order = torch.randperm(len(self.bank), generator=rng)[:count].tolist()
         strength = self.low + (self.high - self.low) * torch.rand(count, generator=rng)
         sign = 1 - 2 * torch.randint(0, 2, (count,), generator=rng)
