@@ -25,7 +25,8 @@ class DeghostModule(pl.LightningModule):
 
     Losses, weighted by `losses`: `l2`, `l1` (pixels), `perceptual` (MSE of VGG16 `features.21`) and `gan` (vanilla,
     with a StyleGAN2 discriminator; 0 trains without one). `network` is the published `Deghoster`, which sees the coarse
-    image alone, or a `LightDeghoster`. The network's optimiser owns `global_step`.
+    image alone, or a `LightDeghoster`. The network's optimiser owns `global_step`. The perceptual loss is taken at
+    `perceptual_size` pixels where given: VGG16 at 256 px costs more than everything else together.
     """
 
     automatic_optimization = False
@@ -40,8 +41,10 @@ class DeghostModule(pl.LightningModule):
         betas: tuple[float, float] = (0.9, 0.99),
         max_steps: int = 1000,
         ema_decay: float = 0.995,
+        perceptual_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.perceptual_size = perceptual_size
         self.network, self.losses = network, {**DEFAULT_WEIGHTS, **(losses or {})}
         self.discriminator = discriminator if self.losses["gan"] else None
         self.ema = Ema(network, ema_decay)
@@ -87,8 +90,8 @@ class DeghostModule(pl.LightningModule):
         target, coarse = (resize_area(batch[key], result.shape[-1]) for key in ("target", "coarse"))
         values = {"val/l2": F.mse_loss(result, target), "val/l2_coarse": F.mse_loss(coarse, target)}
         if self._perceptual:
-            values["val/perceptual"] = self._perceptual[0](result, target)
-            values["val/perceptual_coarse"] = self._perceptual[0](coarse, target)
+            values["val/perceptual"] = self._perceive(result, target)
+            values["val/perceptual_coarse"] = self._perceive(coarse, target)
         values["val/loss"] = self.losses["l2"] * values["val/l2"] + self.losses["perceptual"] * values.get(
             "val/perceptual", torch.zeros(())
         )
@@ -112,10 +115,14 @@ class DeghostModule(pl.LightningModule):
         if self.losses["l1"]:
             found["l1"] = F.l1_loss(result, target)
         if self._perceptual:
-            found["perceptual"] = self._perceptual[0](result, target)
+            found["perceptual"] = self._perceive(result, target)
         if self.discriminator is not None:
             found["gan"] = generator_loss(self.discriminator(result), weight=1.0)
         return found
+
+    def _perceive(self, result: Tensor, target: Tensor) -> Tensor:
+        size = self.perceptual_size or result.shape[-1]
+        return self._perceptual[0](resize_area(result, size), resize_area(target, size))
 
     def _discriminate(self, real: Tensor, fake: Tensor) -> Tensor:
         assert self.discriminator is not None

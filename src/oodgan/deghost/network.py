@@ -11,6 +11,7 @@ is left out: the outputs are the same.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
+from oodgan.training.frozen import Frozen
 
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2
@@ -128,10 +130,8 @@ class Deghoster(nn.Module):
                 f"in_size below out_size, and out_size at most the generator's {generator.resolution}"
             )
         self.in_size, self.out_size, self.around_mean = in_size, out_size, around_mean
-        self.generator = generator
+        self.generator: Any = Frozen(generator) if isinstance(generator, nn.Module) else generator
         self.num_ws, self.style_dim = generator.num_ws, generator.style_dim
-        if isinstance(generator, nn.Module):
-            generator.requires_grad_(False).eval()
         self._build(generator.feature_channels, width, growth, blocks, max_channels, head)
         for module in (self.encoder, self.fusion_out, self.decoder):
             # A fifth less time in the convolutions on a CPU.
@@ -170,16 +170,9 @@ class Deghoster(nn.Module):
                     nn.Sequential(nn.Conv2d(n_in, head, 3, padding=1), nn.LeakyReLU(SLOPE, inplace=True), last)
                 )
 
-    def train(self, mode: bool = True) -> Deghoster:
-        """As usual, but the generator stays in eval mode."""
-        super().train(mode)
-        if isinstance(self.generator, nn.Module):
-            self.generator.eval()
-        return self
-
     def trained_state(self) -> dict[str, Tensor]:
-        """All tensors but the frozen generator's."""
-        return {name: t for name, t in self.state_dict().items() if not name.startswith("generator.")}
+        """All tensors; the frozen generator is no part of the state."""
+        return self.state_dict()
 
     def load_trained(self, state: dict[str, Tensor]) -> None:
         """Load what `trained_state` gave. UserError naming the first difference."""
@@ -187,7 +180,7 @@ class Deghoster(nn.Module):
         differing = sorted(own.keys() ^ state.keys()) or [n for n in own if own[n].shape != state[n].shape]
         if differing:
             raise UserError(f"weights are not of this deghoster: {differing[0]} differs ({len(differing)} tensors)")
-        self.load_state_dict(state, strict=False)
+        self.load_state_dict(state)
 
     def encode(self, coarse: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """Codes (B, num_ws, 512) and the pyramid {size: features} of a coarse image (B, 3, in_size, in_size)."""

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from oodgan.deghost.network import Deghoster
 from oodgan.errors import UserError
-from oodgan.generators.protocol import Generator
+from oodgan.generators import Generator, open_converted
 from oodgan.inversion.light import resize_area
+from oodgan.weights import trained
 
 
 class Remover(nn.Module):
@@ -44,27 +45,38 @@ class Remover(nn.Module):
 
 def build_network(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
     """The network of a config group `deghoster`, with fresh weights."""
-    from hydra.utils import instantiate
-
-    return instantiate(cfg["network"], generator=generator)
+    return trained.network(cfg["network"], {}, "", generator=generator)
 
 
-def build(cfg: Mapping[str, Any], generator: Generator) -> Remover | None:
-    """The remover of a config group `deghoster` with its weights; None for `deghoster=none`.
+def load_network(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
+    """The network of a config group `deghoster` with its weights, trained here or converted.
 
-    Raises UserError for weights that are missing or were made for another generator.
+    Its prior is the generator where the weights were made for it, else the one that lies beside them (converted
+    deghosters bring their own).
+
+    Raises:
+        UserError: the weights are missing, do not fit, or were made for another generator that is not there.
     """
-    from oodgan.weights import trained
-
-    if cfg.get("network") is None:
-        return None
-    if not cfg.get("weights"):
-        raise UserError("deghoster has no weights: train them with oodgan deghost, or choose deghoster=none")
-    tensors, _ = trained.load(cfg["weights"], "deghoster", generator=generator.id)
-    network: Any = build_network(cfg, generator)
+    source = trained.configured(cfg, "deghoster", "deghost")
+    tensors, metadata = trained.load(source, "deghoster")
+    own = trained.locate(source).parent / "generator"
+    if metadata.get("generator") not in (None, generator.id):
+        if not own.is_dir():
+            raise UserError(
+                f"{source} was made for generator {metadata['generator']}, but {generator.id} is configured"
+            )
+        generator = open_converted(own)
+    network = trained.network(cfg["network"], metadata, source, generator=generator)
     try:
         network.load_trained(tensors)
     except RuntimeError as error:
         text = " ".join(str(error).split())[:200]
-        raise UserError(f"the weights {cfg['weights']} do not fit this deghoster: {text}") from error
-    return Remover(network, bool(cfg.get("paste", True)))
+        raise UserError(f"the weights {source} do not fit this deghoster: {text}") from error
+    return network.eval()
+
+
+def build(cfg: Mapping[str, Any], generator: Generator) -> Remover | None:
+    """The remover of a config group `deghoster` with its weights; None for `deghoster=none`. Errors: `load_network`."""
+    if cfg.get("network") is None:
+        return None
+    return Remover(load_network(cfg, generator), bool(cfg.get("paste", True)))

@@ -13,9 +13,11 @@ from oodgan.diffcam.network import DiffCAM, normalise_maps
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator
+from oodgan.weights import trained
 
 KINDS = ("guided", "paper")
 _WORK = 256  # pixels at which masks are refined
+_TAIL = 0.1  # of a region's peak: below it lies what edits disturb now and then
 
 
 class Masker(nn.Module):
@@ -34,6 +36,7 @@ class Masker(nn.Module):
         regions: (K, r, r) in [0, 1], needed by `guided`.
         threshold, sharpness: of the soft threshold.
         feather: width of the final blur, as a share of the image's width.
+        aliases: other names of classes, {name of a direction: class}; upper and lower case are the same anyway.
     """
 
     def __init__(
@@ -46,13 +49,17 @@ class Masker(nn.Module):
         threshold: float = 0.3,
         sharpness: float = 12.0,
         feather: float = 0.01,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise unknown("mask.kind", kind, KINDS)
         if kind == "guided" and regions is None:
             raise UserError("these Diff-CAM weights have no regions (imported ones): use diffcam.mask.kind=paper")
-        self.network, self.names, self.size, self.kind = network.eval(), tuple(names), size, kind
+        classes = {spelled: i for i, name in enumerate(names) for spelled in (name, name.lower())}
+        classes |= {name: classes[kept] for name, kept in (aliases or {}).items() if kept in classes}
+        self.classes, self.names = classes, tuple(classes)
+        self.network, self.size, self.kind = network.eval(), size, kind
         self.threshold, self.sharpness, self.feather = threshold, sharpness, feather
         self.register_buffer("regions", regions)
 
@@ -77,6 +84,7 @@ class Masker(nn.Module):
         chosen = _resize(maps[:, classes].clamp(min=0), work)
         cams = (chosen / _top(chosen)).clamp(max=1)
         regions = _resize(self.regions[classes][None].to(maps), work)  # type: ignore[index]
+        regions = ((regions - _TAIL) / (1 - _TAIL)).clamp(min=0)
         before, after = _shrink(inverted, work), _shrink(edited, work)
         changed = blur((after - before).abs().mean(1, keepdim=True), work // 64)
         changed = (changed / _top(changed * regions.amax(1, keepdim=True))).clamp(max=1)
@@ -89,9 +97,9 @@ class Masker(nn.Module):
         return _resize(mask, edited.shape[-1]).clamp(0, 1)
 
     def _class(self, name: str) -> int:
-        if name not in self.names:
+        if name not in self.classes:
             raise unknown("direction for this Diff-CAM", name, self.names)
-        return self.names.index(name)
+        return self.classes[name]
 
 
 def build(cfg: Mapping[str, Any], generator: Generator, bank: Bank) -> Masker:
@@ -99,21 +107,20 @@ def build(cfg: Mapping[str, Any], generator: Generator, bank: Bank) -> Masker:
 
     Raises UserError for weights that are missing or made for another generator or other directions.
     """
-    from hydra.utils import instantiate
+    network, regions, names = load_network(cfg, generator.id)
+    settings = {"aliases": cfg.get("aliases"), **dict(cfg.get("mask") or {})}
+    return Masker(network, names or bank.names, regions, cfg["size"], **settings)
 
-    from oodgan.weights import trained
 
-    if not cfg.get("weights"):
-        raise UserError("diffcam has no weights: train them with oodgan diffcam, or give diffcam.weights=PATH")
-    tensors, metadata = trained.load(cfg["weights"], "diffcam")
-    names = metadata.get("directions") or list(bank.names)
-    made_for = metadata.get("generator")
-    if made_for is not None and made_for != generator.id:
-        raise UserError(f"Diff-CAM {cfg['weights']} was made for generator {made_for}, the generator is {generator.id}")
-    network = instantiate(cfg["network"], num_classes=len(names))
+def load_network(cfg: Mapping[str, Any], generator: str | None = None) -> tuple[DiffCAM, Tensor | None, list[str]]:
+    """The network of a config group `diffcam` with its weights, their regions, and the names of their classes."""
+    source = trained.configured(cfg, "diffcam", "diffcam")
+    found, metadata = trained.load(source, "diffcam", generator=generator)
+    tensors = {name.removeprefix("network."): value for name, value in found.items()}
     regions = tensors.pop("regions", None)
-    network.load_trained({name.removeprefix("network."): value for name, value in tensors.items()})
-    return Masker(network, names, regions, cfg["size"], **dict(cfg.get("mask") or {}))
+    network = trained.network(cfg["network"], metadata, source, num_classes=len(tensors["fc.bias"]))
+    network.load_trained(tensors)
+    return network.eval(), regions, list(metadata.get("directions") or [])
 
 
 def guided_filter(guide: Tensor, mask: Tensor, radius: int, epsilon: float = 0.01) -> Tensor:

@@ -118,6 +118,17 @@ class DiffCAM(nn.Module):
                 found.append(x)
         return found
 
+    def signed_change(self, inverted: Tensor, edited: Tensor) -> list[Tensor]:
+        """Edited minus inverted features (B, C, h, w) of those of `self.layers` before the cut (of the cut if none)."""
+        x = torch.cat([inverted, edited])
+        x = imagenet_normalise(x) if self.imagenet_input else x
+        first, found = len(inverted), []
+        for i, layer in enumerate(self.shared):
+            x = layer(x)
+            if i in self.layers:
+                found.append(x[first:] - x[:first])
+        return found or [x[first:] - x[:first]]
+
     @property
     def only_head_trains(self) -> bool:
         """Whether the whole backbone is frozen, so that pooled features can be computed once for all epochs."""

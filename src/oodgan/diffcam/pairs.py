@@ -18,7 +18,7 @@ from oodgan.directions.bank import Bank
 from oodgan.generators.protocol import Generator, sample_codes
 
 _SHARD = 48
-CHANGE_SIZE = 32
+REGION_SIZE = 32
 
 
 class PairRenderer:
@@ -56,28 +56,21 @@ class PairRenderer:
         if self.both_senses:
             strength = strength * (1 - 2 * torch.randint(0, 2, (len(labels),), generator=rng))
         steps = strength[:, None, None] * self.bank.vectors[labels]
-        images = self.generator.synthesis(torch.cat([code, code + steps.to(code)]), size=self.size).clamp(-1, 1)
-        images = F.interpolate(images, (self.network_size, self.network_size), mode="area")
+        images = self.render(torch.cat([code, code + steps.to(code)]))
         return images[:1], images[1:], labels
 
-
-def change_map(features: list[Tensor]) -> Tensor:
-    """Where the features changed: magnitudes of all layers, each scaled to mean 1, summed: (B, 32, 32)."""
-    total = torch.zeros(())
-    for x in features:
-        magnitude = x.abs().mean(1, keepdim=True)
-        magnitude = magnitude / magnitude.mean((2, 3), keepdim=True).clamp(min=1e-8)
-        total = total + F.interpolate(
-            magnitude, (CHANGE_SIZE, CHANGE_SIZE), mode="area" if x.shape[-1] > CHANGE_SIZE else "bilinear"
-        )
-    return total[:, 0] / len(features)
+    @torch.no_grad()
+    def render(self, codes: Tensor) -> Tensor:
+        """Codes -> images (B, 3, n, n) in [-1, 1] as the network sees them."""
+        images = self.generator.synthesis(codes, size=self.size).clamp(-1, 1)
+        return F.interpolate(images, (self.network_size, self.network_size), mode="area")
 
 
 def render_pairs(renderer: PairRenderer, network: DiffCAM, folder: Path, count: int, seed: int) -> list[Path]:
     """Write at least `count` pairs into shards; existing ones are kept.
 
     A shard holds `label` and, when only the network's head trains, `pooled` features; else uint8 images `inverted` and
-    `edited`. `change` (n, 32, 32) says where each edit changed the features.
+    `edited`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     per_shard = max(1, _SHARD // renderer.edits_per_code)
@@ -100,7 +93,7 @@ def _shard(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int) -> d
     for i in range(codes):
         inverted, edited, labels = renderer.draw(rng, seed * 1009 + i)
         features = network.target_features(inverted, edited)
-        row = {"label": labels, "change": change_map(features).half()}
+        row = {"label": labels}
         if network.only_head_trains:
             row["pooled"] = pool(features)
         else:
@@ -128,18 +121,41 @@ class Pairs(Dataset[dict[str, Any]]):
         return row | images
 
 
-def regions(pairs: Pairs, classes: int) -> Tensor:
-    """Where each edit changes faces *consistently*: (K, 32, 32) in [0, 1].
+@torch.no_grad()
+def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int) -> Tensor:
+    """Where each edit changes faces *consistently*: (K, 32, 32) in [0, 1], from `codes` samples edited by strength 1.
 
-    Faces are aligned, so an edit's own region stands out of the mean change over many samples, and what all edits
-    disturb alike (hair, background, colour drift) is subtracted.
+    Faces are aligned, so the signed change of the features, averaged over samples, keeps what the edit does to every
+    face, and what it does to one or another (background, hair, colour drift) averages out. The squared mean is freed
+    of what chance alone leaves of it (variance / samples), summed over channels and, on equal terms, over layers.
     """
-    change, label = pairs.data["change"].float(), pairs.data["label"]
-    means = torch.stack([_mean(change[label == k]) for k in range(classes)])
-    own = (means - means.mean(0)).clamp(min=0)
-    smooth = F.avg_pool2d(F.pad(own[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
-    return smooth / smooth.amax((1, 2), keepdim=True).clamp(min=1e-8)
+    count = len(renderer.bank)
+    sums: list[Tensor] = []
+    squares: list[Tensor] = []
+    network.eval()
+    for i in track(range(codes), "find the regions of the edits"):
+        code = sample_codes(renderer.generator, 1, seed * 7919 + i, 0.7)
+        before = renderer.render(code)
+        for k in range(count):
+            after = renderer.render(code + renderer.bank.vectors[k].to(code))
+            for j, change in enumerate(network.signed_change(before, after)):
+                if len(sums) <= j:
+                    sums.append(torch.zeros(count, *change.shape[1:]))
+                    squares.append(torch.zeros(count, *change.shape[1:]))
+                sums[j][k] += change[0]
+                squares[j][k] += change[0].square()
+    total = torch.zeros(count, 1, REGION_SIZE, REGION_SIZE)
+    for first, second in zip(sums, squares, strict=True):
+        mean = first / codes
+        chance = (second / codes - mean.square()).clamp(min=0) / max(codes - 1, 1)
+        strength = (mean.square() - chance).sum(1, keepdim=True).clamp(min=0).sqrt()
+        strength = strength / strength.mean((1, 2, 3), keepdim=True).clamp(min=1e-8)
+        total += _to_size(strength, REGION_SIZE)
+    floor = total.flatten(1).quantile(0.5, dim=1)[:, None, None, None]
+    raised = F.avg_pool2d(F.pad((total - floor).clamp(min=0), (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+    top = raised.flatten(1).quantile(0.98, dim=1)[:, None, None].clamp(min=1e-8)
+    return (raised / top).clamp(max=1)
 
 
-def _mean(change: Tensor) -> Tensor:
-    return change.mean(0) if len(change) else torch.zeros(CHANGE_SIZE, CHANGE_SIZE)
+def _to_size(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x, (size, size), mode="area" if x.shape[-1] >= size else "bilinear")

@@ -45,6 +45,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         lr=settings.lr,
         lr_discriminator=settings.get("lr_discriminator"),
         max_steps=settings.max_steps,
+        perceptual_size=settings.get("perceptual_size"),
     )
     result = fit(
         module, data, cfg=cfg, settings=settings, folder=common.training_folder(cfg, mark), resume=cfg.resume or "auto"

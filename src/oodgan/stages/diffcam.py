@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.diffcam.module import DiffCAMModule
 from oodgan.diffcam.network import DiffCAM
-from oodgan.diffcam.pairs import PairRenderer, Pairs, regions, render_pairs
+from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
 from oodgan.directions.bank import Bank
 from oodgan.generators import Generator
 from oodgan.stages import _common as common
@@ -31,14 +31,15 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     torch.manual_seed(cfg.seed)
     network: DiffCAM = instantiate(cfg.diffcam.network, num_classes=len(bank))
-    pairs = _pairs(cfg, generator, bank, network)
+    renderer = _renderer(cfg, generator, bank)
+    pairs = _pairs(cfg, renderer, network)
     settings = cfg.diffcam.fit
     data = DatasetModule(pairs, settings.held_out, settings.batch_size, seed=cfg.seed)
     module = DiffCAMModule(network, lr=settings.lr, weight_decay=settings.weight_decay, max_steps=settings.max_steps)
     folder = common.training_folder(cfg, mark)
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto")
     tensors = {f"network.{k}": v for k, v in network.trained_state().items()}
-    tensors["regions"] = regions(pairs, len(bank))
+    tensors["regions"] = find_regions(renderer, network, settings.region_codes, cfg.seed)
 
     def fill(target: Path) -> None:
         trained.save(
@@ -65,9 +66,9 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     return {"objective": result.metrics.get("val/loss")}
 
 
-def _pairs(cfg: DictConfig, generator: Generator, bank: Bank, network: DiffCAM) -> Pairs:
+def _renderer(cfg: DictConfig, generator: Generator, bank: Bank) -> PairRenderer:
     settings = cfg.diffcam.fit
-    renderer = PairRenderer(
+    return PairRenderer(
         generator,
         bank,
         settings.render_size,
@@ -77,9 +78,13 @@ def _pairs(cfg: DictConfig, generator: Generator, bank: Bank, network: DiffCAM) 
         settings.high,
         settings.both_senses,
     )
+
+
+def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
+    settings, marks = cfg.diffcam.fit, {"g": renderer.generator.id, "bank": renderer.bank.id}
     # What the shards hold depends on all of this, so a change of it must not reuse them.
     made_by = {"network": cfg.diffcam.network, "size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
-    folder = Path(cfg.folder) / "pairs" / common.fingerprint(made_by, {"g": generator.id, "bank": bank.id})[:10]
+    folder = Path(cfg.folder) / "pairs" / common.fingerprint(made_by, marks)[:10]
     return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 
 

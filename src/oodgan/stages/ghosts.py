@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 
 from oodgan.compose.ghosts import GhostWriter
 from oodgan.diffcam import masks
+from oodgan.directions.bank import Bank
+from oodgan.errors import UserError
 from oodgan.inversion import inverter
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import digest, plain
@@ -39,14 +41,16 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     made_by = mark(cfg, generator, bank)
     if common.finished(cfg, made_by):
         return None
+    masker = masks.build(cfg.diffcam, generator, bank)
+    bank = _marked(bank, masker)
     settings = cfg.deghoster.ghosts
-    partial = Path(cfg.folder) / f"partial-{made_by[:10]}"
+    partial = Path(cfg.folder) / f"partial-{common.fingerprint(made_by)[:10]}"
     partial.mkdir(parents=True, exist_ok=True)
     writer = GhostWriter(
         generator,
         inverter.build(cfg.inverter, generator),
         bank,
-        masks.build(cfg.diffcam, generator, bank),
+        masker,
         partial,
         seed=cfg.seed,
         **plain(settings),
@@ -73,3 +77,11 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         )
         partial.rmdir()
     return None
+
+
+def _marked(bank: Bank, masker: masks.Masker) -> Bank:
+    """The directions that this Diff-CAM was trained on (imported weights know their own few)."""
+    names = [name for name in bank.names if name in masker.names]
+    if not names:
+        raise UserError(f"Diff-CAM knows {', '.join(masker.names)}, but the directions are {', '.join(bank.names)}")
+    return bank.subset(names)

@@ -17,7 +17,7 @@ from torch import nn
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.errors import UserError
 from oodgan.generators import Generator
-from oodgan.inversion.inverter import build_encoder
+from oodgan.inversion.inverter import build_encoder, load_encoder
 from oodgan.inversion.module import InversionModule
 from oodgan.inversion.samples import DescribedSamples, render_shards
 from oodgan.stages import _common as common
@@ -33,9 +33,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if common.finished(cfg, mark):
         return None
     torch.manual_seed(cfg.seed)
-    encoder = build_encoder(cfg.inverter, generator)
-    if cfg.inverter.get("weights") and cfg.inverter.fit.get("continue_from_weights"):
-        encoder.load_state_dict(trained.load(cfg.inverter.weights, "encoder", generator=generator.id)[0])
+    open_encoder = load_encoder if cfg.inverter.fit.get("continue_from_weights") else build_encoder
+    encoder = open_encoder(cfg.inverter, generator)
+    if cfg.inverter.fit.codes.max_steps and not hasattr(encoder, "describe"):
+        raise UserError(f"inverter={cfg.inverter.name} learns from images only: give inverter.fit.codes.max_steps=0")
     metrics: dict[str, float] = {}
     if cfg.inverter.fit.codes.max_steps:
         metrics |= _fit_codes(cfg, generator, encoder, mark)

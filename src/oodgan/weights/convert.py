@@ -158,11 +158,9 @@ PROOFS: dict[str, Callable[[Path, Path], Tensor]] = {
 
 def load_diffcam(source: str | Path) -> Any:
     """The Diff-CAM of a converted artifact, in eval mode."""
-    from oodgan.diffcam.network import DiffCAM
+    from oodgan.diffcam import masks
 
-    state, metadata = trained.load(source, "diffcam")
-    network = DiffCAM(**metadata["architecture"]).eval()
-    network.load_trained(state)
+    network, _, _ = masks.load_network({"network": {"_target_": "oodgan.diffcam.network.DiffCAM"}, "weights": source})
     return network
 
 
@@ -182,11 +180,9 @@ def load_deghoster(source: str | Path, generator: str | Path | None = None) -> A
     Raises:
         UserError: the generator is not the one that the deghoster was trained with.
     """
-    from oodgan.deghost.network import Deghoster
-    from oodgan.generators.stylegan2 import StyleGAN2
+    from oodgan.deghost import remover
+    from oodgan.generators import open_converted
 
-    prior = StyleGAN2(weights=Path(source) / "generator" if generator is None else generator)
-    state, metadata = trained.load(source, "deghoster", generator=prior.id)
-    network = Deghoster(prior, **metadata["architecture"]).eval()
-    network.load_trained(state)
-    return network
+    prior = open_converted(Path(source) / "generator" if generator is None else generator)
+    settings = {"network": {"_target_": "oodgan.deghost.network.Deghoster"}, "weights": source}
+    return remover.load_network(settings, prior)

