@@ -42,7 +42,12 @@ def latent_space(generator: HasCodes) -> str:
     own = getattr(generator, "latent_space", None)
     if isinstance(own, str):
         return own
-    return next((space for prefix, space in _SPACES.items() if generator.id.startswith(prefix)), generator.id)
+    return space_of(generator.id)
+
+
+def space_of(generator_id: str) -> str:
+    """`latent_space` of a generator of which only the id is known."""
+    return next((space for prefix, space in _SPACES.items() if generator_id.startswith(prefix)), generator_id)
 
 
 @dataclass(frozen=True)

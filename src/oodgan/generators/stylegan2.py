@@ -20,6 +20,7 @@ from oodgan.generators.protocol import STYLE_DIM, Fuse, mean_code, weights_id
 
 Noise = str | Sequence[Tensor]
 MEAN_SAMPLES = 4096
+DOWNLOAD = "stylegan2-ffhq-config-f.pt (rosinality) or stylegan2-ffhq-1024x1024.pkl (NVlabs)"
 
 
 class ConstantInput(nn.Module):
@@ -83,6 +84,15 @@ class StyleGAN2(nn.Module):
         else:
             load_strict(self, state, f"StyleGAN2 of {resolution} px")
         self.eval()
+
+    @classmethod
+    def from_pretrained(cls, weights: str | Path | None, resolution: int | None = None) -> StyleGAN2:
+        """From an artifact of `oodgan weights convert`; UserError saying what to download when `weights` is None."""
+        from oodgan.weights import trained
+
+        if not weights:
+            raise UserError(trained.missing("generator", "stylegan2", DOWNLOAD))
+        return cls(resolution, weights=weights).requires_grad_(False)
 
     def _build(self, n_mlp: int, lr_mlp: float) -> None:
         dim, channels = self.style_dim, self.feature_channels

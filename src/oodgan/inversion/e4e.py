@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from oodgan.generators.protocol import Generator
 from oodgan.inversion.irse import Pyramid
 from oodgan.inversion.psp import PSP, VARIANTS, BackboneEncoder
+from oodgan.training.frozen import Frozen
 
 
 def progressive(styles: list[Tensor], stage: int) -> Tensor:
@@ -47,3 +49,23 @@ class E4E(PSP):
 
     def __init__(self, num_ws: int = 18, variant: str = "e4e", **keywords) -> None:
         super().__init__(num_ws, variant, **keywords)
+
+
+class PublicEncoder(E4E):
+    """A public encoder of any variant as the `inverter` group takes it: photos -> offsets to the generator's mean code.
+
+    `bind` gives it the generator. Fresh weights then start from the generator's mean code.
+    """
+
+    def __init__(self, num_ws: int = 18, variant: str = "psp", iterations: int = 5) -> None:
+        super().__init__(num_ws, variant, iterations=iterations)
+
+    def bind(self, generator: Generator) -> None:
+        """Set the generator that the codes are for. It stays out of parameters, checkpoints and averaged copies."""
+        self.frozen = Frozen(generator)  # type: ignore[arg-type]
+        self._generator = [self.frozen]
+        self.latent_avg.copy_(generator.mean_w.expand_as(self.latent_avg))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Aligned photos (B, 3, H, W) in [-1, 1], any size -> offsets (B, L, 512), L as the generator takes."""
+        return super().forward(images) - self.frozen.mean_w

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from oodgan.directions.bank import latent_space, space_of
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.refine import Refinement
+from oodgan.weights import trained
 
 
 class Inverter(Protocol):
@@ -24,7 +26,7 @@ class Inverter(Protocol):
 class EncoderInverter(nn.Module):
     """An encoder's code, refined by `refinement.steps` steps of optimisation (0: the encoder alone).
 
-    `passes` above 1 feeds the photo again beside what came out (ReStyle, section 3.2) to encoders that take both.
+    Encoders give offsets to the generator's mean code.
     """
 
     def __init__(
@@ -57,40 +59,42 @@ class OptimisationInverter(nn.Module):
         return self.refinement(self.generator, start.clone(), photos)
 
 
-def build(cfg: Mapping[str, Any], generator: Generator, load: bool = True) -> Inverter:
+def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
     """Build the inverter of a config group `inverter`: its encoder with its weights, and its refinement.
 
-    Raises UserError for weights that are missing or were made for another generator.
+    Raises:
+        UserError: weights that are missing, or were made for another generator. Public encoders (`oodgan weights
+            convert`) fit every generator of their latent space; codes beyond its layers are dropped.
     """
     refinement = Refinement(**dict(cfg.get("refine") or {}))
     name = str(cfg.get("name", "inverter"))
     if cfg.get("encoder") is None:
         return OptimisationInverter(generator, refinement, name)
-    encoder = build_encoder(cfg, generator)
-    if load:
-        _load(encoder, cfg, generator)
+    encoder = load_encoder(cfg, generator)
     active = refinement if refinement.steps or refinement.seconds else None
     return EncoderInverter(generator, encoder, active, name)
 
 
-def build_encoder(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
+def build_encoder(cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None) -> nn.Module:
     """The encoder of a config group `inverter`, with fresh weights."""
-    from hydra.utils import instantiate
+    encoder = trained.network(cfg["encoder"], metadata or {}, cfg.get("weights") or "", num_ws=generator.num_ws)
+    if hasattr(encoder, "bind"):
+        encoder.bind(generator)
+    return encoder
 
-    return instantiate(cfg["encoder"], num_ws=generator.num_ws)
 
-
-def _load(encoder: nn.Module, cfg: Mapping[str, Any], generator: Generator) -> None:
-    from oodgan.weights import trained
-
-    if not cfg.get("weights"):
-        raise UserError(
-            f"inverter={cfg.get('name')} has no weights; train it with oodgan inversion or give inverter.weights=PATH"
-        )
-    tensors, _ = trained.load(cfg["weights"], "encoder", generator=generator.id)
+def load_encoder(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
+    """The encoder of a config group `inverter` with its weights, trained here or converted; errors as in `build`."""
+    source = trained.configured(cfg, "inverter", "inversion")
+    tensors, metadata = trained.load(source, ("encoder", "psp"))
+    made_for = metadata.get("generator")
+    spaces = (space_of(str(made_for)), latent_space(generator))
+    if made_for is not None and made_for != generator.id and not (metadata["part"] == "psp" and spaces[0] == spaces[1]):
+        raise UserError(f"the encoder {source} was made for generator {made_for}, the generator is {generator.id}")
+    encoder = build_encoder(cfg, generator, metadata)
     try:
         encoder.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(
-            f"the weights {cfg['weights']} do not fit this encoder: {' '.join(str(error).split())[:200]}"
-        ) from error
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights {source} do not fit this encoder: {text}") from error
+    return encoder

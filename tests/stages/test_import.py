@@ -1,0 +1,257 @@
+"""Public checkpoints all the way: files in their own layouts, converted, then used by every stage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from oodgan import launch
+from oodgan.cli import main
+from oodgan.compose import compose
+from oodgan.data.images import from_pil
+from oodgan.deghost.network import Deghoster
+from oodgan.diffcam.masks import Masker
+from oodgan.diffcam.network import DiffCAM
+from oodgan.directions.bank import Bank
+from oodgan.editing import Editor
+from oodgan.errors import UserError
+from oodgan.generators.ops import blur_kernel
+from oodgan.generators.stylegan2 import StyleGAN2
+from oodgan.inversion import inverter
+from oodgan.inversion.psp import PSP
+from oodgan.stages.ghosts import _marked
+from oodgan.tracking.artifacts import Manifest
+from oodgan.weights import trained
+
+RESOLUTION, WS = 32, 8
+PUBLISHED = ["generator=stylegan2", "inverter=psp", "directions=import", "diffcam=paper", "compose=paper"]
+
+
+def small_generator(seed: int) -> StyleGAN2:
+    return StyleGAN2(RESOLUTION, channel_multiplier=1, max_channels=8, n_mlp=2, seed=seed)
+
+
+def rosinality(generator: StyleGAN2) -> dict[str, torch.Tensor]:
+    state = {name: t for name, t in generator.state_dict().items() if name != "mean_w"}
+    return state | {f"convs.{i}.conv.blur.kernel": blur_kernel(4.0) for i in range(0, len(generator.convs), 2)}
+
+
+def mmgen(generator: StyleGAN2) -> dict[str, torch.Tensor]:
+    def spelled(name: str) -> str:
+        if name.startswith("style."):
+            _, number, kind = name.split(".")
+            return f"style_mapping.{number}." + ("linear.weight_orig" if kind == "weight" else kind)
+        for theirs, ours in (
+            ("noises.noise_", "injected_noise_"),
+            ("input.input", "constant_input.input"),
+            (".modulation.weight", ".style_modulation.linear.weight_orig"),
+            (".modulation.bias", ".style_modulation.bias"),
+            (".noise.weight", ".noise_injector.weight"),
+        ):
+            name = name.replace(theirs, ours)
+        return name + "_orig" if name.endswith("conv.weight") else name
+
+    return {spelled(name): t for name, t in rosinality(generator).items()}
+
+
+class Public:
+    """The networks, and the folders that `oodgan weights convert` made of their checkpoints."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.generator, own = small_generator(1), small_generator(2)
+        torch.manual_seed(3)
+        self.encoder = PSP(WS, "psp_w")
+        self.encoder.half().float()  # what the half-sized file will hold
+        self.encoder.latent_avg.copy_(self.generator.mean_w.expand(WS, -1))
+        self.diffcam = DiffCAM("resnet101", 17).eval()
+        self.deghoster = Deghoster(own, in_size=8, width=8, growth=4, blocks=1, max_channels=8, head=6).eval()
+        encoder = {f"encoder.{n}": t.half() for n, t in self.encoder.encoder.state_dict().items()}
+        decoder = {f"decoder.{n}": t for n, t in rosinality(self.generator).items()}
+        opts = {"encoder_type": "BackboneEncoderUsingLastLayerIntoW", "start_from_latent_avg": True}
+        content = {"state_dict": encoder | decoder, "latent_avg": self.encoder.latent_avg, "opts": opts}
+        self.convert("psp_ffhq_encode", content)
+        self.convert("diff_cam_weight", self.diffcam.state_dict())
+        fused = {f"FCN.{n}": t for n, t in self.deghoster.trained_state().items()}
+        self.convert("deghosting", fused | {f"generator.{n}": t for n, t in mmgen(own).items()})
+        rng = np.random.default_rng(0)
+        (root / "directions").mkdir()
+        for name in ("Smiling", "Beard"):
+            np.save(root / "directions" / f"{name}.npy", rng.normal(size=(WS, 512)).astype(np.float32))
+        self.words = [
+            f"generator.weights={root}/psp_ffhq_encode",
+            f"inverter.weights={root}/psp_ffhq_encode",
+            f"diffcam.weights={root}/diff_cam_weight",
+            f"directions.files={root}/directions",
+        ]
+
+    def convert(self, name: str, content: object) -> None:
+        file = self.root / f"{name}.pt"
+        torch.save(content, file)
+        command("weights", "convert", str(file), f"output={self.root / name}")
+        file.unlink()
+
+
+def command(*words: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert not stop.value.code
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Public:
+    return Public(tmp_path_factory.mktemp("public"))
+
+
+@pytest.fixture
+def photo(tmp_path: Path, draw_face) -> Path:
+    draw_face(1, size=RESOLUTION).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@torch.no_grad()
+def test_edit_by_converted_checkpoints_is_what_the_networks_compute(public: Public, photo: Path) -> None:
+    out, deghoster = photo.parent / "out", f"deghoster.weights={public.root}/deghosting"
+    words = [*PUBLISHED, *public.words, "deghoster=paper", deghoster, "directions.scale=4", "aligned=true"]
+    saved = "save=[inverted,edited,mask,coarse]"
+    command("edit", str(photo), "edits={smiling: 1.0}", f"output={out}", saved, *words)
+
+    direction = torch.from_numpy(np.load(public.root / "directions" / "Smiling.npy"))
+    picture = from_pil(Image.open(photo))[None]
+    codes = public.encoder(picture)
+    inverted = public.generator.synthesis(codes).clamp(-1, 1)
+    edited = public.generator.synthesis(codes + 4 * direction / direction.norm()).clamp(-1, 1)
+    mask = public.diffcam.cam(inverted, edited, [15])[:, None]
+    coarse = compose(picture, inverted, edited, mask, "paper")
+    small = torch.nn.functional.interpolate(coarse, (8, 8), mode="area")
+    found = {"inverted": inverted, "edited": edited, "mask": mask, "coarse": coarse}
+    found["result"] = public.deghoster(small).clamp(-1, 1)
+    for name, expected in found.items():
+        image = torch.from_numpy(np.array(Image.open(out / name / "photo.png"))).float()
+        wanted = expected[0].permute(1, 2, 0).squeeze()
+        wanted = wanted * 255 if name == "mask" else (wanted + 1) * 127.5
+        # Encoder and Diff-CAM add up rounding errors; a pixel may fall on the other side of a half.
+        torch.testing.assert_close(image, wanted, rtol=0, atol=1.5, msg=lambda text, name=name: f"{name}: {text}")
+    assert float(found["mask"].std()) > 0.01
+
+
+def test_ghosts_and_training_of_the_published_deghoster(public: Public, tmp_path: Path) -> None:
+    own = ["deghoster=paper", f"root={tmp_path}", f"deghoster.ghosts.size={RESOLUTION}", "data.source.length=8"]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    small = {"in_size": 8, "width": 8, "growth": 4, "blocks": 1, "+max_channels": 8, "+head": 6}
+    network = [("+" if k[0] == "+" else "") + f"deghoster.network.{k.lstrip('+')}={v}" for k, v in small.items()]
+    sizes = [f"deghoster.discriminator.resolution={RESOLUTION}", "deghoster.discriminator.max_channels=8"]
+    fit = ["fit.max_steps=2", "fit.batch_size=2", "fit.held_out=0.25", "fit.val_every=2", "fit.losses.perceptual=0"]
+    assert launch.run("ghosts", [*PUBLISHED, *public.words, *own]) == 0
+    words = [*network, *sizes, *(f"deghoster.{word}" for word in fit)]
+    assert launch.run("deghost", [*PUBLISHED, *public.words, *own, *words]) == 0
+    folder = tmp_path / "default" / "deghost" / "artifact"
+    assert Manifest.load(folder).generator == public.generator.id
+    cfg = launch.compose("edit", [*PUBLISHED, *public.words, *own, *words, f"deghoster.weights={folder}"])
+    editor = Editor.from_config(cfg)
+    assert editor.remover is not None
+    # The prior is the editor's own generator, and no copy of it.
+    assert editor.remover.network.generator.network is editor.generator
+
+
+def test_a_converted_encoder_fits_its_own_latent_space_only(public: Public) -> None:
+    words = [*PUBLISHED, *public.words]
+    cfg = launch.compose("edit", words).inverter
+    with pytest.raises(UserError, match=r"made for generator stylegan2-32-\w+, the generator is stylegan2-32-"):
+        inverter.build(cfg, small_generator(5))
+    cfg.encoder = {"_target_": "oodgan.inversion.light.LightEncoder"}
+    with pytest.raises(UserError, match=r"are not of oodgan\.inversion\.light\.LightEncoder"):
+        inverter.build(cfg, public.generator)
+
+
+@pytest.mark.parametrize(
+    ("group", "option", "file"),
+    [
+        ("generator", "stylegan2", "stylegan2-ffhq-config-f.pt"),
+        ("inverter", "psp", "psp_ffhq_encode.pt"),
+        ("inverter", "e4e", "e4e_ffhq_encode.pt"),
+        ("inverter", "restyle", "restyle_psp_ffhq_encode.pt"),
+        ("diffcam", "paper", "diff_cam_weight.pt"),
+        ("deghoster", "paper", "deghosting.pt"),
+    ],
+)
+def test_without_weights_the_error_says_which_download(group: str, option: str, file: str) -> None:
+    from oodgan import generators
+    from oodgan.deghost import remover
+    from oodgan.diffcam import masks
+
+    generator, bank = small_generator(1), SimpleNamespace(names=("smile",))
+    build = {
+        "generator": generators.build,
+        "inverter": lambda cfg: inverter.build(cfg, generator),
+        "diffcam": lambda cfg: masks.build(cfg, generator, bank),
+        "deghoster": lambda cfg: remover.build(cfg, generator),
+    }[group]
+    with pytest.raises(UserError, match=f"{group}={option} has no weights: download .*{file}.*convert FILE") as raised:
+        build(launch.compose("edit", [f"{group}={option}"])[group])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unconverted_checkpoint_says_how_to_convert_it(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "psp.pt")
+    with pytest.raises(UserError, match=r"oodgan weights convert .*psp\.pt output=FOLDER"):
+        trained.load(tmp_path / "psp.pt", "psp")
+
+
+def test_experiment_paper_is_the_paper() -> None:
+    cfg = launch.compose("deghost", ["experiment=paper"])
+    assert cfg.directions.scale == 20
+    assert cfg.compose.mode == "paper" and cfg.diffcam.mask.kind == "paper"
+    assert (cfg.diffcam.fit.batch_size, cfg.diffcam.fit.max_steps, cfg.diffcam.fit.lr) == (6, 1000, 1e-4)
+    fit = cfg.deghoster.fit
+    assert (fit.batch_size, fit.max_steps, fit.lr) == (4, 200_000, 1e-4)
+    assert dict(fit.losses) == {"l2": 1.0, "l1": 0.0, "perceptual": 0.01, "gan": 0.01}
+
+
+def millions(network: torch.nn.Module) -> float:
+    return sum(p.numel() for p in network.parameters()) / 1e6
+
+
+def test_experiment_paper_builds_the_published_networks() -> None:
+    from oodgan.deghost.discriminator import Discriminator
+
+    cfg = launch.compose("deghost", ["experiment=paper"])
+    widths = {size: min(512, 32768 // size) for size in (2**i for i in range(2, 11))}
+    prior = SimpleNamespace(resolution=1024, num_ws=18, style_dim=512, feature_channels=widths)
+    with torch.device("meta"):
+        encoder = trained.network(cfg.inverter.encoder, {}, "", num_ws=18)
+        deghoster = trained.network(cfg.deghoster.network, {}, "", generator=prior)
+        diffcam = trained.network(cfg.diffcam.network, {}, "", num_classes=17)
+        discriminator = Discriminator(**cfg.deghoster.discriminator)
+    assert (deghoster.in_size, deghoster.out_size) == (128, 1024)
+    assert millions(encoder) == pytest.approx(267, abs=1)
+    assert millions(diffcam) == pytest.approx(42.5, abs=0.1)
+    assert millions(discriminator) == pytest.approx(29, abs=0.2)
+    # 174 M with the generator's 30 M and the branch whose output the published network never uses.
+    assert 140 < millions(deghoster) < 145
+
+
+def test_directions_find_the_papers_classes_and_ghosts_use_no_others() -> None:
+    from oodgan.weights.recognise import PAPER_CLASSES
+
+    classes = [next((n for n, i in PAPER_CLASSES.items() if i == k), f"class_{k}") for k in range(17)]
+    aliases = dict(launch.compose("edit", ["diffcam=paper"]).diffcam.aliases)
+    masker = Masker(torch.nn.Identity(), classes, kind="paper", aliases=aliases)  # type: ignore[arg-type]
+    for name, index in {"smile": 15, "Smiling": 15, "age": 16, "beard": 12, "mouth_open": 10, "eyeglasses": 7}.items():
+        assert masker.classes[name] == index
+    bank = Bank(("bald", "smile", "beard"), torch.ones(3, WS, 512), "test", "test")
+    assert _marked(bank, masker).names == ("smile", "beard")
+    with pytest.raises(UserError, match="the directions are bald"):
+        _marked(bank.subset(["bald"]), masker)
+
+
+def test_the_shipped_directions_fit_a_stylegan2_of_1024_pixels() -> None:
+    bank = Bank.load("ffhq", SimpleNamespace(id="stylegan2-1024-0a1b2c3d", num_ws=18))  # type: ignore[arg-type]
+    assert bank.num_ws == 18
+    assert not bank.vectors[:, 16:].any()
