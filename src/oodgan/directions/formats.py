@@ -171,7 +171,7 @@ def _read_npy(path: Path) -> Any:
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         reader(stream)
-        return list(load_restricted(stream.read()))
+        return list(load_restricted(stream.read(), name=str(path)))
 
 
 def _read_npz(path: Path) -> Any:

@@ -49,16 +49,16 @@ def produce(editor: Editor, method: str, photo: Tensor, edit: dict[str, float]) 
         raise unknown("method", method, BUILT_IN)
     steps = editor.edit(photo, edit, aligned=True)
     if method in ("alpha", "poisson", "paper"):
-        return _composed(editor, steps, method)
-    return steps.tensor({"inversion": "inverted", "plain": "edited"}.get(method, "result"))
+        return _composed(editor, steps, method, edit)
+    return steps.tensors[{"inversion": "inverted", "plain": "edited"}.get(method, "result")][0]
 
 
-def _composed(editor: Editor, steps: Edit, method: str) -> Tensor:
+def _composed(editor: Editor, steps: Edit, method: str, edit: dict[str, float]) -> Tensor:
     """The same inversion, edit and mask under another composition, deghosted for `paper` only."""
     from oodgan.compose import compose
 
-    photo, inverted, edited, mask = (steps.tensor(name)[None] for name in ("photo", "inverted", "edited", "mask"))
+    photo, inverted, edited, mask = (steps.tensors[name] for name in ("photo", "inverted", "edited", "mask"))
     coarse = compose(photo, inverted, edited, mask, mode=method)
     if method == "paper":
-        coarse = editor.deghost(photo, inverted, edited, mask, coarse, steps.w_plus[None])
+        coarse = editor.deghost(photo, inverted, edited, mask, coarse, editor.bank.apply(steps.w_plus, edit))
     return coarse[0]

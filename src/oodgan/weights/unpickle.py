@@ -55,18 +55,21 @@ def load_restricted(
     source: Path | str | bytes,
     allow: Iterable[tuple[str, str]] = NUMPY,
     replace: Mapping[tuple[str, str], Any] | None = None,
+    name: str | None = None,
 ) -> Any:
-    """Unpickle a file (or bytes) with an allow-list of (module, name) pairs.
+    """Unpickle a file (or bytes, called `name` in errors) with an allow-list of (module, name) pairs.
 
     Raises UserError when the file is missing, or the pickle is damaged or asks for any other name.
     """
-    name = "the data" if isinstance(source, bytes) else str(source)
+    name = name or ("the data" if isinstance(source, bytes) else str(source))
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror}") from error
     try:
         return RestrictedUnpickler(io.BytesIO(data), allow, replace).load()
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     except UserError:
         raise
     except Exception as error:  # damage makes the allowed constructors fail in any way they know
