@@ -1,0 +1,151 @@
+"""Pairs to train Diff-CAM on, the regions found from them, and a real training on both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oodgan.data.dataset_module import DatasetModule
+from oodgan.diffcam.module import DiffCAMModule
+from oodgan.diffcam.network import DiffCAM
+from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
+from oodgan.directions.bank import Bank
+from oodgan.tracking.loggers import read_csv
+from oodgan.training.fit import fit
+
+
+class Painter(nn.Module):
+    """64 px: dimension 0 of layer 1 greys the upper half, dimension 1 a disc below; dimension 2 a shared gradient."""
+
+    id, resolution, num_ws, style_dim = "painter-0", 64, 4, 512
+    feature_channels: dict[int, int] = {}  # noqa: RUF012
+    mean_w: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean_w", torch.zeros(512))
+        line = torch.linspace(-1, 1, 64)
+        self.upper = (line < -0.1).float()[:, None].expand(64, 64)
+        self.disc = ((line[:, None] - 0.5).square() + line.square() < 0.12).float()
+        self.shade = line[None].expand(64, 64)
+
+    def mapping(self, z: Tensor) -> Tensor:
+        return z
+
+    def synthesis(self, w_plus: Tensor, noise: str = "const", size: int | None = None) -> Tensor:
+        a, b, c = w_plus[:, 1, :3].mul(0.3).tanh().unbind(1)
+        image = sum(
+            v[:, None, None] * m for v, m in zip((a, b, 0.5 * c), (self.upper, self.disc, self.shade), strict=True)
+        )
+        return image[:, None].expand(-1, 3, -1, -1)
+
+
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    vectors = torch.zeros(2, 4, 512)
+    vectors[0, :, 0] = vectors[1, :, 1] = 2
+    return Bank(("upper", "disc"), vectors, "painter-0", "painter-0")
+
+
+@pytest.fixture(scope="module")
+def network() -> DiffCAM:
+    torch.manual_seed(0)
+    return DiffCAM("vgg16", 2, layers=[3, 8], cut=9, trainable_from=23)
+
+
+@pytest.fixture(scope="module")
+def renderer(bank: Bank) -> PairRenderer:
+    return PairRenderer(Painter(), bank, size=256, network_size=64, edits_per_code=2)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def shards(renderer: PairRenderer, network: DiffCAM, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return render_pairs(renderer, network, tmp_path_factory.mktemp("pairs"), 96, seed=3)
+
+
+def test_drawn_pairs_differ_by_their_direction_only(renderer: PairRenderer) -> None:
+    inverted, edited, labels = renderer.draw(torch.Generator().manual_seed(1), 1)
+    assert inverted.shape == (1, 3, 64, 64) and edited.shape == (2, 3, 64, 64)
+    assert sorted(labels.tolist()) == [0, 1], "a code's directions are all different"
+    painter = renderer.generator
+    for image, label in zip(edited, labels, strict=True):
+        changed = (image - inverted[0]).abs().mean(0)
+        own = (painter.upper, painter.disc)[int(label)]
+        assert changed[own > 0].min() > 0.005 and changed[own == 0].max() < 1e-6
+
+
+def test_strengths_have_both_senses_unless_told_otherwise(bank: Bank) -> None:
+    def signs(both: bool) -> set[bool]:
+        made = PairRenderer(Painter(), bank, 64, 64, 2, both_senses=both)  # type: ignore[arg-type]
+        rng, found = torch.Generator().manual_seed(0), set()
+        for i in range(8):
+            inverted, edited, _ = made.draw(rng, i)
+            found |= {bool(v > 0) for v in (edited - inverted).mean((1, 2, 3))}
+        return found
+
+    assert signs(True) == {True, False} and signs(False) == {True}
+
+
+def test_a_second_call_keeps_whole_shards_and_makes_missing_ones_again(
+    renderer: PairRenderer, network: DiffCAM, shards: list[Path]
+) -> None:
+    assert len(shards) == 2 and len(Pairs(shards)) == 96
+    before = [path.read_bytes() for path in shards]
+    kept = shards[0].stat().st_mtime_ns
+    shards[1].unlink()
+    assert render_pairs(renderer, network, shards[0].parent, 96, seed=3) == shards
+    assert [path.read_bytes() for path in shards] == before and shards[0].stat().st_mtime_ns == kept
+    assert {path.suffix for path in shards[0].parent.iterdir()} == {".safetensors"}
+
+
+def test_pooled_features_are_what_the_network_pools(
+    renderer: PairRenderer, network: DiffCAM, shards: list[Path], tmp_path: Path
+) -> None:
+    assert set(Pairs(shards).data) >= {"label", "pooled"} and "edited" not in Pairs(shards).data
+    torch.manual_seed(0)
+    whole = DiffCAM("vgg16", 2, layers=[3, 8], cut=9, trainable_from=0)
+    whole.load_state_dict(network.state_dict())
+    images = Pairs(render_pairs(renderer, whole, tmp_path, 4, seed=3))
+    pooled = Pairs(shards)
+    assert "pooled" not in images.data
+    for i in range(3):
+        row = images[i]
+        assert int(row["label"]) == int(pooled[i]["label"])
+        with torch.no_grad():
+            logits = whole.eval()(row["inverted"][None], row["edited"][None])
+            stored = network.fc(pooled[i]["pooled"][None])
+        assert torch.allclose(logits, stored, atol=2e-2)
+
+
+def test_regions_find_where_each_edit_is(renderer: PairRenderer, network: DiffCAM) -> None:
+    found = find_regions(renderer, network, codes=6, seed=1)
+    assert found.shape == (2, 32, 32) and found.min() >= 0 and found.max() <= 1
+    painter = renderer.generator
+    for region, own in zip(found, (painter.upper, painter.disc), strict=True):
+        small = nn.functional.avg_pool2d(own[None, None], 2)[0, 0]
+        grown = nn.functional.max_pool2d(small[None, None], 7, 1, 3)[0, 0]
+        assert region[small == 1].mean() > 5 * region[grown == 0].mean()
+        assert region[grown == 0].mean() < 0.1
+
+
+def test_training_learns_to_name_the_edit_and_keeps_trained_tensors_only(
+    network: DiffCAM, shards: list[Path], tmp_path: Path
+) -> None:
+    frozen = {k: v.clone() for k, v in network.state_dict().items() if not k.startswith("fc.")}
+    module = DiffCAMModule(network, lr=0.1, max_steps=45)
+    data = DatasetModule(Pairs(shards), 24, 16, seed=0)
+    settings = {"max_steps": 45, "batch_size": 16, "val_every": 15, "monitor": "val/loss"}
+    cfg = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "diffcam", "seed": 0}
+    result = fit(module, data, cfg=cfg, settings=settings, folder=tmp_path / "run")
+    losses = [value for _, name, value in read_csv(tmp_path / "run/metrics.csv") if name == "val/loss"]
+    assert len(losses) == 3 and losses[-1] < 0.8 * 0.693
+    assert result.metrics["val/accuracy"] > 0.8
+    saved = torch.load(result.checkpoint, weights_only=True)["state_dict"]
+    assert set(saved) == {"network.fc.weight", "network.fc.bias"}
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in frozen.items())
+    fresh = DiffCAMModule(DiffCAM("vgg16", 2, layers=[3, 8], cut=9, trainable_from=23))
+    fresh.load_state_dict(saved)
+    assert torch.equal(fresh.network.fc.weight, saved["network.fc.weight"])
