@@ -30,7 +30,8 @@ class InversionModule(pl.LightningModule):
     - `norm`: mean square of the offsets, in the same units (pSp, section 3.3: w-norm regularisation),
     - `delta`: mean square of each layer's difference from the mean layer (e4e, section 4.1.1).
 
-    A batch holds `code` with `features` (described beforehand), and/or `image` in [-1, 1].
+    A batch holds `code` with `features` (described beforehand), and/or `image` in [-1, 1], whose exact code is
+    `w_plus` in the rows that `has_w_plus` marks.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class InversionModule(pl.LightningModule):
         self.generator: Any = Frozen(generator)  # type: ignore[arg-type]
         self.losses = {**DEFAULT_WEIGHTS, **(losses or {})}
         self.ema = Ema(encoder, ema_decay)
-        self.lr, self.betas, self.weight_decay, self.max_steps = lr, tuple(betas), weight_decay, max_steps
+        self.lr, self.betas, self.weight_decay, self.max_steps = lr, (betas[0], betas[1]), weight_decay, max_steps
         self.size, self.lpips_net = min(size, generator.resolution), lpips_net
         self.identity = IdentityLoss()
         with torch.no_grad():
@@ -87,8 +88,9 @@ class InversionModule(pl.LightningModule):
         described = batch.get("features")
         offsets = encoder.head(described) if described is not None else encoder(batch["image"])
         found = {}
-        if self.losses["code"] and "code" in batch:
-            error = (self.generator.mean_w + offsets - batch["code"]) / self.deviation
+        code, known = _exact_codes(batch)
+        if self.losses["code"] and code is not None:
+            error = (self.generator.mean_w + offsets[known] - code[known]) / self.deviation
             found["code"] = error.square().mean()
         if self.losses["norm"]:
             found["norm"] = (offsets / self.deviation).square().mean()
@@ -110,3 +112,11 @@ class InversionModule(pl.LightningModule):
         if self.losses["identity"]:
             found["identity"] = self.identity(inverted, photos)
         return found
+
+
+def _exact_codes(batch: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | slice]:
+    """The exact codes of a batch (None if it has none) and which of its rows have one."""
+    if "code" in batch:
+        return batch["code"], slice(None)
+    known = batch.get("has_w_plus")
+    return (batch["w_plus"], known) if known is not None and bool(known.any()) else (None, slice(0))

@@ -45,6 +45,8 @@ class Refinement:
 
     def __call__(self, generator: Generator, codes: Tensor, photos: Tensor) -> Tensor:
         """Start codes (B, L, 512) and photos (B, 3, R, R) -> refined codes (B, L, 512)."""
+        if not self.steps and self.seconds is None:
+            return codes
         with torch.inference_mode(False), torch.enable_grad():
             return self._optimise(generator, codes.clone().detach(), photos.clone())
 
@@ -58,16 +60,16 @@ class Refinement:
         best, lowest = start.clone(), torch.full((len(start),), torch.inf, device=start.device)
         unit = _deviation(generator)
         begun = time.monotonic()
-        for _ in range(steps):
+        for step in range(steps + 1):  # the last one only looks at what the last step brought
             losses = self._losses(generator, start, offset, target, size, unit)
             better = losses.detach() < lowest
             best[better], lowest[better] = (start + offset).detach()[better], losses.detach()[better]
-            optimiser.zero_grad()
-            losses.sum().backward()
+            if step == steps or (self.seconds is not None and time.monotonic() - begun > self.seconds):
+                break
+            # Not backward(), which would pile up gradients in a generator that is not frozen.
+            (offset.grad,) = torch.autograd.grad(losses.sum(), offset)
             optimiser.step()
             schedule.step()
-            if self.seconds is not None and time.monotonic() - begun > self.seconds:
-                break
         return best
 
     def _losses(
