@@ -87,7 +87,7 @@ class Masker(nn.Module):
         regions = ((regions - _TAIL) / (1 - _TAIL)).clamp(min=0)
         before, after = _shrink(inverted, work), _shrink(edited, work)
         changed = blur((after - before).abs().mean(1, keepdim=True), work // 64)
-        changed = (changed / _top(changed * regions.amax(1, keepdim=True))).clamp(max=1)
+        changed = (changed / _top(changed * regions)).clamp(max=1)  # (B, K, H, W): against each region's own change
         evidence = (regions.sqrt() * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)).amax(1, keepdim=True)
         mask = torch.sigmoid(self.sharpness * (evidence - self.threshold))
         low = torch.sigmoid(torch.tensor(-self.sharpness * self.threshold))
