@@ -158,6 +158,49 @@ def test_ghosts_and_training_of_the_published_deghoster(public: Public, tmp_path
     assert editor.remover is not None
     # The prior is the editor's own generator, and no copy of it.
     assert editor.remover.network.generator.network is editor.generator
+    again = [
+        *PUBLISHED,
+        *public.words,
+        *own,
+        *words,
+        "deghoster.fit.continue_from_weights=true",
+        f"folder={tmp_path}/2",
+    ]
+    assert launch.run("deghost", [*again, f"deghoster.weights={folder}", "deghoster.fit.lr=0"]) == 0
+    before, after = (trained.load(path, "deghoster")[0] for path in (folder, tmp_path / "2" / "artifact"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(
+        UserError, match=r"to go on training it, give generator=stylegan2 generator.weights=.*deghosting"
+    ):
+        launch.run("deghost", [*again, f"deghoster.weights={public.root}/deghosting", "replace=true"])
+
+
+def test_training_of_the_published_diffcam(public: Public, tmp_path: Path) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    fit = ["pairs=4", "held_out=2", "region_codes=1", "max_steps=1", "batch_size=2", "val_every=1"]
+    own = [f"folder={tmp_path}", "diffcam.network.backbone=resnet18", "diffcam.size=32", "diffcam.fit.render_size=32"]
+    words = [*public.words[:2], *public.words[3:], *own, *(f"diffcam.fit.{word}" for word in fit)]
+    assert launch.run("diffcam", [*PUBLISHED, *words]) == 0
+    assert Manifest.load(tmp_path / "artifact").directions == ["beard", "smiling"]
+    continued = ["diffcam.fit.continue_from_weights=true", f"diffcam.weights={public.root}/diff_cam_weight"]
+    with pytest.raises(UserError, match=r"names class_0, .* in this order, not beard, smiling"):
+        launch.run("diffcam", [*PUBLISHED, *words, *continued, "replace=true"])
+
+
+def test_training_of_a_published_encoder(public: Public) -> None:
+    from oodgan.inversion.module import InversionModule
+
+    cfg = launch.compose("inversion", [*PUBLISHED[:2], *public.words[:2]]).inverter
+    encoder = inverter.load_encoder(cfg, public.generator).train()
+    losses = dict.fromkeys(("code", "lpips", "identity", "norm", "delta"), 0.0)
+    module = InversionModule(encoder, public.generator, losses, size=RESOLUTION)
+    images = torch.rand(2, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    module._losses(module.encoder, {"image": images})["l2"].backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert all(p.grad is None for p in public.generator.parameters())
+    # The averaged copy shares the generator, and no state holds it.
+    assert module.ema.module.frozen is encoder.frozen
+    assert encoder.state_dict().keys() == public.encoder.state_dict().keys()
 
 
 def test_a_converted_encoder_fits_its_own_latent_space_only(public: Public) -> None:
@@ -219,7 +262,7 @@ def millions(network: torch.nn.Module) -> float:
 
 
 def test_experiment_paper_builds_the_published_networks() -> None:
-    from oodgan.deghost.discriminator import Discriminator
+    from oodgan.stages.deghost import _discriminator
 
     cfg = launch.compose("deghost", ["experiment=paper"])
     widths = {size: min(512, 32768 // size) for size in (2**i for i in range(2, 11))}
@@ -228,7 +271,7 @@ def test_experiment_paper_builds_the_published_networks() -> None:
         encoder = trained.network(cfg.inverter.encoder, {}, "", num_ws=18)
         deghoster = trained.network(cfg.deghoster.network, {}, "", generator=prior)
         diffcam = trained.network(cfg.diffcam.network, {}, "", num_classes=17)
-        discriminator = Discriminator(**cfg.deghoster.discriminator)
+        discriminator = _discriminator(cfg.deghoster.discriminator)
     assert (deghoster.in_size, deghoster.out_size) == (128, 1024)
     assert millions(encoder) == pytest.approx(267, abs=1)
     assert millions(diffcam) == pytest.approx(42.5, abs=0.1)

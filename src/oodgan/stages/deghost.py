@@ -15,12 +15,14 @@ from oodgan.compose.ghosts import Ghosts
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.deghost.discriminator import Discriminator
 from oodgan.deghost.module import DeghostModule
-from oodgan.deghost.remover import build_network
+from oodgan.deghost.remover import build_network, load_network
 from oodgan.errors import UserError
+from oodgan.generators import Generator
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import Manifest, require
 from oodgan.training.fit import fit
 from oodgan.weights import trained
+from oodgan.weights.convert import load_discriminator
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
@@ -36,8 +38,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     ghosts = Ghosts(source)
     data = DatasetModule(ghosts, max(1, int(len(ghosts) * settings.held_out)), settings.batch_size, seed=cfg.seed)
     torch.manual_seed(cfg.seed)
-    network: Any = build_network(cfg.deghoster, generator)
-    discriminator = Discriminator(**cfg.deghoster.discriminator) if settings.losses.gan else None
+    network = _network(cfg, generator)
+    discriminator = _discriminator(cfg.deghoster.discriminator) if settings.losses.gan else None
     module = DeghostModule(
         network,
         discriminator,
@@ -73,3 +75,21 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         metrics=common.numbers(result.metrics, 6),
     )
     return {"objective": result.metrics.get("val/loss")}
+
+
+def _network(cfg: DictConfig, generator: Generator) -> Any:
+    if not cfg.deghoster.fit.get("continue_from_weights"):
+        return build_network(cfg.deghoster, generator)
+    network: Any = load_network(cfg.deghoster, generator)
+    if network.generator.id != generator.id:
+        raise UserError(
+            f"deghoster {cfg.deghoster.weights} was made for generator {network.generator.id}; to go on training it, "
+            f"give generator=stylegan2 generator.weights={cfg.deghoster.weights}"
+        )
+    return network.train()
+
+
+def _discriminator(settings: DictConfig) -> Discriminator:
+    if settings.get("weights"):
+        return load_discriminator(settings.weights)
+    return Discriminator(**{str(key): value for key, value in settings.items() if key != "weights"})

@@ -13,10 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oodgan.data.dataset_module import DatasetModule
+from oodgan.diffcam.masks import load_network
 from oodgan.diffcam.module import DiffCAMModule
 from oodgan.diffcam.network import DiffCAM
 from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
 from oodgan.directions.bank import Bank
+from oodgan.errors import UserError
 from oodgan.generators import Generator
 from oodgan.stages import _common as common
 from oodgan.training.fit import fit
@@ -30,7 +32,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if common.finished(cfg, mark):
         return None
     torch.manual_seed(cfg.seed)
-    network: DiffCAM = instantiate(cfg.diffcam.network, num_classes=len(bank))
+    network = _network(cfg, generator, bank)
     renderer = _renderer(cfg, generator, bank)
     pairs = _pairs(cfg, renderer, network)
     settings = cfg.diffcam.fit
@@ -64,6 +66,18 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         metrics=common.numbers(result.metrics),
     )
     return {"objective": result.metrics.get("val/loss")}
+
+
+def _network(cfg: DictConfig, generator: Generator, bank: Bank) -> DiffCAM:
+    if not cfg.diffcam.fit.get("continue_from_weights"):
+        return instantiate(cfg.diffcam.network, num_classes=len(bank))
+    network, _, names = load_network(cfg.diffcam, generator.id)
+    if [name.lower() for name in names] != [name.lower() for name in bank.names]:
+        raise UserError(
+            f"Diff-CAM {cfg.diffcam.weights} names {', '.join(names)}; to go on training it, give directions of these "
+            f"names in this order, not {', '.join(bank.names)}"
+        )
+    return network.train()
 
 
 def _renderer(cfg: DictConfig, generator: Generator, bank: Bank) -> PairRenderer:

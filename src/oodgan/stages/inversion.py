@@ -34,7 +34,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     torch.manual_seed(cfg.seed)
     open_encoder = load_encoder if cfg.inverter.fit.get("continue_from_weights") else build_encoder
-    encoder = open_encoder(cfg.inverter, generator)
+    encoder = open_encoder(cfg.inverter, generator).train()
     if cfg.inverter.fit.codes.max_steps and not hasattr(encoder, "describe"):
         raise UserError(f"inverter={cfg.inverter.name} learns from images only: give inverter.fit.codes.max_steps=0")
     metrics: dict[str, float] = {}
