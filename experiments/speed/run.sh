@@ -1,0 +1,3 @@
+#!/bin/sh
+# Times the published architecture here, and the authors' published seconds beside it: run.sh [size=1024] [repeats=3] ...
+exec "${PYTHON:-python}" "$(dirname "$0")/benchmark.py" "$@"
