@@ -51,7 +51,7 @@ class DeghostModule(pl.LightningModule):
         # 1 x the loss here: its weight is applied with the others. In a list, it stays out of the checkpoint.
         self._perceptual = [PerceptualLoss(weight=1.0)] if self.losses["perceptual"] else []
         self.lr, self.lr_discriminator = lr, lr_discriminator or lr
-        self.betas, self.max_steps = tuple(betas), max_steps
+        self.betas, self.max_steps = (betas[0], betas[1]), max_steps
 
     def on_fit_start(self) -> None:
         for part in self._perceptual:

@@ -29,7 +29,7 @@ class DiffCAMModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self.lr, self.betas, self.weight_decay, self.max_steps = lr, tuple(betas), weight_decay, max_steps
+        self.lr, self.betas, self.weight_decay, self.max_steps = lr, (betas[0], betas[1]), weight_decay, max_steps
 
     def forward(self, inverted: Tensor, edited: Tensor) -> Tensor:
         return self.network(inverted, edited)

@@ -8,6 +8,8 @@ upsampling and its first convolution, 2 + 2L for the second; the image head take
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -135,7 +137,7 @@ class MobileGenerator(nn.Module):
         size = size or self.resolution
         if str(size) in self.previews:
             hidden = self.features(w_plus, noise=noise == "const", last=size // 2)[size // 2]
-            return self.previews[str(size)](hidden, w_plus[:, self.layer_of(size // 2)])  # type: ignore[no-any-return]
+            return self.previews[str(size)](hidden, w_plus[:, self.layer_of(size // 2)])
         image = self.render(self.features(w_plus, noise=noise == "const"), w_plus)
         return image if size == self.resolution else F.interpolate(image, (size, size), mode="area")
 
@@ -175,7 +177,7 @@ class MobileGenerator(nn.Module):
 
 
 def _read_mapping(generator: MobileGenerator, graph: Graph) -> None:
-    layers = generator.mapping_network.layers
+    layers: Any = generator.mapping_network.layers
     products = graph.operations("MatMul")
     scales = [op for op in graph.operations("Multiply") if graph.type(graph.inputs(op)[0]) == "PReLU"]
     biases = graph.operations("Reshape")
@@ -193,8 +195,8 @@ def _read_synthesis(generator: MobileGenerator, graph: Graph) -> None:
     generator.constant.data.copy_(graph.value(_constant_input(graph)))
     _fill(generator.stem, affines.pop(0), [kernels.pop(0)], additions)
     for block in generator.blocks:
-        _fill_linear(block.up, affines.pop(0))  # type: ignore[arg-type, union-attr]
-        for styled in (block.first, block.second):  # type: ignore[union-attr]
+        _fill_linear(block.up, affines.pop(0))  # type: ignore[arg-type]
+        for styled in (block.first, block.second):
             _fill(styled, affines.pop(0), [kernels.pop(0), kernels.pop(0)], additions)  # type: ignore[arg-type]
     _fill_linear(generator.to_image, affines.pop(0))
     generator.head.weight.data.copy_(kernels.pop(0))
