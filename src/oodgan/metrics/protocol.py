@@ -36,7 +36,7 @@ class Protocol:
 
     name: str = "protocol_v1"
     version: int = 1
-    split: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "oodgan.data.splits.OnePart", "part": "test"})
+    split: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "oodgan.data.splits.OnePart"})
     part: str = "test"
     count: int | None = None
     resolution: int = 256

@@ -1,0 +1,130 @@
+"""Every option of every config group composes, and names objects that take its keys."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from oodgan.cli import stage_names
+from oodgan.launch import compose, config_folder
+
+CONF = config_folder()
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+GROUPS = sorted(
+    path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("stage", "experiment", "hydra")
+)
+CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every part of a config that names a `_target_`."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{path}[{i}]")
+
+
+def check(cfg: Any) -> int:
+    count = 0
+    for path, part in targets(OmegaConf.to_container(cfg, resolve=False)):
+        made = get_object(part["_target_"])
+        takes = inspect.signature(made).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            unknown = {key for key in part if not key.startswith("_")} - set(takes)
+            assert not unknown, f"{path}: {part['_target_']} takes no {', '.join(sorted(unknown))}"
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("stage", options("stage"))
+def test_every_stage_composes(stage: str) -> None:
+    assert stage in stage_names(), "a stage's config without its code"
+    cfg = compose(stage)
+    assert cfg.stage == stage and check(cfg) > 4
+
+
+def test_every_stage_of_the_command_has_its_config() -> None:
+    assert set(stage_names()) == set(options("stage"))
+
+
+@pytest.mark.parametrize("recipe", options("experiment"))
+def test_every_recipe_composes_with_the_pipeline(recipe: str) -> None:
+    cfg = compose("pipeline", [f"experiment={recipe}"])
+    check(cfg)
+    assert cfg.run and cfg.seed == 0
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_composes_and_names_what_takes_its_keys(choice: str) -> None:
+    cfg = compose("pipeline", [choice])
+    check(cfg)
+    group = choice.partition("=")[0]
+    assert group == "trainer" or OmegaConf.to_container(cfg[group]), "an option that says nothing"
+
+
+@pytest.mark.parametrize("group", ["generator", "inverter", "directions", "diffcam", "compose", "deghoster", "data"])
+def test_every_part_starts_with_a_line_that_says_what_it_is(group: str) -> None:
+    for option in options(group):
+        if group != "compose" or (CONF / group / f"{option}.yaml").stat().st_size:
+            assert (CONF / group / f"{option}.yaml").read_text().startswith("#"), option
+
+
+def test_recipes_change_known_keys_only() -> None:
+    """A misspelt key in a recipe would be added in silence: every key must be there without the recipe as well."""
+    for recipe in options("experiment"):
+        made = OmegaConf.load(CONF / "experiment" / f"{recipe}.yaml")
+        raw = {key: value for key, value in OmegaConf.to_container(made).items() if key != "defaults"}
+        chosen = [
+            f"{key.removeprefix('override /')}={value}"
+            for entry in made.get("defaults", [])
+            if isinstance(entry, dict) or OmegaConf.is_dict(entry)
+            for key, value in dict(entry).items()
+        ]
+        plain = OmegaConf.to_container(compose("pipeline", chosen))
+        assert not list(_strange(raw, plain, recipe))
+
+
+_FREE = {"edits", "losses", "refine", "encoder", "network", "discriminator"}  # keywords of a constructor: see check()
+
+
+def _strange(node: Any, known: Any, path: str) -> Iterator[str]:
+    for key, value in node.items():
+        if key not in known:
+            if path.rpartition(".")[2] not in _FREE:
+                yield f"{path}.{key}"
+        elif isinstance(value, dict) and isinstance(known[key], dict):
+            yield from _strange(value, known[key], f"{path}.{key}")
+
+
+def test_an_installed_copy_would_find_the_same_folder() -> None:
+    assert (CONF / "config.yaml").is_file() and Path(CONF).is_absolute()
+
+
+def test_cheap_parts_can_be_built() -> None:
+    from oodgan.deghost.remover import build_network
+    from oodgan.directions import build as build_bank
+    from oodgan.generators import build as build_generator
+    from oodgan.inversion.inverter import build_encoder
+
+    cfg = compose("pipeline", ["experiment=tiny"])
+    generator = build_generator(cfg.generator)
+    assert generator.resolution == 32 and build_generator(cfg.generator).id == generator.id
+    assert len(build_bank(cfg.directions, generator)) == cfg.directions.count
+    assert build_encoder(cfg.inverter, generator).num_ws == generator.num_ws
+    assert build_network(cfg.deghoster, generator).size == 32
