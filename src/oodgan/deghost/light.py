@@ -57,11 +57,11 @@ class LightDeghoster(nn.Module):
         super().__init__()
         self.generator = Frozen(generator)  # type: ignore[arg-type]
         self.size, self.sees, self.reach = min(size, generator.resolution), sees, reach
-        self.prior = [r for r in prior if r in generator.feature_channels and r <= self.size]
+        sizes = [self.size >> i for i in range(len(widths))]
+        self.prior = [r for r in prior if r in generator.feature_channels and r in sizes]
         self.narrow = nn.ModuleDict(
             {str(r): nn.Conv2d(generator.feature_channels[r], prior_width, 1) for r in self.prior}
         )
-        sizes = [self.size >> i for i in range(len(widths))]
         extra = [prior_width if s in self.prior else 0 for s in sizes]
         enters = [_INPUTS, *widths[:-1]]
         self.down = nn.ModuleList(ConvBlock(i + e, w) for i, e, w in zip(enters, extra, widths, strict=True))

@@ -1,0 +1,177 @@
+"""The light encoder, its samples and its training on the 32 px generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from oodgan.data.datamodule import ImageDataModule
+from oodgan.data.dataset_module import DatasetModule
+from oodgan.data.sources import Generated
+from oodgan.data.splits import HashSplit
+from oodgan.errors import UserError
+from oodgan.generators.protocol import sample_codes
+from oodgan.generators.stylegan2 import StyleGAN2, tiny
+from oodgan.inversion.augment import occlude, photometric
+from oodgan.inversion.inverter import build
+from oodgan.inversion.light import LightEncoder, resize_area
+from oodgan.inversion.module import InversionModule
+from oodgan.inversion.samples import DescribedSamples, render_shards
+from oodgan.tracking.loggers import read_csv
+from oodgan.training.fit import fit
+from oodgan.weights import trained
+
+SMALL: dict[str, Any] = {"hidden": 32, "rank": 4, "pretrained": False, "identity": False, "size": 64, "dropout": 0.0}
+CODES = {"code": 1.0, "l2": 0.0, "lpips": 0.0, "identity": 0.0}
+CFG = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "inversion", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    return tiny().requires_grad_(False)
+
+
+def an_encoder(seed: int = 0, **changes: Any) -> LightEncoder:
+    torch.manual_seed(seed)
+    return LightEncoder(8, **{**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def samples(generator: StyleGAN2, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return render_shards(generator, an_encoder(), tmp_path_factory.mktemp("samples"), 100, seed=1, size=32)
+
+
+def test_the_head_reads_what_describe_tells() -> None:
+    encoder = an_encoder().eval()
+    photos = 2 * torch.rand(2, 3, 48, 48) - 1
+    described = encoder.describe(photos)
+    assert {k: tuple(v.shape[1:]) for k, v in described.items()} == {
+        "level0": (64, 8, 8), "level1": (192, 8, 8), "level2": (384, 8, 8), "level3": (256, 8, 8),
+    }  # fmt: skip
+    offsets = encoder(photos)
+    assert offsets.shape == (2, 8, 512) and torch.equal(offsets, encoder.head(described))
+    assert not torch.allclose(offsets[0], offsets[1])
+    assert not torch.allclose(offsets[:, 0], offsets[:, 5]), "layers get codes of their own"
+
+
+def test_only_the_head_learns_and_is_saved() -> None:
+    encoder = an_encoder()
+    assert not any("backbone" in name for name in encoder.state_dict())
+    encoder(torch.zeros(1, 3, 64, 64)).square().sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert all(p.grad is None for p in encoder.backbone.network.parameters())
+
+
+def test_a_photo_that_is_not_square_is_refused() -> None:
+    with pytest.raises(UserError, match="48x32"):
+        an_encoder()(torch.zeros(1, 3, 32, 48))
+
+
+def test_area_resizing_is_a_mean() -> None:
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.allclose(resize_area(x, 4)[0, 0, 1, 2], x[0, 0, 2:4, 4:6].mean())
+    assert resize_area(x, 8) is x and resize_area(x, 16).shape[-1] == 16
+
+
+def test_augmentation_changes_some_pixels_and_depends_on_its_seed() -> None:
+    images = 2 * torch.rand(8, 3, 32, 32) - 1
+    for augment in (photometric, occlude):
+        one, two, other = (augment(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+        assert torch.equal(one, two) and not torch.equal(one, other)
+        assert one.shape == images.shape and one.abs().max() <= 1.5
+    covered = (occlude(images, torch.Generator().manual_seed(1)) - images).abs().amax((1, 2, 3)) > 0.1
+    assert 0 < covered.sum() < 8, "some, not all"
+    assert not torch.equal(occlude(images, torch.Generator().manual_seed(1), 1.0), images)
+    assert torch.equal(occlude(images, torch.Generator().manual_seed(1), 0.0), images)
+
+
+def test_shards_hold_exact_codes_with_their_features(generator: StyleGAN2, samples: list[Path]) -> None:
+    data = DescribedSamples(samples)
+    assert len(data) == 100
+    row = data[2]  # the first batch of four is not augmented
+    with torch.no_grad():
+        image = generator.synthesis(row["code"][None]).clamp(-1, 1)
+        described = an_encoder().describe(image)
+    for key, value in row["features"].items():
+        assert torch.allclose(value, described[key][0], atol=2e-2), key
+    assert row["code"].shape == (8, 512) and row["code"].dtype == torch.float32
+
+
+def test_whole_shards_are_kept(generator: StyleGAN2, samples: list[Path]) -> None:
+    before = [path.stat().st_mtime_ns for path in samples]
+    assert render_shards(generator, an_encoder(), samples[0].parent, 100, seed=1, size=32) == samples
+    assert [path.stat().st_mtime_ns for path in samples] == before
+
+
+def test_training_lowers_the_held_out_error_of_the_codes(
+    generator: StyleGAN2, samples: list[Path], tmp_path: Path
+) -> None:
+    module = InversionModule(an_encoder(), generator, CODES, lr=3e-3, max_steps=40, size=32, ema_decay=0.8)
+    frozen = {name: value.clone() for name, value in generator.state_dict().items()}
+    settings = {"max_steps": 40, "batch_size": 16, "val_every": 10, "monitor": "val/loss"}
+    data = DatasetModule(DescribedSamples(samples), 20, 16)
+    result = fit(module, data, cfg=CFG, settings=settings, folder=tmp_path / "run")
+    values = [v for _, name, v in read_csv(tmp_path / "run/metrics.csv") if name == "val/code"]
+    first = next(v for _, name, v in read_csv(tmp_path / "run/metrics.csv") if name == "train/code")
+    assert len(values) == 4 and values[-1] < 0.8 * first
+    assert all(torch.equal(value, frozen[name]) for name, value in generator.state_dict().items())
+    saved = torch.load(result.checkpoint, weights_only=True)["state_dict"]
+    assert not any("backbone" in name or "generator" in name for name in saved)
+
+
+def test_image_losses_reach_the_encoder_and_exact_codes_of_images_count(generator: StyleGAN2) -> None:
+    data = ImageDataModule(Generated(generator, 8, 32), batch_size=4, split=HashSplit(0.2, 0.2))
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    module = InversionModule(an_encoder(), generator, {**CODES, "l2": 1.0, "norm": 0.1, "delta": 0.1}, size=32)
+    parts = module._losses(module.encoder, batch)
+    assert set(parts) == {"code", "l2", "norm", "delta"}, "a sample's code is known"
+    with torch.no_grad():
+        expected = (generator.mean_w + module.encoder(batch["image"]) - batch["w_plus"]) / module.deviation
+    assert torch.allclose(parts["code"], expected.square().mean(), rtol=1e-3)
+    parts["l2"].backward()
+    assert module.encoder.shared.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in generator.parameters())
+
+
+def test_real_images_beside_samples_leave_the_code_loss_to_the_samples(generator: StyleGAN2) -> None:
+    codes = sample_codes(generator, 2, 1)
+    images = generator.synthesis(codes).clamp(-1, 1)
+    batch = {"image": images, "w_plus": codes * torch.tensor([1.0, 0.0])[:, None, None]}
+    module = InversionModule(an_encoder(), generator, CODES, size=32)
+
+    def loss(*known: bool) -> Tensor | None:
+        return module._losses(module.encoder.eval(), {**batch, "has_w_plus": torch.tensor(known)}).get("code")
+
+    alone = module._losses(
+        module.encoder, {"image": images[:1], "w_plus": codes[:1], "has_w_plus": torch.tensor([True])}
+    )
+    assert torch.allclose(loss(True, False), alone["code"], rtol=1e-4)
+    assert loss(False, False) is None
+
+
+def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generator(
+    generator: StyleGAN2, tmp_path: Path
+) -> None:
+    encoder = an_encoder().eval()
+    trained.save(tmp_path / trained.FILE, encoder.state_dict(), part="encoder", generator=generator.id)
+    cfg = {
+        "name": "light",
+        "encoder": {"_target_": "oodgan.inversion.light.LightEncoder", **SMALL},
+        "weights": str(tmp_path),
+    }
+    torch.manual_seed(0)  # the backbone of a dry run is random
+    photos = 2 * torch.rand(1, 3, 32, 32) - 1
+    torch.manual_seed(0)
+    built: Any = build(cfg, generator)
+    assert torch.allclose(built.invert(photos), generator.mean_w + encoder(photos), atol=1e-5)
+    other = tiny(seed=1)
+    with pytest.raises(UserError) as caught:
+        build(cfg, other)
+    assert generator.id in str(caught.value) and other.id in str(caught.value)
+    with pytest.raises(UserError, match="do not fit this encoder"):
+        build({**cfg, "encoder": {**cfg["encoder"], "hidden": 16}}, generator)
