@@ -81,7 +81,9 @@ def test_layers_are_dropped_or_left_alone(bank: Bank):
 
 
 def test_latent_spaces():
-    assert latent_space(_generator("mobile_ffhq-1", 16)) == latent_space(_generator("stylegan2-1024-1", 18)) == FFHQ_SPACE
+    assert (
+        latent_space(_generator("mobile_ffhq-1", 16)) == latent_space(_generator("stylegan2-1024-1", 18)) == FFHQ_SPACE
+    )
     assert latent_space(_generator("stylegan2-32-abc", 8)) == "stylegan2-32-abc"
     assert latent_space(_generator("stylegan2-1024-1", 18, latent_space="metfaces")) == "metfaces"
 
@@ -108,7 +110,7 @@ def test_codes_of_another_shape(bank: Bank, shape: tuple[int, ...]):
 
 
 def test_another_latent_space_names_both_sides(bank: Bank):
-    with pytest.raises(UserError, match="mobile_ffhq-00000000.*stylegan2-32-abc"):
+    with pytest.raises(UserError, match=r"mobile_ffhq-00000000.*stylegan2-32-abc"):
         bank.fit(_generator("stylegan2-32-abc", 8))
 
 
@@ -142,7 +144,20 @@ def test_files_that_are_no_bank(tmp_path: Path):
 
 def test_the_shipped_bank_is_whole():
     bank = Bank.load("ffhq", _generator("mobile_ffhq-00000000", 16))
-    wanted = "smile eyeglasses beard age gender mouth_open narrow_eyes bushy_eyebrows blond bangs bald yaw".split()
+    wanted = [
+        "smile",
+        "eyeglasses",
+        "beard",
+        "age",
+        "gender",
+        "mouth_open",
+        "narrow_eyes",
+        "bushy_eyebrows",
+        "blond",
+        "bangs",
+        "bald",
+        "yaw",
+    ]
     assert list(bank.names) == wanted and bank.space == FFHQ_SPACE
     lengths = bank.vectors.norm(dim=2).amax(1)
     assert bool(((lengths > 1) & (lengths < 15)).all())

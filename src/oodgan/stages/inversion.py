@@ -68,9 +68,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> dict[str, float]:
     settings = cfg.inverter.fit
-    samples = render_shards(
-        generator, encoder, Path(cfg.folder) / "samples" / generator.id, settings.samples, cfg.seed, settings.size
-    )
+    # Shards hold what this encoder's `describe` computes, so those of another one must not be reused.
+    described = common.fingerprint({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})[:10]
+    folder = Path(cfg.folder) / "samples" / described
+    samples = render_shards(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
     dataset = DescribedSamples(samples)
     held_out = max(1, int(len(dataset) * settings.held_out))
     data = DatasetModule(dataset, held_out, settings.codes.batch_size, seed=cfg.seed)

@@ -109,7 +109,8 @@ def _samples(editor: Any, count: int, seed: int) -> list[Any]:
 
 
 def _first_names(names: Sequence[str]) -> list[dict[str, float]]:
-    return [{names[0]: 1.0}, {names[1]: 1.0}, {names[0]: 1.0, names[1]: -1.0}]
+    edits = [{name: 1.0} for name in names[:2]]
+    return [*edits, {names[0]: 1.0, names[1]: -1.0}] if len(names) > 1 else edits
 
 
 def _row(cfg: DictConfig, edit: Any, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""The whole chain as the command runs it, on the 32 px generator."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oodgan.tracking.artifacts import Manifest
+from oodgan.tracking.loggers import read_csv
+
+STAGES = ("inversion", "diffcam", "ghosts", "deghost")
+
+
+def oodgan(root: Path, stage: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "oodgan", stage, "experiment=tiny", f"root={root}", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root)
+
+
+def state(root: Path) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("chain")
+    answer = oodgan(root, "pipeline")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert "report.html" in answer.stdout
+    return root
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_an_artifact_that_says_what_it_is(finished: Path) -> None:
+    manifests = {stage: Manifest.load(finished / "tiny" / stage / "artifact") for stage in STAGES}
+    (generator,) = {manifest.generator for manifest in manifests.values()}
+    assert generator and generator.startswith("stylegan2-32-")
+    for stage, manifest in manifests.items():
+        folder = finished / "tiny" / stage / "artifact"
+        assert manifest.stage == stage and manifest.seed == 0 and manifest.fingerprint
+        assert manifest.config["generator"]["_target_"] == "oodgan.generators.stylegan2.tiny"
+        assert all((folder / name).is_file() for name in manifest.files) and manifest.files
+    assert len(manifests["diffcam"].directions or []) == 4 == len(manifests["ghosts"].directions or [])
+    assert manifests["ghosts"].counts == {"ghosts": 24, "skipped": 0}
+    assert manifests["deghost"].inputs == {"ghosts": manifests["ghosts"].fingerprint}
+    assert {"codes/val/loss", "images/val/loss"} <= set(manifests["inversion"].metrics)
+    assert not list(finished.rglob("partial-*")), "nothing unfinished is left"
+
+
+@pytest.mark.slow
+def test_the_report_has_a_row_for_each_edit_and_the_curves(finished: Path) -> None:
+    folder = finished / "tiny"
+    table = json.loads((folder / "metrics.json").read_text())["table"]
+    assert len(table) == 3 and all(row["seconds"] >= 0 for row in table)
+    assert (folder / "report.html").stat().st_size > 20_000 and (folder / "report.png").is_file()
+    curves = sorted(folder.glob("*/training/*/metrics.csv"))
+    assert {path.parents[2].name for path in curves} == {"inversion", "diffcam", "deghost"}
+    assert all(any(name == "val/loss" for _, name, _ in read_csv(path)) for path in curves)
+
+
+@pytest.mark.slow
+def test_a_second_run_skips_everything_and_another_setting_is_refused(finished: Path) -> None:
+    before = state(finished)
+    again = oodgan(finished, "pipeline")
+    assert again.returncode == 0 and "report.html" in again.stdout
+    assert state(finished) == before
+
+    other = oodgan(finished, "pipeline", "diffcam.fit.lr=0.01")
+    lines = [line for line in other.stderr.splitlines() if line.startswith("error: ")]
+    assert other.returncode == 2 and len(lines) == 1 and "replace=true" in lines[0] and "diffcam" in lines[0]
+    assert "Traceback" not in other.stderr
+    assert state(finished) == before
+
+
+@pytest.mark.slow
+def test_ghosts_of_another_generator_are_refused_naming_both(finished: Path) -> None:
+    from oodgan.generators.stylegan2 import tiny
+
+    before = state(finished)
+    answer = oodgan(finished, "deghost", "generator.seed=1")
+    assert answer.returncode == 2 and answer.stderr.count("error: ") == 1
+    assert tiny().id in answer.stderr and tiny(seed=1).id in answer.stderr
+    assert state(finished) == before
