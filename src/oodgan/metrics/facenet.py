@@ -28,9 +28,10 @@ def facenet(device: str = "cpu") -> InceptionResnetV1:
     from oodgan.metrics.graphdef import read_constants
     from oodgan.weights.fetch import fetch
 
-    network = InceptionResnetV1()
-    network.load_tensorflow(read_constants(fetch("facenet") / "graph_final.pb"))
-    return network.eval().requires_grad_(False).to(device)
+    with torch.inference_mode(False):  # or the cached network could never serve as a loss
+        network = InceptionResnetV1()
+        network.load_tensorflow(read_constants(fetch("facenet") / "graph_final.pb"))
+        return network.eval().requires_grad_(False).to(device)
 
 
 def face_crop(images: Tensor, box: tuple[float, float, float, float] = FFHQ_BOX) -> Tensor:

@@ -70,8 +70,9 @@ def lpips_distance(net: str = "alex", device: str = "cpu") -> LPIPSDistance:
 
     if net not in TAPS:
         raise unknown("LPIPS network", net, TAPS)
-    features = alexnet_features() if net == "alex" else vgg16_features()
-    return LPIPSDistance(features, read_heads(net), TAPS[net]).eval().requires_grad_(False).to(device)
+    with torch.inference_mode(False):  # or the cached network could never serve as a loss
+        features = alexnet_features() if net == "alex" else vgg16_features()
+        return LPIPSDistance(features, read_heads(net), TAPS[net]).eval().requires_grad_(False).to(device)
 
 
 class LPIPS(PerImage):

@@ -144,6 +144,8 @@ def trainer(
         "enable_progress_bar": False,
         "use_distributed_sampler": False,
         "num_sanity_val_steps": 0,
+        # Refinement needs gradients inside of test and predict loops, which inference tensors cannot give.
+        "inference_mode": False,
     }
     try:
         return pl.Trainer(default_root_dir=str(folder), callbacks=list(callbacks), **{**given, **defaults, **options})

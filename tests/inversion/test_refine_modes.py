@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from oodgan.generators.stylegan2 import tiny
+from oodgan.inversion.refine import Refinement
+
+
+@pytest.mark.network
+def test_it_works_inside_inference_mode_whoever_loaded_the_networks_first():
+    from oodgan.metrics.facenet import facenet, identity_similarity
+    from oodgan.metrics.lpips import lpips_distance
+
+    lpips_distance.cache_clear()
+    facenet.cache_clear()
+    generator = tiny()
+    with torch.inference_mode():
+        photos = generator.synthesis(generator.mean_w.expand(1, 8, -1)).clamp(-1, 1)
+        photos = torch.nn.functional.interpolate(photos, (64, 64))
+        identity_similarity(photos, photos)
+        lpips_distance("alex")(photos, photos)
+        start = generator.mean_w.expand(1, 8, -1) + 0.3
+        found = Refinement(steps=2, losses={"identity": 0.5, "lpips": 1.0})(generator, start, photos)
+    assert torch.isfinite(found).all() and not torch.equal(found, start)
