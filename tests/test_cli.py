@@ -95,6 +95,7 @@ def test_any_file_name_survives_the_override_grammar(name: str) -> None:
         (["edit", "none.jpg", "edits={smile: much}"], "strength 'much' of 'smile'"),
         (["edit", "none.jpg", "edits={smile: 1}", "save=[msk]"], "did you mean 'mask'?"),
         (["edit", "none.jpg", "edits={smile: 1}", "format=gif"], "png, jpg or webp expected"),
+        (["diffcam", "generator=tiny"], "do not fit generator stylegan2-32"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

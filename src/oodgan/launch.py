@@ -44,10 +44,12 @@ def run(stage: str, overrides: list[str]) -> int:
     def task(cfg: DictConfig) -> Any:
         try:
             found = sweep.job(cfg, importlib.import_module(f"oodgan.stages.{stage}").run)
-        except UserError as error:
+        except (UserError, HydraException) as error:
+            # A mistake inside of a `_target_` comes wrapped in Hydra's own error.
+            mistake = error if isinstance(error, UserError) else UserError(explain(error, stage))
             if several:  # Hydra then says which of the jobs it was
-                raise
-            mistakes.append(error)
+                raise mistake from error
+            mistakes.append(mistake)
             return None
         codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
         return found.get("objective") if isinstance(found, dict) else None
