@@ -102,14 +102,8 @@ class DiffCAM(nn.Module):
             inverted: (B, 3, H, W) in [-1, 1], or (1, 3, H, W) for several edits of one image.
             edited: (B, 3, H, W).
         """
-        x = torch.cat([inverted, edited])
-        x = imagenet_normalise(x) if self.imagenet_input else x
-        first, found = len(inverted), []
-        for i, layer in enumerate(self.shared):
-            x = layer(x)
-            if i in self.layers:
-                found.append((x[first:] - x[:first]).abs())
-        x = x[first:] - x[:first]
+        taps, x = self._subtract(inverted, edited)
+        found = [tap.abs() for tap in taps]
         for i, layer in enumerate(self.classifier, start=self.cut):
             if i > self.layers[-1]:
                 break
@@ -120,6 +114,11 @@ class DiffCAM(nn.Module):
 
     def signed_change(self, inverted: Tensor, edited: Tensor) -> list[Tensor]:
         """Edited minus inverted features (B, C, h, w) of those of `self.layers` before the cut (of the cut if none)."""
+        taps, x = self._subtract(inverted, edited)
+        return taps or [x]
+
+    def _subtract(self, inverted: Tensor, edited: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Edited minus inverted: at those of `self.layers` before the cut, and at the cut."""
         x = torch.cat([inverted, edited])
         x = imagenet_normalise(x) if self.imagenet_input else x
         first, found = len(inverted), []
@@ -127,7 +126,7 @@ class DiffCAM(nn.Module):
             x = layer(x)
             if i in self.layers:
                 found.append(x[first:] - x[:first])
-        return found or [x[first:] - x[:first]]
+        return found, x[first:] - x[:first]
 
     @property
     def only_head_trains(self) -> bool:
