@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from oodgan.data.images import to_uint8
 from oodgan.diffcam.network import DiffCAM, pool
 from oodgan.directions.bank import Bank
+from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator, sample_codes
 
 _SHARD = 48
@@ -128,6 +129,7 @@ def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int
     Faces are aligned, so the signed change of the features, averaged over samples, keeps what the edit does to every
     face, and what it does to one or another (background, hair, colour drift) averages out. The squared mean is freed
     of what chance alone leaves of it (variance / samples), summed over channels and, on equal terms, over layers.
+    Raises UserError when an edit gives NaN.
     """
     count = len(renderer.bank)
     sums: list[Tensor] = []
@@ -154,7 +156,11 @@ def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int
     floor = total.flatten(1).quantile(0.5, dim=1)[:, None, None, None]
     raised = F.avg_pool2d(F.pad((total - floor).clamp(min=0), (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
     top = raised.flatten(1).quantile(0.98, dim=1)[:, None, None].clamp(min=1e-8)
-    return (raised / top).clamp(max=1)
+    found = (raised / top).clamp(max=1)
+    broken = [name for name, region in zip(renderer.bank.names, found, strict=True) if not region.isfinite().all()]
+    if broken:
+        raise UserError(f"no finite region for {', '.join(broken)}: does the generator draw these edits at all?")
+    return found
 
 
 def _to_size(x: Tensor, size: int) -> Tensor:
