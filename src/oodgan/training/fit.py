@@ -371,5 +371,6 @@ def _get(cfg: Any, key: str) -> Any:
 def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*in eval mode.*", ".*IterableDataset.*", ".*sync_dist.*"):
+    noise = ("does not have many workers", "in eval mode", "IterableDataset", "sync_dist", r"isinstance\(treespec")
+    for text in (f".*{words}.*" for words in noise):
         warnings.filterwarnings("ignore", text)
