@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -30,9 +31,9 @@ class PerImage(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    @abstractmethod
     def per_image(self, *inputs: Tensor) -> Tensor:
         """One value per image, (B,)."""
-        raise NotImplementedError
 
     def update(self, *inputs: Tensor, values: Tensor | None = None) -> None:
         """Adds a batch; `values` (B,) adds what `per_image` gave earlier instead of computing it again."""
