@@ -15,6 +15,12 @@ import oodgan  # noqa: F401  cures torchvision before any test imports Lightning
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_codes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test finds, or leaves, codes of photos in the user's cache."""
+    os.environ["OODGAN_CODES"] = str(tmp_path_factory.mktemp("codes"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real photos and reference numbers: `OODGAN_SHARED`, or `../shared` beside the repository."""

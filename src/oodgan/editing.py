@@ -79,13 +79,13 @@ class Editor:
         from oodgan import directions, generators
         from oodgan.deghost import remover
         from oodgan.diffcam import masks
-        from oodgan.inversion import inverter
+        from oodgan.inversion import cache
 
         generator = generators.build(cfg["generator"])
         bank = directions.build(cfg["directions"], generator)
         return cls(
             generator,
-            inverter.build(cfg["inverter"], generator),
+            cache.build(cfg, generator),
             bank,
             masks.build(cfg["diffcam"], generator, bank),
             remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,

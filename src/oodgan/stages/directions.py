@@ -145,9 +145,9 @@ def _checked(bank: Bank, result: measure.Check) -> Bank:
 def _inverted(cfg: DictConfig, generator: Generator) -> Tensor:
     """Codes of the first `photo_limit` photos, by the configured inverter."""
     from oodgan.data.images import read_image, resize
-    from oodgan.inversion.inverter import build
+    from oodgan.inversion.cache import build
 
-    inverter = build(cfg.inverter, generator)
+    inverter = build(cfg, generator)
     size = min(generator.resolution, 512)
     files = list(list_images(cfg.photos).values())[: int(cfg.photo_limit)]
     codes = []

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oodgan.errors import UserError, nearest
-from oodgan.weights.registry import SHIPPED
+from oodgan.weights.registry import REGISTRY, SHIPPED
 
 FILE = "weights.safetensors"
 UNCONVERTED = (".pt", ".pth", ".pkl", ".ckpt")
@@ -52,6 +52,13 @@ def locate(source: str | Path) -> Path:
         f"no weights {str(source)!r}{nearest(str(source), names)}: neither shipped ({', '.join(sorted(names))}), "
         f"nor a folder with {FILE}, nor a file"
     )
+
+
+def mark(source: str | Path) -> str:
+    """The sha256 behind a source of weights: a registered download's, else that of the file (`locate`)."""
+    from oodgan.tracking.artifacts import digest
+
+    return REGISTRY[str(source)].sha256 if str(source) in REGISTRY else digest(locate(source))
 
 
 def configured(cfg: Mapping[str, Any], group: str, stage: str) -> str:

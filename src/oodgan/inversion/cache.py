@@ -1,0 +1,140 @@
+"""Codes of photos kept on disk: a photo is inverted once for all later edits, stages and runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from oodgan.errors import UserError
+from oodgan.generators.protocol import Generator
+from oodgan.inversion import inverter as inverters
+from oodgan.inversion.inverter import Inverter
+from oodgan.tracking.artifacts import fingerprint, plain
+from oodgan.weights import trained
+from oodgan.weights.fetch import cache_folder
+
+log = logging.getLogger("oodgan")
+
+NOT_USED = ("fit", "download", "weights")
+"""Keys of a config group `inverter` that do not decide its codes (the weights do, by their hash)."""
+
+
+class CachedInverter(nn.Module):
+    """An inverter that looks into a folder first, and keeps there what it had to compute.
+
+    Each photo of a batch has its own file `<hash>.safetensors`, the hash being that of the photo's pixels and of
+    `settings`. Files appear complete or not at all; a damaged one is computed again; a folder that cannot be written
+    costs a warning. Where the files exceed `limit` bytes together, those unused for longest go.
+
+    Args:
+        inverter: computes what is not there.
+        settings: hash of everything else that decides the codes (see `settings_of`).
+        folder: where the codes lie.
+        limit: bytes.
+    """
+
+    def __init__(self, inverter: Inverter, settings: str, folder: Path, limit: int) -> None:
+        super().__init__()
+        self.inverter, self.settings, self.folder, self.limit = inverter, settings, folder, limit
+        self.name = inverter.name
+
+    def invert(self, photos: Tensor) -> Tensor:
+        """Photos (B, 3, R, R) in [-1, 1] -> codes (B, L, 512); only those not known yet are inverted, in one batch."""
+        files = [self._file(photo) for photo in photos]
+        codes = [_read(file) for file in files]
+        missing = [i for i, code in enumerate(codes) if code is None]
+        if missing:
+            made = self.inverter.invert(photos if len(missing) == len(photos) else photos[missing]).detach()
+            for i, code in zip(missing, made, strict=True):
+                codes[i] = code
+                self._keep(files[i], code)
+        return torch.stack([code.to(photos.device) for code in codes if code is not None])
+
+    def _file(self, photo: Tensor) -> Path:
+        pixels = photo.detach().float().cpu().contiguous().numpy()
+        text = f"{self.settings} {tuple(photo.shape)} ".encode()
+        return self.folder / f"{hashlib.sha256(text + pixels.tobytes()).hexdigest()}.safetensors"
+
+    def _keep(self, file: Path, code: Tensor) -> None:
+        temporary = file.with_name(f".{file.stem}.{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"w_plus": code.cpu().contiguous()}, temporary)
+            os.replace(temporary, file)
+            trim(self.folder, self.limit)
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            log.warning("the code is not kept in %s: %s", self.folder, error)
+
+
+def _read(file: Path) -> Tensor | None:
+    try:
+        code = load_file(file)["w_plus"]
+        os.utime(file)
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return code if bool(torch.isfinite(code).all()) else None
+
+
+def trim(folder: Path, limit: int) -> None:
+    """Delete the files unused for longest until the folder holds at most `limit` bytes; half-written ones count too."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, Path(entry.path)))
+            except FileNotFoundError:  # another process was quicker
+                continue
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+def settings_of(cfg: Mapping[str, Any], generator: Generator) -> str:
+    """Hash of what decides a photo's code beside its pixels: the config group `inverter`, its weights, the generator,
+    and the program's own files."""
+    settings = {key: value for key, value in plain(cfg).items() if key not in NOT_USED}
+    weights = trained.mark(str(cfg["weights"])) if cfg.get("weights") else ""
+    return fingerprint(settings, {"generator": generator.id, "weights": weights, "program": _program()})
+
+
+@lru_cache(maxsize=1)
+def _program() -> str:
+    """Hash of this package's files: codes of another version of them are not taken for this one's."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def codes_folder() -> Path:
+    """Where codes are kept: `$OODGAN_CODES`, else `codes` in the cache folder."""
+    return Path(os.environ.get("OODGAN_CODES") or cache_folder() / "codes")
+
+
+def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
+    """The inverter of a whole configuration; with `code_cache` (megabytes) above 0, one that keeps its codes on disk.
+
+    Raises:
+        UserError: as `oodgan.inversion.inverter.build`, and for a `code_cache` that is no size.
+    """
+    found, size = inverters.build(cfg["inverter"], generator), cfg.get("code_cache") or 0
+    if isinstance(size, bool) or not isinstance(size, int | float) or not size >= 0:
+        raise UserError(f"code_cache={size}: megabytes expected, 0 to keep no codes")
+    if not size:
+        return found
+    return CachedInverter(found, settings_of(cfg["inverter"], generator), codes_folder(), int(size * 2**20))
