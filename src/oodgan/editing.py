@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from oodgan.compose import compose
 from oodgan.data import images
 from oodgan.data.align import paste_back
+from oodgan.data.detect import Face
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError, unknown
 from oodgan.subject import Picture, Subject, Subjects, once
@@ -162,7 +163,7 @@ class Editor:
         edits: Mapping[str, float],
         *,
         aligned: bool = ...,
-        face: str | int = ...,
+        face: str | int | Face = ...,
     ) -> list[Edit]: ...
     @overload
     def edit(  # type: ignore[overload-overlap]
@@ -170,16 +171,23 @@ class Editor:
     ) -> list[Edit]: ...
     @overload
     def edit(
-        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: str | int = ...
+        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: str | int | Face = ...
     ) -> Edit: ...
-    def edit(self, picture: Any, edits: Mapping[str, float], *, aligned: bool = False, face: str | int = "largest"):
+    def edit(
+        self,
+        picture: Any,
+        edits: Mapping[str, float],
+        *,
+        aligned: bool = False,
+        face: str | int | Face = "largest",
+    ):
         """Edit a photo; the faces are found now, the rest is computed when it is asked for.
 
         Args:
             picture: path, PIL picture, array or tensor (see `oodgan.subject.read_picture`), or a list of such.
             edits: {attribute: strength}; 1 is the calibrated strength, negative ones reverse the attribute.
             aligned: the picture is an FFHQ-style crop already.
-            face: `largest`, `all`, or a number from 0, largest first.
+            face: `largest`, `all`, a number from 0, largest first, or a `Face` that was found already.
 
         Returns:
             An `Edit`; a list of them for a list of pictures (in their order) or for `face="all"`.

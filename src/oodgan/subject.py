@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oodgan.data import images
 from oodgan.data.align import Aligned, align_photo
+from oodgan.data.detect import Face
 from oodgan.data.images import Photo
 from oodgan.errors import UserError
 
@@ -105,7 +106,7 @@ class Subjects:
         self.size, self.device, self.keep = size, device, keep
         self._known: OrderedDict[str, list[Subject]] = OrderedDict()
 
-    def find(self, picture: Picture, aligned: bool = False, face: str | int = "largest") -> list[Subject]:
+    def find(self, picture: Picture, aligned: bool = False, face: str | int | Face = "largest") -> list[Subject]:
         """The chosen faces of a photo; raises UserError as `read_picture` and `align_photo` do."""
         source = read_picture(picture)
         key = _key(source.image, aligned, face)

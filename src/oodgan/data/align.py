@@ -126,12 +126,14 @@ def choose(faces: Sequence[Face], face: str | int = "largest", name: str = "the 
 
 
 def align_photo(
-    image: Image.Image, size: int, face: str | int = "largest", name: str = "the photo", aligned: bool = False
+    image: Image.Image, size: int, face: str | int | Face = "largest", name: str = "the photo", aligned: bool = False
 ) -> list[Aligned]:
-    """Detect, choose and align: one `Aligned` for each chosen face of an RGB picture.
+    """Detect, choose and align: one `Aligned` for each chosen face of an RGB picture; nothing is detected for a `Face`.
 
     With `aligned` the picture is an FFHQ-style crop already: its centred square is taken as it is, only resized.
     """
+    if isinstance(face, Face):
+        return [align(image, face, size)]
     if not aligned:
         return [align(image, found, size) for found in choose(detect_faces(image), face, name)]
     side = min(image.size)
