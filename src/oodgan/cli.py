@@ -81,7 +81,7 @@ def _conf_folders() -> tuple[Path, Path]:
 def positional(stage: str, words: list[str]) -> list[str]:
     """Turn plain words into overrides, by the stage's `POSITIONAL`: names in order, the last `*name` takes the rest.
 
-    Words that hold `=` or begin with `-`, `+` or `~` are overrides and options, and stay as they are.
+    Words that hold `=` (and are no file) or begin with `-`, `+` or `~` are overrides and options, and stay as they are.
 
     Raises:
         UserError: more words than the stage takes.
@@ -90,7 +90,8 @@ def positional(stage: str, words: list[str]) -> list[str]:
     plain: list[str] = []
     rest: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
-        kept = "=" in word or word.startswith(("-", "+", "~")) or before in _TAKES_A_WORD
+        assigns = "=" in word and not os.path.exists(word)  # a photo's name may hold a = too
+        kept = assigns or word.startswith(("-", "+", "~")) or before in _TAKES_A_WORD
         (rest if kept else plain).append(word)
     found: list[str] = []
     for name in names:

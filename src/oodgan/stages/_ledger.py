@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +100,24 @@ class Ledger:
             write_text(self.folder / FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.folder / FILE}: {error.strerror or error}") from error
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed run left half-written in an output folder: temporary files whose process is gone."""
+    for path in folder.rglob(".*") if folder.is_dir() else ():
+        match = re.fullmatch(r"\..+\.(\d+)\.(tmp|partial)", path.name)
+        if match and not _alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
 
 
 def _changed(key: str, old: Any, new: Any) -> str:

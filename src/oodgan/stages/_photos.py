@@ -43,13 +43,20 @@ def _matches(text: str) -> Iterator[Job]:
     elif path.exists():
         yield Job(path, path.stem)
     elif glob.has_magic(text):
-        matched = sorted(glob.glob(str(path), recursive=True))
-        photos = [Path(m) for m in matched if _is_photo(Path(Path(m).name)) and Path(m).is_file()]
+        photos = [p for p in sorted(_expand(path)) if p.is_file()]
         if not photos:
             raise UserError(f"no photo matches {text}")
         yield from (Job(p, p.stem) for p in photos)
     else:
         raise UserError(f"no such file or folder: {text}")
+
+
+def _expand(pattern: Path) -> Iterator[Path]:
+    """The photos that a glob matches; `**` goes through folders, never through links to folders, which may circle."""
+    parts = pattern.parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:first])
+    return (p for p in root.glob(str(Path(*parts[first:]))) if _is_photo(p.relative_to(root)))
 
 
 def _is_photo(path: Path) -> bool:

@@ -1,0 +1,131 @@
+"""What `oodgan edit` is asked for: the edits, the photos' results and their names."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from oodgan.errors import UserError, nearest, unknown
+from oodgan.stages._photos import Job
+
+FORMATS = ("png", "jpg", "webp")
+SAVED = ("result", "pasted", "photo", "inverted", "edited", "mask", "coarse")
+
+Numbers = Sequence[int | None]
+"""How the faces of a photo are told apart in file names: [None], not at all, when there is one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request: where to, which edits (several for strength lists) and what to save, the main thing first.
+
+    `window` is the number of frames to smooth over, 0 for photos that are no frames.
+    """
+
+    output: Path
+    edits: list[dict[str, float]]
+    lists: dict[str, list[float]]
+    save: tuple[str, ...]
+    format: str
+    quality: int
+    aligned: bool
+    face: str
+    replace: bool
+    window: int = 0
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Plan:
+        """Check the stage's own keys; raises UserError for the first wrong one."""
+        wanted = edits_of(cfg)
+        lists = {name: value for name, value in wanted.items() if isinstance(value, list)}
+        choices = [value if isinstance(value, list) else [value] for value in wanted.values()]
+        combos = [dict(zip(wanted, strengths, strict=True)) for strengths in itertools.product(*choices)]
+        window = _window(cfg)
+        more = [cfg.save] if isinstance(cfg.save, str) else cfg.save or []
+        save = dict.fromkeys(["pasted" if window else "result", *map(str, more)])
+        for name in save:
+            if name not in SAVED:
+                raise unknown("image to save", name, SAVED)
+        if cfg.format not in FORMATS:
+            raise UserError(f"format={cfg.format}{nearest(str(cfg.format), FORMATS)}: png, jpg or webp expected")
+        if isinstance(cfg.quality, bool) or not isinstance(cfg.quality, int) or not 1 <= cfg.quality <= 100:
+            raise UserError(f"quality={cfg.quality}: 1 to 100 expected")
+        return cls(
+            Path(str(cfg.output)).expanduser(), combos, lists, tuple(save), str(cfg.format), int(cfg.quality),
+            bool(cfg.aligned), str(cfg.face), bool(cfg.get("replace", False)), window,
+        )  # fmt: skip
+
+    @property
+    def grid(self) -> bool:
+        return bool(self.lists)
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What decides the pixels beside the edits and the parts."""
+        return {"frames": self.window} if self.window else {}
+
+    def file(self, kind: str, job: Job, face: int | None = None, edits: Mapping[str, float] | None = None) -> Path:
+        """Where a picture goes: `<output>/<kind>/<name>[_face<i>][_<strengths>].<format>`."""
+        name = job.name + ("" if face is None else f"_face{face}")
+        if edits is not None and self.grid:
+            name += "_" + "_".join(f"{key}{edits[key]:+g}" for key in self.lists)
+        return self.output / kind / f"{name}.{self.format}"
+
+    def files(self, job: Job, numbers: Numbers) -> list[Path]:
+        """All pictures that a photo with these faces gives."""
+        found = []
+        for face in numbers:
+            found += [self.file(k, job, face, e) for k in self.save if k != "pasted" for e in self.edits]
+            found += [self.file("grid", job, face)] if self.grid else []
+        return found + [self.file("pasted", job, None, e) for e in self.edits if "pasted" in self.save]
+
+
+def numbers_of(entry: Mapping[str, Any]) -> Numbers:
+    """The faces' numbers by a photo's entry in the record; one face where it has none yet."""
+    if "tracks" in entry:
+        return list(entry["tracks"])
+    faces = int(entry.get("faces", 1))
+    return [None] if faces == 1 else list(range(faces))
+
+
+def inputs_of(cfg: DictConfig) -> list[str]:
+    """The photos, folders and globs as they were named; raises UserError for none."""
+    if OmegaConf.is_missing(cfg, "input") or cfg.input in (None, "") or cfg.input == []:
+        raise UserError("which photo? for example: oodgan edit photo.jpg 'edits={smile: 1.0}' output=edited")
+    return [str(cfg.input)] if isinstance(cfg.input, str | int | float) else [str(item) for item in cfg.input]
+
+
+def edits_of(cfg: DictConfig) -> dict[str, float | list[float]]:
+    """{attribute: strength or list of strengths}; raises UserError for none, and for what is no number."""
+    if OmegaConf.is_missing(cfg, "edits") or not isinstance(cfg.edits, DictConfig) or not cfg.edits:
+        raise UserError("which edit? for example: 'edits={smile: 1.0}', or 'edits={age: [-1, 0, 1]}' for a grid")
+    plain = OmegaConf.to_container(cfg.edits, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(name): _strength(str(name), value) for name, value in plain.items()}
+
+
+def _strength(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        if not value:
+            raise UserError(f"edits.{name}=[] has no strength; for example {name}: [-1, 0, 1]")
+        return list(dict.fromkeys(_strength(name, item) for item in value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"strength {value!r} of {name!r} is not a finite number, for example {name}: 1.0")
+    return float(value)
+
+
+def _window(cfg: DictConfig) -> int:
+    if not cfg.get("frames"):
+        return 0
+    if cfg.aligned:
+        raise UserError("frames=true aligns the frames itself: leave aligned=true out, or frames=true for crops")
+    window = cfg.get("window", 9)
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise UserError(f"window={window}: a whole number of frames from 1 (1: not smoothed) expected")
+    return window

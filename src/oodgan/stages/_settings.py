@@ -1,0 +1,101 @@
+"""What decides an edit, as one mapping: recorded beside results, written by the web page, read back from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from oodgan.errors import UserError, unknown
+from oodgan.tracking.artifacts import plain
+
+PARTS = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster")
+PLAIN = ("edits", "aligned", "face", "save", "format", "quality")
+_HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
+
+
+def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the pixels: the edit, how faces are chosen, and the parts with their weights."""
+    from oodgan.weights import trained
+
+    parts = {name: plain(cfg.get(name)) for name in PARTS}
+    for part in parts.values():
+        if isinstance(part, dict):
+            part.pop("fit", None)
+            if part.get("weights"):
+                part["weights_sha256"] = trained.mark(part["weights"])
+    return {"edits": dict(edits), "aligned": bool(cfg["aligned"]), "face": str(cfg["face"]), **parts}
+
+
+def dump(cfg: Mapping[str, Any]) -> str:
+    """A settings file for the edits, faces, parts and output choices of an edit's configuration."""
+    output = {key: plain(cfg[key]) for key in ("save", "format", "quality")}
+    return _HEAD + OmegaConf.to_yaml(OmegaConf.create({**decisive(cfg, plain(cfg["edits"])), **output}))
+
+
+def read(cfg: DictConfig) -> DictConfig:
+    """The configuration with what its `settings` file says; the command line's own words go before the file's.
+
+    Raises:
+        UserError: no such file, keys that decide no edit, objects from outside of this package, weights that are not
+            those of the file, or a part that the command line chooses too.
+    """
+    if not cfg.get("settings"):
+        return cfg
+    path, said = Path(str(cfg.settings)).expanduser(), _said()
+    merged = cfg.copy()
+    OmegaConf.set_struct(merged, False)
+    for key, value in _load(path).items():
+        if key in PARTS and key in said:
+            raise UserError(f"settings={path} names the {key} already: leave {key} out on the command line")
+        if key not in said:
+            merged[key] = _checked(key, value, path) if key in PARTS else value
+    return merged
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from yaml import YAMLError
+
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"settings={path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"settings={path} is no settings file: the web page (oodgan serve) writes them")
+    for key in found:
+        if key not in (*PLAIN, *PARTS):
+            raise unknown(f"key in {path}", str(key), (*PLAIN, *PARTS))
+    return found
+
+
+def _checked(name: str, part: Any, path: Path) -> Any:
+    """A part without the mark of its weights, which must be that of the weights here."""
+    for target in _targets(part):  # a file that somebody sent must not name any callable there is
+        if not target.startswith("oodgan."):
+            raise UserError(f"{path}: {name} would call {target}, which is no part of oodgan")
+    if not isinstance(part, dict) or "weights_sha256" not in part:
+        return part
+    from oodgan.weights import trained
+
+    wanted = part.pop("weights_sha256")
+    if trained.mark(str(part.get("weights"))) != wanted:
+        raise UserError(f"{path}: the {name} weights {part.get('weights')} are not those that it was made with")
+    return part
+
+
+def _targets(node: Any) -> Iterator[str]:
+    for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _targets(item)
+    if isinstance(node, dict) and "_target_" in node:
+        yield str(node["_target_"])
+
+
+def _said() -> set[str]:
+    """The first words of the keys that the command line sets."""
+    from hydra.core.hydra_config import HydraConfig
+
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return {word.lstrip("+~").partition("=")[0].partition("@")[0].partition(".")[0] for word in words}
