@@ -169,3 +169,15 @@ def test_a_masker_is_built_from_its_weights_and_refused_for_another_generator(
     assert generator.id in str(caught.value) and other.id in str(caught.value)
     with pytest.raises(UserError, match="oodgan diffcam"):
         build({**cfg, "weights": None}, generator, bank)
+
+
+def test_strength_scales_the_mask_and_leaves_the_first_masker_alone(maskers: dict[str, Masker]) -> None:
+    pair = an_image(7), edited_at(an_image(7), "mouth")
+    for masker in maskers.values():
+        plain = masker(*pair, ["mouth"])
+        half = masker.adjusted(strength=0.5, feather=masker.feather)(*pair, ["mouth"])
+        assert torch.allclose(half, plain / 2, atol=1e-6) and plain.max() > 0
+        assert masker.adjusted(strength=3.0, feather=masker.feather)(*pair, ["mouth"]).max() <= 1
+        assert torch.equal(masker(*pair, ["mouth"]), plain)
+    wide = maskers["guided"].adjusted(strength=1.0, feather=0.2)(*pair, ["mouth"])
+    assert not torch.equal(wide, maskers["guided"](*pair, ["mouth"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class Masker(nn.Module):
         regions: (K, r, r) in [0, 1], needed by `guided`.
         threshold, sharpness: of the soft threshold.
         feather: width of the final blur, as a share of the image's width.
+        strength: the mask is multiplied by it, and cut at 1.
         aliases: other names of classes, {name of a direction: class}; upper and lower case are the same anyway.
     """
 
@@ -49,6 +51,7 @@ class Masker(nn.Module):
         threshold: float = 0.3,
         sharpness: float = 12.0,
         feather: float = 0.01,
+        strength: float = 1.0,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class Masker(nn.Module):
         classes |= {name: classes[kept] for name, kept in (aliases or {}).items() if kept in classes}
         self.classes, self.names = classes, tuple(classes)
         self.network, self.size, self.kind = network.eval(), size, kind
-        self.threshold, self.sharpness, self.feather = threshold, sharpness, feather
+        self.threshold, self.sharpness, self.feather, self.strength = threshold, sharpness, feather, strength
         self.register_buffer("regions", regions)
 
     @torch.no_grad()
@@ -76,8 +79,16 @@ class Masker(nn.Module):
         _, maps = self.network.maps(small, small_edited)
         if self.kind == "paper":
             cams = normalise_maps(maps[:, classes], tuple(edited.shape[2:]))  # type: ignore[arg-type]
-            return cams.amax(1, keepdim=True)
-        return self._guided(maps, classes, inverted, edited, inverted if photo is None else photo)
+            mask = cams.amax(1, keepdim=True)
+        else:
+            mask = self._guided(maps, classes, inverted, edited, inverted if photo is None else photo)
+        return mask if self.strength == 1 else (mask * self.strength).clamp(0, 1)
+
+    def adjusted(self, strength: float, feather: float) -> Masker:
+        """The same masker with another strength and feather; both share one network."""
+        other = copy.copy(self)
+        other.strength, other.feather = strength, feather
+        return other
 
     def _guided(self, maps: Tensor, classes: list[int], inverted: Tensor, edited: Tensor, photo: Tensor) -> Tensor:
         work = min(_WORK, edited.shape[-1])
