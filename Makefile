@@ -6,7 +6,7 @@ JOBS ?= 2
 STAMP := .venv/.installed
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast lint clean-venv
+.PHONY: setup demo test test-fast lint docs clean-venv
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -14,7 +14,7 @@ setup: $(STAMP)
 # A virtual environment whose making was interrupted has no pip: it is made again from nothing.
 $(STAMP): setup.cfg constraints.txt pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { rm -rf .venv; "$(PYTHON)" -m venv .venv; }
-	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[app,sweep,export,dev]'
+	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[app,sweep,export,docs,dev]'
 	@touch $@
 
 demo: setup
@@ -32,6 +32,9 @@ lint: setup
 	$(RUN) -m ruff check src tests
 	$(RUN) -m ruff format --check src tests
 	$(RUN) -m mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean-venv:
 	rm -rf .venv

@@ -1,0 +1,143 @@
+"""The pages of docs/: complete, built without a warning, loading nothing from elsewhere; their commands compose."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from oodgan import cli, launch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+PAGES = [
+    *sorted(DOCS.glob("*.md")),
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "experiments").glob("*/README.md")),
+]
+STANDS_FOR = {"generator=mine": "generator=tiny"}  # what a reader has made and we have not
+
+
+def _hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["docs_hooks"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+hooks = _hooks()
+
+
+def commands(text: str) -> list[list[str]]:
+    """The command lines of a page's shell blocks, as words, without comments."""
+    found = []
+    for block in re.findall(r"^```(?:sh|bash|)\n(.*?)^```", text, flags=re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("path", list(hooks.explained()), ids=lambda p: p.relative_to(hooks.CONF).as_posix())
+def test_every_config_key_is_explained(path: Path) -> None:
+    missing = [key.path for key in hooks.explained()[path] if not key.comment]
+    assert not missing, f"write a comment behind {', '.join(missing)} in {path.relative_to(REPOSITORY)}"
+
+
+def test_keys_comments_and_defaults_are_read_from_the_file() -> None:
+    found = {key.path: key for key in hooks.keys(hooks.CONF / "stage" / "edit.yaml")}
+    assert found["quality"] == hooks.Key("quality", "95", "of jpg and webp") and "stage" not in found
+    nested = {key.path: key for key in hooks.keys(hooks.CONF / "inverter" / "light.yaml")}
+    assert nested["inverter.refine.size"].default == "256" and nested["inverter.fit.codes.losses"].default[0] == "{"
+    assert any(key.path == "pipeline.edits" for key in hooks.keys(hooks.CONF / "stage" / "pipeline.yaml"))
+
+
+def test_the_page_of_keys_has_every_option_of_every_group() -> None:
+    page = hooks.config_page()
+    for group, files in hooks.options().items():
+        for path in files if group else []:
+            assert f"### {group}={path.stem}\n" in page
+    for key in (key for found in hooks.explained().values() for key in found):
+        assert f"| `{key.path}` |" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(REPOSITORY).as_posix())
+def test_commands_exist_and_take_what_is_written(page: Path) -> None:
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+    for words in commands(page.read_text(encoding="utf-8")):
+        if words[0] == "make":
+            assert words[1] in targets, words
+        elif words[0] == "sh":
+            assert (REPOSITORY / words[1]).is_file(), words
+        elif words[0].endswith("oodgan") and not words[1].startswith("-") and "--help" not in words:
+            _composes(words[1], words[2:])
+
+
+def _composes(stage: str, words: list[str]) -> None:
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert stage in cli.stage_names(), f"no stage {stage}"
+    words = [STANDS_FOR.get(word, word) for word in cli.positional(stage, words)]
+    if "-m" in words:
+        parsed = OverridesParser.create().parse_overrides([word for word in words if word != "-m"])
+        words = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0][0]
+    launch.compose(stage, words)
+
+
+def test_the_cards_figures_of_the_probes_are_the_files() -> None:
+    from oodgan.directions.probes import SHIPPED_PROBES, Probes
+
+    card = SHIPPED_PROBES.with_suffix(".md").read_text(encoding="utf-8")
+    written = {name: float(r) for name, r in re.findall(r"^\| (\w+) \| (0\.\d+) \|", card, flags=re.M)}
+    assert written == pytest.approx(dict(Probes.load(SHIPPED_PROBES).quality))
+
+
+def test_every_shipped_file_of_weights_has_a_card() -> None:
+    assert {p.stem for p in hooks.SHIPPED.glob("*.safetensors")} == {p.stem for p in hooks.SHIPPED.glob("*.md")}
+
+
+def test_pictures_are_small_and_all_shown() -> None:
+    pictures = list((DOCS / "pictures").iterdir())
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    assert [p.name for p in pictures if f"pictures/{p.name}" not in text] == []
+    assert 100_000 < sum(p.stat().st_size for p in pictures) < 1_500_000
+
+
+class _Loaded(HTMLParser):
+    """Addresses that a page loads by itself, not by a click."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        kept = [given.get("src"), given.get("href") if tag == "link" else None]
+        self.addresses += [address for address in kept if address]
+
+
+@pytest.mark.slow
+def test_pages_build_strictly_and_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the docs extra is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert {"configs.html", "api.html", "import.html", "encoder_light.html", "embedded.html"} <= {p.name for p in pages}
+    for page in pages:
+        loaded = _Loaded()
+        loaded.feed(page.read_text(encoding="utf-8"))
+        assert [a for a in loaded.addresses if a.startswith(("http:", "https:", "//"))] == [], page.name
+    styles = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "site").rglob("*.css"))
+    assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", styles)
