@@ -1,0 +1,217 @@
+"""The page's components and what happens when they are used."""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from oodgan.app.session import VIEWS, Session, Studio, Wish, numbered
+from oodgan.errors import UserError
+from oodgan.stages.edit import FORMATS
+
+STEP = 0.05
+WHOLE, CROP = "Whole photo", "Aligned crop"
+_KINDS = {WHOLE: "pasted", CROP: "result"}
+_SMALL = ("inverted", "edited", "mask", "coarse")
+_HEAD = """\
+# oodgan
+Edit a face in a photo that its GAN has never seen. Everything outside the mask stays the photo's own pixels, and the \
+photo stays on this machine.
+"""
+_DROP = "Drop a photo to begin."
+_CSS = """
+.gradio-container { max-width: 1280px !important; margin: auto; }
+#status { min-height: 1.6em; }
+#status .trouble { color: #b91c1c; font-weight: 600; }
+.dark #status .trouble { color: #fca5a5; }
+"""
+
+
+class Page:
+    """The page of a studio, and its server on this machine."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio, self.cfg = studio, studio.cfg
+        # A theme's fonts that are given as names are the machine's own; the default theme would fetch some.
+        theme = gr.themes.Soft(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+        self._looks = {"theme": theme, "css": _CSS}
+        with gr.Blocks(title="oodgan", analytics_enabled=False) as self.blocks:
+            self._build()
+
+    def launch(self) -> str:
+        """Start serving in threads of this process; the page's address."""
+        self.blocks.queue(max_size=int(self.cfg.queue), default_concurrency_limit=1, api_open=False)
+        port = int(self.cfg.port)
+        try:
+            _, address, _ = self.blocks.launch(
+                server_name=str(self.cfg.host), server_port=port or _free_port(str(self.cfg.host)),
+                max_file_size=f"{math.ceil(float(self.cfg.max_upload) * 1000)}kb", inbrowser=bool(self.cfg.browser),
+                share=False, prevent_thread_lock=True, quiet=True, show_error=False, allowed_paths=[],
+                footer_links=[], enable_monitoring=False, ssr_mode=False, mcp_server=False, pwa=False,
+                state_session_capacity=50, **self._looks,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"port={port} of {self.cfg.host} cannot be opened (in use?): {error}") from error
+        return address
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.blocks.close(verbose=False)
+
+    def _build(self) -> None:
+        self.session = gr.State(None, time_to_live=float(self.cfg.keep) * 60)
+        gr.Markdown(_HEAD)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=320):
+                self._photo_controls()
+                self._edit_controls()
+            with gr.Column(scale=2, min_width=480):
+                self._pictures()
+                self._downloads()
+        self._events()
+
+    def _photo_controls(self) -> None:
+        limit = f"jpg, png, webp, bmp or tiff, at most {self.cfg.max_upload:g} MB"
+        self.upload = gr.File(label=f"Photo ({limit})", height=130, elem_id="photo")
+        self.aligned = gr.Checkbox(label="It is an aligned face crop (FFHQ) already", elem_id="aligned")
+        with gr.Group(visible=False) as self.choice:
+            self.boxes = gr.Image(show_label=False, interactive=False, buttons=[], alt_text="faces with numbers")
+            self.face = gr.Radio(choices=[("0", 0)], value=0, label="Which face?", elem_id="face")
+
+    def _edit_controls(self) -> None:
+        self.sliders: dict[str, gr.Slider] = {}
+        with gr.Accordion("Edits"):
+            for name in self.studio.names:
+                low, high = self.studio.editor.bank.range(name)
+                self.sliders[name] = gr.Slider(
+                    math.floor(low / STEP) * STEP, math.ceil(high / STEP) * STEP, 0, step=STEP,
+                    label=name.replace("_", " "), elem_id=f"edit_{name}", buttons=["reset"],
+                )  # fmt: skip
+            self.reset = gr.Button("All to zero", size="sm")
+        self.mask: dict[str, gr.Slider] = {}
+        own = self.studio.mask
+        with gr.Accordion("Mask", open=False, visible=bool(own)):
+            if own:
+                for name, most, step in (("strength", 2.0, 0.05), ("feather", 0.08, 0.005)):
+                    self.mask[name] = gr.Slider(
+                        0, most, own[name], step=step, label=name, elem_id=f"mask_{name}", buttons=["reset"]
+                    )
+
+    def _pictures(self) -> None:
+        self.status = gr.HTML(_DROP, elem_id="status")
+        self.compare = gr.ImageSlider(
+            label="Before and after", interactive=False, max_height=640, buttons=["fullscreen"], elem_id="compare"
+        )
+        self.small: dict[str, gr.Image] = {}
+        with gr.Row():
+            for name in _SMALL:
+                self.small[name] = gr.Image(
+                    label=name, interactive=False, buttons=["fullscreen"], min_width=120, elem_id=f"view_{name}"
+                )
+
+    def _downloads(self) -> None:
+        with gr.Row(equal_height=True):
+            self.what = gr.Radio([WHOLE, CROP], value=WHOLE, label="Download")
+            self.form = gr.Dropdown(list(FORMATS), value=str(self.cfg.format), label="as", min_width=90, scale=0)
+            self.make_picture = gr.Button("Picture", variant="primary", elem_id="make_picture", min_width=100)
+            self.make_settings = gr.Button("Settings", elem_id="make_settings", min_width=100)
+        # Buttons that hold a file download the one they held before they were clicked, so hidden ones follow.
+        self.picture_file = gr.DownloadButton(visible="hidden", elem_id="picture_file")
+        self.settings_file = gr.DownloadButton(visible="hidden", elem_id="settings_file")
+        gr.Markdown("`oodgan edit PHOTO settings=FILE` repeats the edit from the settings file, pixel by pixel.")
+
+    def _events(self) -> None:
+        wishes = [self.session, self.face, *self.sliders.values(), *self.mask.values()]
+        shown = [self.session, self.status, self.compare, *self.small.values()]
+        quiet: Any = {"api_visibility": "private", "concurrency_id": "editor", "concurrency_limit": 1}
+        opened = self.upload.upload(
+            self._open, [self.upload, self.aligned],
+            [self.session, self.upload, self.status, self.choice, self.boxes, self.face, self.compare], **quiet,
+        )  # fmt: skip
+        opened.success(self._show, wishes, shown, **quiet)
+        moved = [slider.release for slider in (*self.sliders.values(), *self.mask.values())]
+        gr.on([*moved, self.face.input], self._show, wishes, shown, trigger_mode="always_last", **quiet)
+        zero = self.reset.click(lambda: [0] * len(self.sliders), None, list(self.sliders.values()), **quiet)
+        zero.then(self._show, wishes, shown, **quiet)
+        for button, holder, write in (
+            (self.make_picture, self.picture_file, self.studio.picture),
+            (self.make_settings, self.settings_file, self.studio.settings),
+        ):
+            made = button.click(self._download(write), [*wishes, self.what, self.form], holder, **quiet)
+            made.success(None, js=f"() => setTimeout(() => document.querySelector('#{holder.elem_id}').click(), 100)")
+
+    def _open(self, upload: str | None, aligned: bool, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+        """Read a photo; the uploaded file is deleted as soon as it was read."""
+        if upload is None:
+            return [gr.skip()] * 7
+        progress(0.3, desc="looking for faces")
+        try:
+            session = self.studio.open(Path(upload), aligned)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                crop = self.studio.crop(session, 0)
+        except UserError as error:
+            gr.Warning(html.escape(str(error)), duration=15)
+            return [gr.skip(), None, _trouble(error), *[gr.skip()] * 4]
+        finally:
+            Path(upload).unlink(missing_ok=True)
+        for note in caught:
+            gr.Info(html.escape(str(note.message)))
+        several = len(session.faces) > 1
+        faces = gr.Radio(choices=[(str(i), i) for i in range(len(session.faces) or 1)], value=0)
+        boxes = numbered(session) if several else None
+        return session, None, "Inverting the photo ...", gr.Group(visible=several), boxes, faces, (crop, crop)
+
+    def _wish(self, values: tuple[Any, ...]) -> Wish:
+        face, *numbers = values
+        strengths = dict(zip(self.sliders, numbers, strict=False))
+        mask = dict(zip(self.mask, numbers[len(strengths) :], strict=False))
+        return Wish(int(face or 0), strengths, mask)
+
+    def _show(self, session: Session | None, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+        """Edit as the controls say, and show every step."""
+        if session is None:
+            return [None, _DROP, *[gr.skip()] * (1 + len(_SMALL))]
+        start = time.perf_counter()
+        try:
+            edit = self.studio.edit(session, self._wish(values))
+            for done, name in enumerate(VIEWS):
+                progress((done, len(VIEWS)), desc=name)
+                edit.picture(name)
+            files = self.studio.views(edit)
+        except UserError as error:
+            return [session, _trouble(error), *[gr.skip()] * (1 + len(_SMALL))]
+        label = edit.label if any(edit.edits.values()) else "no edit yet: move a slider"
+        status = f"{html.escape(label)} <small>({time.perf_counter() - start:.1f} s)</small>"
+        return [session, status, (files["photo"], files["result"]), *(files[name] for name in _SMALL)]
+
+    def _download(self, write: Callable[[Session, Wish, str, str], str]) -> Callable[..., str]:
+        def make(session: Session | None, *values: Any) -> str:
+            *numbers, what, form = values
+            if session is None:
+                raise gr.Error(_DROP, print_exception=False)
+            try:
+                return write(session, self._wish(tuple(numbers)), _KINDS[what], form)
+            except UserError as error:
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+        return make
+
+
+def _trouble(error: UserError) -> str:
+    return f'<span class="trouble">{html.escape(str(error))}</span>'
+
+
+def _free_port(host: str) -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,188 @@
+"""What one visitor of the page works on, without any web: a photo, its faces, and edits of them."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image, ImageDraw, ImageFont
+
+from oodgan.data import images
+from oodgan.data.align import align, align_photo
+from oodgan.data.detect import Face, detect_faces
+from oodgan.data.images import Photo
+from oodgan.diffcam.masks import Masker
+from oodgan.editing import Edit, Editor
+from oodgan.errors import UserError
+from oodgan.stages import _settings
+from oodgan.subject import Subject
+
+VIEWS = ("photo", "inverted", "edited", "mask", "coarse", "result")
+_VIEW_SIDE = {"photo": 1024, "result": 1024}  # pixels; the other views are shown small
+
+
+@dataclass(eq=False)
+class Session:
+    """A visitor's photo. `faces` is empty for a crop; `subjects` are the faces seen so far, each encoded once."""
+
+    photo: Photo
+    stem: str
+    faces: list[Face] = field(default_factory=list)
+    subjects: dict[int, Subject] = field(default_factory=dict)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the photo came as an FFHQ-style crop."""
+        return not self.faces
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the page's controls say: the face's number, strengths by name, and the mask's strength and feather."""
+
+    face: int
+    strengths: Mapping[str, float]
+    mask: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def edits(self) -> dict[str, float]:
+        """The strengths that are not 0; of an edit that changes nothing, the first one."""
+        moved = {name: float(value) for name, value in self.strengths.items() if value}
+        return moved or dict.fromkeys(list(self.strengths)[:1], 0.0)
+
+
+class Studio:
+    """Opens photos and edits them for all visitors with one editor.
+
+    Args:
+        editor: the networks, which visitors share; it remembers no photo.
+        cfg: the configuration of the stage `serve`, from which settings files are written.
+        folder: where views and downloads are put, each below a name that cannot be guessed.
+    """
+
+    def __init__(self, editor: Editor, cfg: DictConfig, folder: Path) -> None:
+        self.editor, self.cfg, self.folder = editor, cfg, folder
+
+    @property
+    def names(self) -> list[str]:
+        """The directions that can be edited: those of the bank that Diff-CAM knows."""
+        known = getattr(self.editor.masker, "names", self.editor.names)
+        return [name for name in self.editor.names if name in known]
+
+    @property
+    def mask(self) -> dict[str, float]:
+        """The mask's own strength and feather; empty where the masker has none."""
+        masker = self.editor.masker
+        if not isinstance(masker, Masker):
+            return {}
+        return {"strength": masker.strength, "feather": masker.feather}
+
+    def open(self, path: Path, aligned: bool = False) -> Session:
+        """Read an uploaded photo and find its faces.
+
+        Raises:
+            UserError: no image, a damaged or too large one, or no face in it.
+        """
+        photo = images.open_photo(path, path.name)
+        if aligned:
+            return Session(photo, path.stem)
+        faces = detect_faces(photo.image)
+        if not faces:
+            raise UserError(f"No face was found in {path.name}. If it is an aligned face crop already, say so below.")
+        return Session(photo, path.stem, faces)
+
+    def subject(self, session: Session, face: int) -> Subject:
+        """A face of the photo, cut out once."""
+        if face not in session.subjects:
+            image, size = session.photo.image, self.editor.generator.resolution
+            if session.aligned:
+                (crop,) = align_photo(image, size, aligned=True)
+            elif 0 <= face < len(session.faces):
+                crop = align(image, session.faces[face], size)
+            else:
+                raise UserError(f"face {face}: the photo has {len(session.faces)} face(s), numbered from 0")
+            session.subjects[face] = Subject(session.photo, crop, crop.photo[None].to(self.editor.device))
+        return session.subjects[face]
+
+    def crop(self, session: Session, face: int) -> str:
+        """A file to show of a face's crop."""
+        picture = images.to_pil(self.subject(session, face).photo)
+        return str(images.write_image(picture, self._new("crop.jpg"), quality=92))
+
+    def edit(self, session: Session, wish: Wish) -> Edit:
+        """The edit that the controls ask for; its pictures are computed when they are looked at."""
+        editor = self.editor
+        if wish.mask and isinstance(editor.masker, Masker):
+            editor = copy.copy(editor)
+            editor.masker = editor.masker.adjusted(**wish.mask)
+        return Edit(editor, self.subject(session, wish.face), editor.checked(wish.edits), {})
+
+    def views(self, edit: Edit) -> dict[str, str]:
+        """Files to show of each of `VIEWS`."""
+        folder = self._new("views")
+        shown = {}
+        for name in VIEWS:
+            picture = edit.picture(name)
+            side = _VIEW_SIDE.get(name, 512)
+            if picture.width > side:
+                picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+            shown[name] = str(images.write_image(picture, folder / f"{name}.jpg", quality=92))
+        return shown
+
+    def picture(self, session: Session, wish: Wish, kind: str, form: str) -> str:
+        """Write the result as `oodgan edit` does; its path.
+
+        `kind` is `pasted` (the whole photo) or `result` (the crop), `form` the file's ending.
+        """
+        source, edit = session.photo, self.edit(session, wish)
+        path = self._new(f"{session.stem}_edited.{form}")
+        quality = int(self.cfg.quality)
+        return str(images.write_image(edit.picture(kind), path, exif=source.exif, icc=source.icc, quality=quality))
+
+    def settings(self, session: Session, wish: Wish, kind: str, form: str) -> str:
+        """Write the file with which `oodgan edit PHOTO settings=FILE` makes the same picture; its path."""
+        cfg: Any = self.cfg.copy()
+        OmegaConf.set_struct(cfg, False)
+        said = {"edits": wish.edits, "face": wish.face, "aligned": session.aligned, "save": [kind], "format": form}
+        for key, value in said.items():
+            cfg[key] = value
+        for key, number in wish.mask.items():
+            cfg.diffcam.mask[key] = float(number)
+        path = self._new(f"{session.stem}_settings.yaml")
+        path.write_text(_settings.dump(cfg), encoding="utf-8")
+        return str(path)
+
+    def warm_up(self) -> None:
+        """Use every part once, so that nothing is fetched or built while a visitor waits."""
+        generator = self.editor.generator
+        mean = generator.synthesis(generator.mean_w.expand(1, generator.num_ws, -1)).clamp(-1, 1)
+        photo = Photo(images.to_pil(mean), "mean face")
+        detect_faces(photo.image)
+        session = Session(photo, "mean")
+        self.edit(session, Wish(0, {self.names[0]: 1.0}, self.mask)).picture("result")
+
+    def _new(self, name: str) -> Path:
+        """A path in a folder whose name cannot be guessed."""
+        folder = self.folder / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        return folder / name
+
+
+def numbered(session: Session, side: int = 640) -> Image.Image:
+    """The photo, small, with a numbered box around each face."""
+    picture = session.photo.image.copy()
+    picture.thumbnail((side, side))
+    scale = picture.width / session.photo.image.width
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=20)
+    for number, face in enumerate(session.faces):
+        left, top, right, bottom = (value * scale for value in face.box)
+        draw.rectangle((left, top, right, bottom), outline="white", width=4)
+        draw.rectangle((left, top, right, bottom), outline="#4f46e5", width=2)
+        draw.rectangle((left, top, left + 26, top + 26), fill="#4f46e5")
+        draw.text((left + 13, top + 13), str(number), fill="white", font=font, anchor="mm")
+    return picture

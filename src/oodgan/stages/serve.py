@@ -1,0 +1,68 @@
+"""Edit photos on a web page of this machine: oodgan serve
+
+The page is at http://127.0.0.1:7860: drop a photo, move the sliders, download the result and its settings.
+
+    oodgan serve
+    oodgan serve port=8000 max_upload=10 keep=5         small uploads, forgotten after five minutes
+    oodgan serve deghoster=none compose=paper           other parts, as in `oodgan edit`
+    oodgan serve host=0.0.0.0                           for everyone in the network, without a password
+
+Nothing is fetched from elsewhere and nothing is sent. Photos stay in memory and in a folder of their own, and are
+deleted when they are unused for `keep` minutes and when the server ends (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from typing import Any
+
+from omegaconf import DictConfig
+
+from oodgan.errors import UserError
+from oodgan.stages.edit import FORMATS
+
+RANGES = {
+    "port": (0, 65535),
+    "max_upload": (0.001, 10_000),
+    "keep": (0.01, 100_000),
+    "queue": (1, 10_000),
+    "quality": (1, 100),
+}
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Serve the page until Ctrl-C or SIGTERM."""
+    check(cfg)
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise UserError("oodgan serve needs gradio: pip install 'oodgan[app]'") from None
+    from oodgan.app.page import Page
+    from oodgan.app.server import Scratch, stay_local
+    from oodgan.app.session import Studio
+    from oodgan.editing import Editor
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it leave the same way
+    with Scratch(float(cfg.keep) * 60) as folder:
+        studio = Studio(Editor.from_config(cfg), cfg, folder)
+        studio.warm_up()
+        stay_local(str(cfg.host))
+        page = Page(studio)
+        print(f"the page is at {page.launch()} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        page.close()
+    return {}
+
+
+def check(cfg: DictConfig) -> None:
+    """Check the stage's own keys; raises UserError for the first wrong one."""
+    for key, (low, high) in RANGES.items():
+        value = cfg[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise UserError(f"{key}={value}: a number from {low:g} to {high:g} expected")
+    if cfg.format not in FORMATS:
+        raise UserError(f"format={cfg.format}: {', '.join(FORMATS)} expected")

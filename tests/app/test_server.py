@@ -1,0 +1,87 @@
+"""What surrounds the page: files that go away, connections that are refused, keys that are checked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+from oodgan.app.server import Scratch
+from oodgan.errors import UserError
+from oodgan.launch import compose
+from oodgan.stages.serve import check
+
+
+def test_the_folder_is_private_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    before = tempfile.gettempdir()
+    with Scratch(keep=60) as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        assert os.environ["GRADIO_TEMP_DIR"] == tempfile.gettempdir() == str(folder)
+        (folder / "deep" / "er").mkdir(parents=True)
+        (folder / "deep" / "er" / "photo.jpg").write_bytes(b"x")
+    assert not folder.exists()
+    assert tempfile.gettempdir() == before and "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_old_files_and_empty_folders_are_swept_by_themselves() -> None:
+    with Scratch(keep=0.4) as folder:
+        old, new = folder / "a" / "old.jpg", folder / "b" / "new.jpg"
+        for path in (old, new):
+            path.parent.mkdir()
+            path.write_bytes(b"x")
+        os.utime(new, (time.time() + 60,) * 2)
+        limit = time.monotonic() + 10
+        while old.parent.exists() and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert not old.parent.exists() and new.exists()
+
+
+def test_nothing_outside_this_machine_is_reached() -> None:
+    # In a process of its own: the refusal is for good.
+    code = """
+import asyncio, socket
+from oodgan.app.server import stay_local
+stay_local("192.0.2.1")
+server = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(server.getsockname()).close()
+for reach in (
+    lambda: socket.create_connection(("93.184.216.34", 80), timeout=1),
+    lambda: socket.getaddrinfo("example.com", 443),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("8.8.8.8", 53)),
+    lambda: asyncio.run(asyncio.open_connection("93.184.216.34", 80)),
+):
+    try:
+        reach()
+    except PermissionError as error:
+        assert "nothing from elsewhere" in str(error)
+    else:
+        raise SystemExit("reached")
+print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "refused\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "word", ["port=70000", "port=web", "max_upload=0", "keep=true", "queue=0", "format=gif", "quality=101"]
+)
+def test_wrong_keys_are_named(word: str) -> None:
+    with pytest.raises(UserError, match=word.partition("=")[0]):
+        check(compose("serve", [word]))
+
+
+def test_photos_leave_no_codes_behind() -> None:
+    assert not compose("serve").get("code_cache")
+
+
+def test_a_missing_gradio_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from oodgan.stages import serve
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"oodgan\[app\]"):
+        serve.run(compose("serve"))

@@ -1,0 +1,170 @@
+"""A visitor's photo and edits without any web, and the settings files that repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from oodgan.app.session import Studio, Wish, numbered
+from oodgan.data.detect import Face
+from oodgan.diffcam.masks import Masker
+from oodgan.diffcam.network import DiffCAM
+from oodgan.directions.bank import Bank
+from oodgan.editing import Editor
+from oodgan.errors import UserError
+from oodgan.generators.stylegan2 import StyleGAN2
+from oodgan.inversion.inverter import OptimisationInverter
+from oodgan.inversion.refine import Refinement
+from oodgan.launch import compose
+from oodgan.stages import _settings
+
+NAMES = ("smile", "age")
+WORDS = ["generator=tiny", "inverter=optimisation", "directions=sefa", "deghoster=none"]
+MOVED = Wish(0, {"smile": 0.15, "age": -1.0}, {"strength": 0.5, "feather": 0.02})
+
+
+class Counting(OptimisationInverter):
+    calls = 0
+
+    def invert(self, photos: torch.Tensor) -> torch.Tensor:
+        type(self).calls += 1
+        return super().invert(photos)
+
+
+@pytest.fixture(scope="module")
+def editor() -> Editor:
+    torch.manual_seed(0)
+    generator = StyleGAN2(resolution=32).eval().requires_grad_(False)
+    vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    network = DiffCAM(2, "vgg16", layers=[3, 8], cut=9)
+    masker = Masker(network, NAMES, torch.ones(2, 32, 32), size=32)
+    refinement = Refinement(steps=1, size=32, losses={"l2": 1.0, "lpips": 0.0, "identity": 0.0})
+    bank = Bank(NAMES, vectors, generator.id, generator.id)
+    return Editor(generator, Counting(generator, refinement), bank, masker)
+
+
+@pytest.fixture
+def studio(editor: Editor, tmp_path: Path) -> Studio:
+    return Studio(editor, compose("serve", WORDS), tmp_path / "scratch")
+
+
+@pytest.fixture
+def crop(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Path:
+    draw_face(3, size=48).save(tmp_path / "me.png")
+    return tmp_path / "me.png"
+
+
+def read(text: str, tmp_path: Path, *words: str) -> DictConfig:
+    """What `oodgan edit` makes of a settings file."""
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    return _settings.read(compose("edit", ["input=me.png", f"settings='{file}'", *words]))
+
+
+def test_a_face_is_encoded_once_and_the_views_lie_where_nobody_guesses(studio: Studio, crop: Path) -> None:
+    session = studio.open(crop, aligned=True)
+    Counting.calls = 0
+    first, second = studio.edit(session, Wish(0, {"smile": 1.0})), studio.edit(session, MOVED)
+    shown = [studio.views(first), studio.views(second)]
+    assert Counting.calls == 1
+    assert not torch.equal(first.tensors["result"], second.tensors["result"])
+    folders = {Path(path).parent for views in shown for path in views.values()}
+    assert len(folders) == 2 and all(len(folder.parent.name) == 32 for folder in folders)
+    assert Image.open(shown[0]["mask"]).size == (32, 32)
+
+
+def test_the_mask_controls_belong_to_one_edit_only(studio: Studio, crop: Path) -> None:
+    session, own = studio.open(crop, aligned=True), studio.mask
+    full = studio.edit(session, Wish(0, {"smile": 1.0}, own)).tensors["mask"]
+    half = studio.edit(session, Wish(0, {"smile": 1.0}, {**own, "strength": 0.5})).tensors["mask"]
+    assert torch.allclose(half, full / 2, atol=1e-6) and full.max() > 0
+    assert studio.mask == own
+
+
+def test_no_edit_gives_the_photo_back(studio: Studio, crop: Path) -> None:
+    session = studio.open(crop, aligned=True)
+    wish = Wish(0, dict.fromkeys(NAMES, 0.0), studio.mask)
+    path = studio.picture(session, wish, "pasted", "png")
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(crop)))
+    assert wish.edits == {"smile": 0.0}
+
+
+def test_wrong_uploads_are_told_in_one_line_without_their_folder(studio: Studio, tmp_path: Path, crop: Path) -> None:
+    text, cut = tmp_path / "notes.txt", tmp_path / "cut.png"
+    text.write_text("hello")
+    cut.write_bytes(crop.read_bytes()[:200])
+    for path in (text, cut):
+        with pytest.raises(UserError) as error:
+            studio.open(path, aligned=True)
+        assert path.name in str(error.value) and str(tmp_path) not in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_face_that_is_not_there_is_an_error(studio: Studio, crop: Path) -> None:
+    session = studio.open(crop, aligned=True)
+    session.faces = [Face((0, 0, 20, 20), 1.0, np.zeros((5, 2)))]
+    with pytest.raises(UserError, match="1 face"):
+        studio.subject(session, 4)
+
+
+def test_faces_are_numbered_in_the_photo(studio: Studio, crop: Path) -> None:
+    session = studio.open(crop, aligned=True)
+    session.faces = [Face((5, 5, 40, 40), 1.0, np.zeros((5, 2)))]
+    picture = numbered(session, side=48)
+    assert picture.size == (48, 48)
+    assert picture.getpixel((7, 7)) != session.photo.image.getpixel((7, 7))
+
+
+def test_settings_come_back_as_they_were(studio: Studio, crop: Path, tmp_path: Path) -> None:
+    text = Path(studio.settings(studio.open(crop, aligned=True), MOVED, "pasted", "webp")).read_text()
+    assert text.startswith("# ") and "oodgan edit PHOTO settings=" in text
+    cfg = read(text, tmp_path)
+    assert cfg.edits == {"smile": 0.15, "age": -1.0} and cfg.aligned is True and str(cfg.face) == "0"
+    assert cfg.save == ["pasted"] and cfg.format == "webp"
+    assert cfg.diffcam.mask.strength == 0.5 and cfg.diffcam.mask.feather == 0.02
+    for part in set(_settings.PARTS) - {"diffcam"}:
+        expected = OmegaConf.to_container(studio.cfg[part], resolve=True) if studio.cfg[part] else studio.cfg[part]
+        found = OmegaConf.to_container(cfg[part]) if cfg[part] else cfg[part]
+        for stripped in (expected, found):
+            if isinstance(stripped, dict):
+                stripped.pop("fit", None)
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "no settings file"),
+        ("{edits: {smile: 1}", "cannot be read"),
+        ("edits: {smile: 1}\noutput: /etc\n", "unknown key"),
+        ("generator: {_target_: os.system, command: ls}\n", "os.system"),
+        ("inverter: {refine: [{_target_: subprocess.run}]}\n", "subprocess.run"),
+        ("diffcam: {weights: diffcam_light, weights_sha256: 'abc'}\n", "not those that it was made with"),
+    ],
+)
+def test_settings_of_others_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(text, tmp_path)
+
+
+def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.yaml"):
+        _settings.read(compose("edit", ["settings=gone.yaml"]))
+
+
+def test_the_command_line_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*words: str) -> Any:
+        monkeypatch.setattr(_settings, "_said", lambda: {word.partition("=")[0] for word in words})
+        return read("edits: {smile: 1.0}\nformat: webp\ncompose: {mode: paper}\n", tmp_path, *words)
+
+    assert said("edits={age: 1.0}").edits == {"age": 1.0}
+    assert said("edits={age: 1.0}").format == "webp"
+    with pytest.raises(UserError, match="compose"):
+        said("compose=poisson")
