@@ -43,9 +43,9 @@ def match(
     """
     if not methods:
         raise UserError("no methods to score; e.g. 'methods={ours: FOLDER, plain: FOLDER}'")
-    photo_files = _by_stem(photos, "photos")
+    photo_files = by_stem(photos, "photos")
     names = protocol.choose(photo_files)
-    folders = {method: _by_stem(_results(Path(value)), method) for method, value in methods.items() if not _made(value)}
+    folders = {method: by_stem(_results(Path(value)), method) for method, value in methods.items() if not _made(value)}
     for method, files in folders.items():
         if not set(files) & set(names):
             raise UserError(
@@ -60,7 +60,7 @@ def match(
     _check_sizes("photos", [photo_files[name] for name in shared], protocol)
     for method, files in folders.items():
         _check_sizes(method, [files[name] for name in shared], protocol)
-    labels = _by_stem(masks, "parsing masks", (".png",)) if masks is not None else {}
+    labels = by_stem(masks, "parsing masks", (".png",)) if masks is not None else {}
     if masks is not None and not set(labels) & set(shared):
         raise UserError(f"no parsing mask in {masks} has the name of a photo")
     return [
@@ -84,7 +84,12 @@ def _results(folder: Path) -> Path:
     return folder / "result" if (folder / "edits.json").is_file() else folder
 
 
-def _by_stem(folder: Path, what: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
+def by_stem(folder: Path, what: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
+    """Stem -> file of the pictures below a folder.
+
+    Raises:
+        UserError: no such folder, nothing in it, or two files of one stem.
+    """
     if not folder.is_dir():
         raise UserError(f"{what}: there is no folder {folder}")
     found: dict[str, Path] = {}

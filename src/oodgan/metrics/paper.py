@@ -1,0 +1,52 @@
+"""The paper's configuration, as far as the configured parts allow: what stands as `paper` beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PAPER: dict[str, dict[str, Any]] = {
+    "diffcam": {"mask": {"kind": "paper"}},
+    "compose": {"mode": "paper"},
+    "deghoster": {"paste": False},
+}
+PARTS = tuple(PAPER)
+
+
+def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed config (plain values) with mask, composition and pasting as published, and `config["paper"]` on top.
+
+    Weights stay those configured, unless `paper` names others.
+    """
+    from omegaconf import OmegaConf
+
+    parts = {name: dict(config.get(name) or {}) for name in PARTS}
+    merged = OmegaConf.merge(parts, PAPER, dict(config.get("paper") or {}))
+    found = OmegaConf.to_container(merged)
+    assert isinstance(found, dict)
+    return {**config, **{str(name): value for name, value in found.items()}}
+
+
+def differences(config: Mapping[str, Any]) -> str:
+    """One sentence for a table's caption: what `paper` is here, and what of the published method it is not."""
+    paper = paper_config(config)
+    network, deghoster = (paper[part].get("network") or {} for part in ("diffcam", "deghoster"))
+    backbone = str(network.get("backbone", "another network"))
+    cam = "the published ResNet-101" if backbone == "resnet101" else f"{backbone} ({_weights(paper['diffcam'])})"
+    return (
+        f"`paper`: the CAM itself as mask, mask x edited + (1 - mask) x photo, {_deghosting(deghoster, paper)}; "
+        f"Diff-CAM is {cam} and generator, inversion and directions are ours, not the authors'."
+    )
+
+
+def _weights(part: Mapping[str, Any]) -> str:
+    return f"weights {part.get('weights')}"
+
+
+def _deghosting(network: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
+    if not network:
+        return "no deghosting"
+    if str(network.get("_target_", "")).endswith(".Deghoster"):
+        return f"the published deghoster ({_weights(paper['deghoster'])})"
+    sees = "the coarse image alone" if network.get("sees") == "coarse" else "all pictures, not the coarse one alone"
+    return f"our light deghoster ({_weights(paper['deghoster'])}), which sees {sees}"

@@ -1,0 +1,183 @@
+"""Measure masks: do they sit where the attribute is, are they small, and does the edit survive them
+
+Every attribute, with the published masks (`paper`) beside the configured ones (`ours`), on held-out samples and, where
+`photos` is given, on real photos; with parsing masks also by the parts of the face. Writes table.md, masks.json and a
+picture of all regions and mean masks into <folder>/artifact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from oodgan.errors import UserError, unknown
+from oodgan.tracking.artifacts import digest, plain, write_text
+
+if TYPE_CHECKING:
+    from oodgan.directions.bank import Bank
+    from oodgan.generators import Generator
+    from oodgan.metrics.mask_quality import Face, Kind, MaskQuality
+
+Tables = dict[str, dict[str, dict[str, Any]]]
+KEYS = ("attributes", "samples", "truncation", "strength", "size", "photos", "masks", "photo_limit", "probes", "paper")
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    """Measures, unless the same was measured already, and shows the table.
+
+    Raises:
+        UserError: an attribute that Diff-CAM or the directions do not know, no photos, no masks of their names.
+    """
+    from oodgan.metrics.mask_report import markdown, picture
+    from oodgan.stages import _common as common
+
+    if cfg.samples < 2:
+        raise UserError(f"samples={cfg.samples}: the regions of the attributes need at least 2 held-out samples")
+    photos = _photos(cfg)
+    generator = common.open_generator(cfg)
+    bank = common.open_bank(cfg, generator)
+    groups = ("inverter", "diffcam", "compose")
+    mark = common.mark_of(cfg, groups, generator=generator.id, bank=bank.id, **_inputs(cfg, photos))
+    folder = common.artifact_folder(cfg)
+    if common.finished(cfg, mark):
+        return _show(folder)
+    tables, samples = _measure(cfg, generator, bank, photos)
+    caption = _caption(cfg)
+
+    def fill(target: Path) -> None:
+        result = {"strength": float(cfg.strength), "tables": tables, "caption": caption}
+        write_text(target / "masks.json", json.dumps(result, indent=1) + "\n")
+        write_text(target / "table.md", markdown(tables, caption))
+        picture(samples).save(target / "masks.png")
+
+    counts = {"samples": int(cfg.samples), "photos": len(photos)}
+    common.write_artifact(
+        cfg, mark, fill, generator=generator.id, directions=list(bank.names), counts=counts, metrics=tables
+    )
+    return _show(folder)
+
+
+def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
+    """The photos to measure on, each with its parsing mask or None, in name order."""
+    from oodgan.data.splits import stable_fraction
+    from oodgan.metrics.pairs import by_stem
+
+    if not cfg.photos:
+        if cfg.masks:
+            raise UserError("masks are those of photos: give photos=FOLDER too")
+        return []
+    photos = by_stem(Path(cfg.photos).expanduser(), "photos")
+    labels = by_stem(Path(cfg.masks).expanduser(), "parsing masks", (".png",)) if cfg.masks else {}
+    if cfg.masks and not set(labels) & set(photos):
+        raise UserError(f"no parsing mask in {cfg.masks} has the name of a photo")
+    chosen = sorted(photos, key=stable_fraction)[: cfg.photo_limit]
+    return [(photos[name], labels.get(name)) for name in sorted(chosen)]
+
+
+def _inputs(cfg: DictConfig, photos: list[tuple[Path, Path | None]]) -> dict[str, str]:
+    """Hashes of all that decides the numbers beside the config groups: stage keys, weights, photos."""
+    from oodgan.tracking.artifacts import fingerprint
+    from oodgan.weights import trained
+
+    groups = ("inverter", "diffcam") if photos else ("diffcam",)
+    weights = {part: trained.mark(str(cfg[part].weights)) for part in groups if cfg[part].get("weights")}
+    files = {str(p): digest(p) for pair in photos for p in pair if p is not None}
+    return {**weights, "keys": fingerprint({key: plain(cfg[key]) for key in KEYS}), "photos": fingerprint(files)}
+
+
+def _measure(
+    cfg: DictConfig, generator: Generator, bank: Bank, photos: list[tuple[Path, Path | None]]
+) -> tuple[Tables, MaskQuality]:
+    """Tables of samples and photos, and what was seen of the samples."""
+    from rich.progress import track
+
+    from oodgan.metrics.mask_quality import MaskQuality
+
+    kinds = _kinds(cfg, generator, bank)
+    attributes = _attributes(cfg, bank, kinds)
+    scores = _scores(cfg, attributes)
+
+    def measure() -> MaskQuality:
+        return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength))
+
+    samples = measure()
+    for face in track(samples.held_out(cfg.samples, cfg.seed, cfg.truncation), "edit held-out samples", cfg.samples):
+        samples.see(face)
+    regions = samples.regions()
+    tables: Tables = {f"{cfg.samples} held-out samples": samples.summary(regions)}
+    if photos:
+        real = measure()
+        for face in track(_faces(cfg, generator, photos), "edit photos", len(photos)):
+            real.see(face)
+        tables[f"{len(photos)} photos"] = real.summary(regions)
+    return tables, samples
+
+
+def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]:
+    from oodgan.diffcam import masks
+    from oodgan.editing import _device
+    from oodgan.metrics.mask_quality import Kind
+    from oodgan.metrics.paper import paper_config
+
+    device = _device(str(cfg.get("accelerator", "cpu")))
+    generator.to(device)  # type: ignore[attr-defined]
+    config = plain(cfg)
+    found = {}
+    for name, parts in (("paper", paper_config(config)), ("ours", config)):
+        masker = masks.build(parts["diffcam"], generator, bank).to(device).eval()
+        found[name] = Kind(masker, str((parts.get("compose") or {}).get("mode", "difference")))
+    return found
+
+
+def _attributes(cfg: DictConfig, bank: Bank, kinds: Mapping[str, Kind]) -> list[str]:
+    known = [name for name in bank.names if all(name in kind.masker.names for kind in kinds.values())]
+    if not known:
+        raise UserError(f"Diff-CAM knows none of the directions {', '.join(bank.names)}")
+    wanted = known if cfg.attributes is None else [str(name) for name in cfg.attributes]
+    for name in wanted:
+        if name not in known:
+            raise unknown("attribute of both Diff-CAM and directions", name, known)
+    return wanted
+
+
+def _scores(cfg: DictConfig, attributes: list[str]) -> dict[str, Any]:
+    from oodgan.directions.probes import SHIPPED_PROBES
+    from oodgan.metrics.attributes import load_probes
+
+    if not cfg.probes:
+        return {}
+    path = SHIPPED_PROBES if cfg.probes == "ffhq" else Path(cfg.probes)
+    return {attribute: probe for (attribute, _, _), probe in load_probes(path, attributes, {}).items()}
+
+
+def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path | None]]) -> Iterator[Face]:
+    """The photos with their codes; photos are inverted at the generator's own resolution."""
+    from oodgan.data.files import read_parsing
+    from oodgan.inversion import cache
+    from oodgan.metrics.mask_quality import Face
+    from oodgan.subject import Subjects
+
+    device = generator.mean_w.device
+    inverter = cache.build(cfg, generator)
+    subjects = Subjects(generator.resolution, device)
+    for path, mask in photos:
+        photo = subjects.find(path, aligned=True)[0].photo
+        labels = read_parsing(mask, int(cfg.size))[None].to(device) if mask is not None else None
+        yield Face(inverter.invert(photo), photo, labels)
+
+
+def _caption(cfg: DictConfig) -> str:
+    from oodgan.metrics.mask_report import COLUMNS
+    from oodgan.metrics.paper import differences
+
+    return f"{COLUMNS} Strength {cfg.strength:g}, {cfg.size} px. {differences(plain(cfg))}"
+
+
+def _show(folder: Path) -> dict[str, Any]:
+    print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"regions and masks: {folder / 'masks.png'}")
+    return {"metrics": json.loads((folder / "masks.json").read_text(encoding="utf-8"))["tables"]}
