@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from oodgan.errors import UserError, nearest
+from oodgan.tracking import wandb as tracker
 from oodgan.training import sweep
+from oodgan.training.ranks import joined
 
 
 def config_folder() -> Path:
@@ -36,7 +38,15 @@ def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
 
 
 def run(stage: str, overrides: list[str]) -> int:
-    """Run `oodgan <stage> overrides`; returns the exit code. Raises UserError for what the user can mend."""
+    """Run `oodgan <stage> overrides`; returns the exit code. Raises UserError for what the user can mend.
+
+    Of the processes that torchrun or srun started, the first runs the stage; see `oodgan.training.ranks`.
+    """
+    with joined() as follow:
+        return follow() if follow else _run(stage, overrides)
+
+
+def _run(stage: str, overrides: list[str]) -> int:
     codes: list[int] = []
     mistakes: list[UserError] = []
     several = bool({"-m", "--multirun"} & set(overrides))
@@ -51,6 +61,8 @@ def run(stage: str, overrides: list[str]) -> int:
                 raise mistake from error
             mistakes.append(mistake)
             return None
+        finally:
+            tracker.finish()
         codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
         return found.get("objective") if isinstance(found, dict) else None
 

@@ -196,7 +196,7 @@ class Bank:
         Raises:
             UserError: no such file, no bank, a damaged one, or one of another latent space.
         """
-        file = _find(path)
+        file = locate(path)
         metadata, vectors = _read(file)
         try:
             bank = cls(
@@ -230,7 +230,8 @@ def _strength(name: str, strength: float | Tensor, like: Tensor) -> float | Tens
     return float(strength)
 
 
-def _find(path: str | Path) -> Path:
+def locate(path: str | Path) -> Path:
+    """The file of a bank: a shipped name, a stage's folder, or the file itself; UserError where there is none."""
     file = SHIPPED.get(str(path), Path(path))
     if file.is_dir():
         file = file / FILENAME

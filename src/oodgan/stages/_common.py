@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from oodgan.directions import bank
 from oodgan.directions import build as build_bank
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.generators import Generator
 from oodgan.generators import build as build_generator
-from oodgan.tracking.artifacts import MANIFEST, Manifest, fingerprint, up_to_date, writing
+from oodgan.tracking import wandb as tracker
+from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, fingerprint, up_to_date, writing
+from oodgan.weights import trained
 
 log = logging.getLogger("oodgan")
 ARTIFACT = "artifact"
@@ -58,9 +62,19 @@ def finished(cfg: DictConfig, mark: str) -> bool:
     return False
 
 
-def write_artifact(cfg: DictConfig, mark: str, fill: Callable[[Path], None], **manifest: Any) -> Path:
-    """Write `<folder>/artifact` by `fill(folder)` with its manifest; what was there is replaced when complete."""
-    folder = artifact_folder(cfg)
+def write_artifact(
+    cfg: DictConfig,
+    mark: str,
+    fill: Callable[[Path], None],
+    uses: Mapping[str, Path | None] | None = None,
+    **manifest: Any,
+) -> Path:
+    """Write `<folder>/artifact` by `fill(folder)` with its manifest; what was there is replaced when complete.
+
+    `uses` names the artifacts and weights files that it was made from; the manifest keeps their hashes, and wandb the
+    lineage, in the run that the stage's fit left open or in one for the artifact alone.
+    """
+    folder, sources = artifact_folder(cfg), {name: path for name, path in (uses or {}).items() if path is not None}
     with writing(folder, replace=True) as temporary:
         fill(temporary)
         Manifest(
@@ -68,10 +82,40 @@ def write_artifact(cfg: DictConfig, mark: str, fill: Callable[[Path], None], **m
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
             seed=cfg.seed,
             fingerprint=mark,
+            inputs={name: digest(path) for name, path in sources.items()},
             **manifest,
         ).save(temporary)
+    if tracker.active_run() or tracker.open_run(cfg, cfg.folder, cfg.stage):
+        tracker.log_artifact(folder, list(sources.values()))
+        tracker.finish()
     log.info("%s: wrote %s", cfg.stage, folder)
     return folder
+
+
+def write_weights(
+    cfg: DictConfig, mark: str, tensors: Mapping[str, Tensor], said: Mapping[str, Any], **manifest: Any
+) -> Path:
+    """Write the artifact of trained weights; `said` is their metadata: part, generator, how the network is built."""
+
+    def fill(folder: Path) -> None:
+        plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in said.items()}
+        trained.save(folder / trained.FILE, tensors, half=True, **plain)
+
+    return write_artifact(cfg, mark, fill, generator=said["generator"], directions=said.get("directions"), **manifest)
+
+
+def used(cfg: DictConfig, *groups: str) -> dict[str, Path | None]:
+    """The artifacts (or shipped files) that config groups take their weights from; None where a group takes none."""
+    found: dict[str, Path | None] = {}
+    for group in groups:
+        settings = cfg.get(group) or {}
+        source = settings.get("path" if group == "directions" else "weights")
+        if source is None:  # found anew, or trained from nothing
+            found[group] = None
+            continue
+        file = bank.locate(source) if group == "directions" else trained.locate(source)
+        found[group] = file.parent if (file.parent / MANIFEST).is_file() else file
+    return found
 
 
 def training_folder(cfg: DictConfig, mark: str, phase: str = "") -> Path:

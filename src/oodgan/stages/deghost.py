@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from oodgan.compose.ghosts import Ghosts
 from oodgan.data.dataset_module import DatasetModule
@@ -21,7 +21,6 @@ from oodgan.generators import Generator
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import Manifest, require
 from oodgan.training.fit import fit
-from oodgan.weights import trained
 from oodgan.weights.convert import load_discriminator
 
 
@@ -49,28 +48,17 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         max_steps=settings.max_steps,
         perceptual_size=settings.get("perceptual_size"),
     )
-    result = fit(
-        module, data, cfg=cfg, settings=settings, folder=common.training_folder(cfg, mark), resume=cfg.resume or "auto"
-    )
+    folder = common.training_folder(cfg, mark)
+    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
     averaged: Any = module.ema.module
-
-    def fill(folder: Path) -> None:
-        trained.save(
-            folder / trained.FILE,
-            averaged.trained_state(),
-            half=True,
-            part="deghoster",
-            generator=generator.id,
-            network=OmegaConf.to_container(cfg.deghoster.network),
-        )
-
-    common.write_artifact(
+    going_on = common.used(cfg, "deghoster") if settings.get("continue_from_weights") else {}
+    common.write_weights(
         cfg,
         mark,
-        fill,
-        generator=generator.id,
+        averaged.trained_state(),
+        {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network},
+        uses={"ghosts": source, **going_on},
         resolution=generator.resolution,
-        inputs={"ghosts": manifest.fingerprint},
         counts={"ghosts": len(ghosts)},
         metrics=common.numbers(result.metrics, 6),
     )

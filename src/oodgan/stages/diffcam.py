@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.diffcam.masks import load_network
@@ -22,7 +22,6 @@ from oodgan.errors import UserError
 from oodgan.generators import Generator
 from oodgan.stages import _common as common
 from oodgan.training.fit import fit
-from oodgan.weights import trained
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
@@ -39,28 +38,23 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     data = DatasetModule(pairs, settings.held_out, settings.batch_size, seed=cfg.seed)
     module = DiffCAMModule(network, lr=settings.lr, weight_decay=settings.weight_decay, max_steps=settings.max_steps)
     folder = common.training_folder(cfg, mark)
-    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto")
+    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
     tensors = {f"network.{k}": v for k, v in network.trained_state().items()}
     tensors["regions"] = find_regions(renderer, network, settings.region_codes, cfg.seed)
-
-    def fill(target: Path) -> None:
-        trained.save(
-            target / trained.FILE,
-            tensors,
-            half=True,
-            part="diffcam",
-            generator=generator.id,
-            directions=list(bank.names),
-            bank=bank.id,
-            network=OmegaConf.to_container(cfg.diffcam.network),
-        )
-
-    common.write_artifact(
+    said = {
+        "part": "diffcam",
+        "generator": generator.id,
+        "directions": list(bank.names),
+        "bank": bank.id,
+        "network": cfg.diffcam.network,
+    }
+    going_on = ("diffcam",) if cfg.diffcam.fit.get("continue_from_weights") else ()
+    common.write_weights(
         cfg,
         mark,
-        fill,
-        generator=generator.id,
-        directions=list(bank.names),
+        tensors,
+        said,
+        uses=common.used(cfg, "directions", *going_on),
         resolution=cfg.diffcam.size,
         counts={"pairs": len(pairs)},
         metrics=common.numbers(result.metrics),

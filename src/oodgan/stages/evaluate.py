@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.tracking.artifacts import Manifest, fingerprint, plain, write_text
+from oodgan.tracking import wandb as tracker
+from oodgan.tracking.artifacts import Manifest, digest, fingerprint, plain, write_text
 
 if TYPE_CHECKING:
     from oodgan.metrics.score import Job
@@ -30,8 +31,9 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     from oodgan.metrics.pairs import match
     from oodgan.metrics.protocol import Protocol
     from oodgan.metrics.store import Store
-    from oodgan.training.fit import _local_processes
-    from oodgan.training.spread import rank, spread
+    from oodgan.training.engine import described, local_processes
+    from oodgan.training.ranks import rank
+    from oodgan.training.spread import spread
 
     output = Path(cfg.output).absolute()
     protocol = Protocol.from_config(plain(cfg.metrics))
@@ -48,8 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if _finished(output, mark, bool(cfg.get("replace"))):
         return _show(output)
     job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits)
-    processes = _local_processes(plain(cfg.trainer)) if cfg.get("trainer") else 1
-    spread(processes, _score, plain(cfg), job) if processes > 1 else _score(plain(cfg), job)
+    spread(local_processes(described(cfg)), _score, plain(cfg), job)
     if rank() != 0:
         return None
     _write(cfg, job, output, mark)
@@ -142,7 +143,7 @@ def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
 
 def _score(config: Mapping[str, Any], job: Job) -> None:
     from oodgan.metrics.score import Counter, Scorer
-    from oodgan.training.fit import trainer
+    from oodgan.training.engine import trainer
 
     module = Scorer(job, int(config["batch_size"]), int(config["workers"]))
     if not module.pending:
@@ -188,10 +189,25 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     }
     manifest = Manifest("evaluate", plain(cfg), seed=job.protocol.seed, resolution=job.protocol.resolution)
     manifest.counts, manifest.metrics, manifest.fingerprint = {"photos": len(job.pairs)}, found, mark
+    sources = _sources(cfg)
+    manifest.inputs = {name: digest(path) for name, path in sources.items()}
     shutil.rmtree(output / "progress", ignore_errors=True)
     manifest.save(output)
     _log(cfg, found, output)
+    tracker.log_artifact(output, list(sources.values()), only=("*.md", "*.csv", "*.html", "sheets/*"))
+    tracker.finish()
     write_text(output / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def _sources(cfg: DictConfig) -> dict[str, Path]:
+    """The artifacts and weights files that made the pictures, as far as this command made them."""
+    from oodgan.metrics.methods import BUILT_IN
+    from oodgan.stages import _common as common
+
+    if not set(plain(cfg.methods).values()) & set(BUILT_IN):
+        return {}
+    found = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def _log(cfg: DictConfig, found: Mapping[str, Mapping[str, Any]], output: Path) -> None:

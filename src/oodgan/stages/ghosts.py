@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -19,8 +20,9 @@ from oodgan.errors import UserError
 from oodgan.inversion import inverter
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import digest, plain
-from oodgan.training.fit import trainer
+from oodgan.training.engine import described, local_processes, trainer
 from oodgan.training.progress import Progress
+from oodgan.training.spread import spread
 from oodgan.weights import trained
 
 
@@ -56,27 +58,36 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         **plain(settings),
     )
     data = instantiate(cfg.data, size=settings.size)
-    engine = trainer(cfg, folder=partial, callbacks=[Progress("ghosts")])
-    engine.predict(writer, datamodule=data, return_predictions=False)
-    engine.strategy.barrier()
+    skipped = spread(local_processes(described(cfg)), _compose, plain(cfg.get("trainer")), writer, data, partial)
 
     def fill(folder: Path) -> None:
         for path in sorted(partial.glob("*.safetensors")):
             path.rename(folder / path.name)
 
     count = len(list(partial.glob("*.safetensors")))
-    if engine.is_global_zero:
-        common.write_artifact(
-            cfg,
-            made_by,
-            fill,
-            generator=generator.id,
-            directions=list(bank.names),
-            resolution=writer.size,
-            counts={"ghosts": count, "skipped": len(data.skipped)},
-        )
-        partial.rmdir()
+    common.write_artifact(
+        cfg,
+        made_by,
+        fill,
+        uses=common.used(cfg, "directions", "inverter", "diffcam"),
+        generator=generator.id,
+        directions=list(bank.names),
+        resolution=writer.size,
+        counts={"ghosts": count, "skipped": skipped},
+    )
+    partial.rmdir()
     return None
+
+
+def _compose(settings: Any, writer: GhostWriter, data: Any, folder: Path) -> int:
+    """Write the ghosts, each process its share; returns the number of images that could not be read."""
+    engine = trainer({"trainer": settings}, folder=folder, callbacks=[Progress("ghosts")])
+    engine.predict(writer, datamodule=data, return_predictions=False)
+    skipped: list[Any] = [list(data.skipped)]
+    if engine.world_size > 1:
+        skipped *= engine.world_size
+        torch.distributed.all_gather_object(skipped, skipped[0])
+    return len({name for names in skipped for name in names})
 
 
 def _marked(bank: Bank, masker: masks.Masker) -> Bank:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-from oodgan.training.spread import rank
+from oodgan.training.ranks import rank
 
 MANIFEST = "manifest.json"
 _LISTED_FILES = 10_000

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from oodgan.errors import UserError, unknown
-from oodgan.training.spread import rank
+from oodgan.training.ranks import rank
 
 METRICS_CSV = "metrics.csv"
 RUN_FILE = "run.json"
@@ -105,9 +105,9 @@ def build(cfg: Any, folder: str | Path, stage: str, config: Any = None, resume_a
     options = dict(cfg or {})
     kind = options.pop("kind", "csv")
     loggers: list[Logger] = [CsvLog(folder, resume_at)]
-    identity = run_identity(folder, stage=stage, group=options.get("group"))
+    run_identity(folder, stage=stage, group=options.get("group"))
     if kind == "wandb":
-        loggers.append(_wandb(options, folder, stage, config, identity))
+        loggers.append(wandb_logger(options, folder, stage, config))
     elif kind == "tensorboard":
         loggers.append(_tensorboard(folder))
     elif kind != "csv":
@@ -124,11 +124,13 @@ def _tensorboard(folder: str | Path) -> Logger:
         raise UserError("logger=tensorboard needs the tensorboard extra: pip install 'oodgan[tensorboard]'") from error
 
 
-def _wandb(options: dict[str, Any], folder: str | Path, stage: str, config: Any, identity: dict[str, Any]) -> Logger:
+def wandb_logger(options: Mapping[str, Any], folder: str | Path, stage: str, config: Any = None) -> Logger:
+    """A wandb logger on the run of this folder, grouped by the sweep, its job type the stage; offline without login."""
     from pytorch_lightning.loggers import WandbLogger
 
     from oodgan.tracking.artifacts import plain
 
+    identity = run_identity(folder, stage=stage, group=options.get("group"))
     mode = options.get("mode") or ("online" if logged_in() else "offline")
     os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-from torch import Tensor
+from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, plain
+from oodgan.training.ranks import rank
 
-from oodgan.tracking.artifacts import Manifest, digest
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    from torch import Tensor
+
+_UPLOADED = 1 << 30  # bytes
 
 
 def active_run(trainer: pl.Trainer | None = None) -> Any:
     """The open wandb run of this trainer, or of this process; None when there is none (nothing is imported then)."""
-    import sys
-
     if trainer is not None:
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":
@@ -43,7 +47,7 @@ def log_images(
 
     shown: dict[str, Any] = {}
     for name, value in images.items():
-        single = isinstance(value, Tensor) and value.ndim == 3
+        single = getattr(value, "ndim", 0) == 3
         shown[name] = [wandb.Image(to_pil(image)) for image in ([value] if single else value)]  # type: ignore[arg-type]
     if step is not None:
         shown["trainer/global_step"] = step
@@ -65,42 +69,82 @@ def log_mask(name: str, photo: Tensor, mask: Tensor, trainer: pl.Trainer | None 
     return True
 
 
-def artifact_name(folder: str | Path) -> str:
-    """The name of one of our artifacts in wandb: its stage and 12 digits of its hash, the same wherever it lies."""
-    return f"{Manifest.load(folder).stage}-{digest(folder)[:12]}"
+def open_run(cfg: Any, folder: str | Path, stage: str) -> Any:
+    """Open the wandb run of a stage that trains nothing, when `cfg.logger` asks for wandb; the run, or None."""
+    from oodgan.tracking import loggers
+
+    if rank() or (cfg.get("logger") or {}).get("kind") != "wandb":
+        return None
+    return loggers.wandb_logger(plain(cfg.logger), folder, stage, plain(cfg)).experiment
+
+
+def finish() -> None:
+    """End this process's open wandb run, so that what comes next in the process does not write into it."""
+    run = active_run()
+    if run is not None:
+        run.finish()
+
+
+def artifact_name(source: str | Path) -> str:
+    """The name in wandb of one of our artifacts or of a weights file, the same wherever it lies.
+
+    It is the stage (or the file's name) with 12 digits of the hash.
+    """
+    path = Path(source)
+    return f"{path.stem if path.is_file() else Manifest.load(path).stage}-{digest(path)[:12]}"
 
 
 def log_artifact(
-    folder: str | Path, inputs: Sequence[str | Path] = (), trainer: pl.Trainer | None = None
+    folder: str | Path,
+    inputs: Sequence[str | Path] = (),
+    trainer: pl.Trainer | None = None,
+    only: Sequence[str] = (),
 ) -> str | None:
-    """Upload an artifact folder with its lineage: `inputs` are the artifacts it was made from. None without a run.
+    """Upload an artifact folder with its lineage; None without a run, else the artifact's name.
 
-    Returns the artifact's name. A stage that reads an artifact names it as an input, so that wandb draws
-    encoder -> diffcam -> ghosts -> deghost -> evaluation.
+    `inputs` are the artifacts and weights files that it was made from: the run is marked as their user, so that wandb
+    draws encoder, diffcam -> ghosts -> deghost -> evaluation. `only` names the files to upload (patterns); of a folder
+    above 1 GB the manifest alone is uploaded, which names the rest.
     """
     run = active_run(trainer)
     if run is None:
         return None
+    used = [_use(run, place) for place in inputs]
+    artifact = _draft(Path(folder), only, used)
+    run.log_artifact(artifact)
+    return artifact.name
+
+
+def _draft(source: Path, only: Sequence[str] = (), used: Sequence[str] = ()) -> Any:
     import wandb
 
-    manifest = Manifest.load(folder)
-    used = [_use(run, place) for place in inputs]
+    if source.is_file():
+        artifact = wandb.Artifact(artifact_name(source), type="weights")
+        artifact.add_file(str(source), name=source.name)
+        return artifact
+    manifest = Manifest.load(source)
     facts = {
         "generator": manifest.generator,
         "directions": manifest.directions,
         "revision": manifest.revision,
         "metrics": manifest.metrics,
-        "made_from": used,
+        "made_from": list(used),
     }
-    artifact = wandb.Artifact(artifact_name(folder), type=manifest.stage, metadata=facts)
-    artifact.add_dir(str(folder))
-    run.log_artifact(artifact)
+    artifact = wandb.Artifact(artifact_name(source), type=manifest.stage, metadata=facts)
+    names = manifest.files if not only else [n for n in manifest.files if any(fnmatch(n, o) for o in only)]
+    files = [source / name for name in names if (source / name).is_file()]
+    small = sum(path.stat().st_size for path in files) <= _UPLOADED
+    for path in [source / MANIFEST, *(files if small else [])]:
+        artifact.add_file(str(path), name=str(path.relative_to(source)))
+    return artifact
+
+
+def _use(run: Any, source: str | Path) -> str:
+    """Mark an artifact as used by the run; one that wandb does not have yet is uploaded."""
+    artifact = _draft(Path(source))
+    if run.settings._offline:
+        # `use_artifact` refuses offline, but the same record is kept for `wandb sync`.
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact)
     return artifact.name
-
-
-def _use(run: Any, folder: str | Path) -> str:
-    """Mark an artifact as used by the run; offline wandb cannot look it up, so the name alone is kept."""
-    name = artifact_name(folder)
-    if not run.settings._offline:
-        run.use_artifact(f"{name}:latest")
-    return name

@@ -1,31 +1,30 @@
-"""The one place that assembles a Trainer: `fit` for every fit stage, `trainer` for predict and test."""
+"""`fit`: what every fit stage does, on the Trainer of `oodgan.training.engine`."""
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from oodgan.errors import UserError
 from oodgan.tracking import loggers
+from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import plain, write_text
 from oodgan.training import callbacks as parts
 from oodgan.training import checkpoints
-from oodgan.training.ema import Ema
 from oodgan.training.endless import EndlessData
+from oodgan.training.engine import described, local_processes, prepare, strategy, trainer
 from oodgan.training.progress import Progress
-from oodgan.training.spread import launched, rank, spread
+from oodgan.training.ranks import rank
+from oodgan.training.spread import spread
 from oodgan.training.study import Pruner, pruner_here
 
 METRICS_JSON, CONFIG_YAML = "metrics.json", "config.yaml"
@@ -33,6 +32,8 @@ METRICS_JSON, CONFIG_YAML = "metrics.json", "config.yaml"
 
 class Stopped(UserError):
     """Training was stopped by a signal after a whole step; it can be resumed."""
+
+    in_all_ranks = True
 
 
 @dataclass
@@ -64,13 +65,15 @@ def fit(
     callbacks: Iterable[pl.Callback] = (),
     resume: str | Path | None = None,
     init_from: str | Path | None = None,
+    keep_run: bool = False,
 ) -> FitResult:
     """Train `module` on `data` by `settings` (a part's `fit:` config) with the engine of `cfg.trainer`.
 
     Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume`, `cfg.init_from` and `cfg.stage`, all
     optional. `settings.batch_size` is the global batch of one optimiser step; `data.batch_size` is set to what all
     processes load at a time, which is that divided by `settings.accumulate`. `resume` is a run folder, or "auto":
-    `folder` itself when it holds a checkpoint. After the call `module` has the last weights, on the CPU.
+    `folder` itself when it holds a checkpoint. After the call `module` has the last weights, on the CPU. `keep_run`
+    leaves a wandb run open for what the caller logs besides; the caller ends it (`oodgan.tracking.wandb.finish`).
 
     Raises:
         UserError: `folder` holds a run already, a batch that cannot be split, a loss that is not finite, a checkpoint
@@ -84,11 +87,11 @@ def fit(
         resume=str(resume or _get(cfg, "resume") or "") or None,
         init_from=str(init_from or _get(cfg, "init_from") or "") or None,
         extra=tuple(callbacks),
+        keep_run=keep_run,
     )
     call.check()
     call.extra += tuple(pruner_here(call.settings.get("monitor")))
-    count = _local_processes(call.trainer)
-    return spread(count, _fit, module, data, call) if count > 1 else _fit(module, data, call)
+    return spread(local_processes(call.trainer), _fit, module, data, call)
 
 
 @dataclass
@@ -101,10 +104,11 @@ class _Call:
     resume: str | None
     init_from: str | None
     extra: tuple[pl.Callback, ...]
+    keep_run: bool = False
 
     @property
     def trainer(self) -> dict[str, Any]:
-        return dict(self.config.get("trainer") or {})
+        return described(self.config)
 
     @property
     def stage(self) -> str:
@@ -128,45 +132,9 @@ class _Call:
             raise UserError(f"{self.folder} holds a run already; go on with resume={self.folder}, or choose another")
 
 
-def trainer(
-    cfg: Any = None, *, folder: str | Path, callbacks: Iterable[pl.Callback] = (), **options: Any
-) -> pl.Trainer:
-    """A Trainer on the engine of `cfg.trainer` (accelerator, devices, nodes, strategy, precision), quiet and without a
-    logger; `options` are Lightning's own keywords. Samplers are left as they are: shards are never padded."""
-    _quiet()
-    engine = {**_ENGINE, **dict(plain(_get(cfg, "trainer")) or {})}
-    given = {k: engine[k] for k in _ENGINE if k in engine}
-    given["strategy"] = _strategy(engine)
-    defaults = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "use_distributed_sampler": False,
-        "num_sanity_val_steps": 0,
-        # Refinement needs gradients inside of test and predict loops, which inference tensors cannot give.
-        "inference_mode": False,
-    }
-    try:
-        return pl.Trainer(default_root_dir=str(folder), callbacks=list(callbacks), **{**given, **defaults, **options})
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"this trainer cannot be built here: {error}") from error
-
-
-_ENGINE: dict[str, Any] = {
-    "accelerator": "auto",
-    "devices": 1,
-    "num_nodes": 1,
-    "strategy": "auto",
-    "precision": "32-true",
-    "sync_batchnorm": False,
-    "deterministic": False,
-    "benchmark": False,
-}
-
-
 def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) -> FitResult:
     settings, begun = call.settings, time.monotonic()
+    tracker.finish()  # whatever ran before in this process must not get this run's numbers
     saved = checkpoints.load(checkpoints.find(call.resume)) if call.resume else None
     if call.init_from:
         initialise(module, call.init_from)
@@ -184,7 +152,7 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
     if share is not None:
         data.batch_size = share  # type: ignore[attr-defined]
     start = _batches_seen(saved, share)
-    _prepare(module, call.trainer)
+    prepare(module, call.trainer)
     first = int(saved["global_step"]) if saved else 0
     try:
         engine.fit(
@@ -197,7 +165,8 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
         raise KeyboardInterrupt from error
     finally:
         stop.restore()
-        _close_tracker(engine)
+        if not call.keep_run or rank():
+            tracker.finish()
     if stop.received:
         raise Stopped(f"stopped by {stop.received} at step {engine.global_step}; go on with resume={call.folder}")
     for pruner in (c for c in call.extra if isinstance(c, Pruner)):
@@ -220,7 +189,7 @@ def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume
     }
     if automatic:
         options |= {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip}
-    if _strategy(engine) == "ddp":
+    if strategy(engine) == "ddp":
         # Two networks are trained in turn, and some layers feed no loss in some steps.
         options["strategy"] = "ddp_find_unused_parameters_true"
     if settings.get("precision"):
@@ -277,16 +246,6 @@ def _batches_seen(saved: Mapping[str, Any] | None, share: int | None) -> int:
     return int(position["batches"]) * int(position["share"]) // share
 
 
-def _prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
-    """Memory format and compilation of the trained networks, in place: names in the checkpoint stay the same."""
-    if engine.get("channels_last"):
-        module.to(memory_format=torch.channels_last)
-    if engine.get("compile"):
-        for child in module.children():
-            if not isinstance(child, Ema) and any(p.requires_grad for p in child.parameters()):
-                child.compile()
-
-
 def initialise(module: nn.Module, source: str | Path) -> None:
     """Give `module` the weights of a run folder or checkpoint (best, else last), optimisers left as they are.
 
@@ -305,7 +264,10 @@ def initialise(module: nn.Module, source: str | Path) -> None:
 
 def _inherit(source: Path, folder: Path) -> None:
     """Bring a resumed run's history and identity along when it goes on in another folder."""
-    if source.is_file() or source.absolute() == folder:
+    if source.is_file():
+        return
+    source = checkpoints.find(source).parents[1]  # a stage's folder holds the fit's further below
+    if source.absolute() == folder:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name in (loggers.METRICS_CSV, loggers.RUN_FILE):
@@ -333,44 +295,5 @@ def _result(
     return FitResult(call.folder, checkpoint, metrics, engine.global_step, seconds, speed, keeper.best, hashes)
 
 
-def _close_tracker(engine: pl.Trainer) -> None:
-    # In a sweep in one process the next job would otherwise write into this run.
-    if any(type(log).__name__ == "WandbLogger" for log in engine.loggers) and rank() == 0:
-        import wandb
-
-        if wandb.run is not None:
-            wandb.finish()
-
-
-def _strategy(engine: Mapping[str, Any]) -> Any:
-    strategy = engine.get("strategy") or "auto"
-    many = _devices(engine) > 1 or int(engine.get("num_nodes") or 1) > 1
-    return "ddp" if strategy == "auto" and many else strategy
-
-
-def _local_processes(engine: Mapping[str, Any]) -> int:
-    """Processes that `fit` has to start on this machine itself."""
-    forking = str(engine.get("strategy") or "auto").endswith(("_fork", "_spawn", "_notebook"))
-    return 1 if launched() or forking or int(engine.get("num_nodes") or 1) > 1 else _devices(engine)
-
-
-def _devices(engine: Mapping[str, Any]) -> int:
-    devices = engine.get("devices", 1)
-    if isinstance(devices, list | tuple):
-        return len(devices)
-    if str(devices) in ("auto", "-1"):
-        on_cpu = engine.get("accelerator") == "cpu" or not torch.cuda.is_available()
-        return 1 if on_cpu else torch.cuda.device_count()
-    return int(devices)
-
-
 def _get(cfg: Any, key: str) -> Any:
     return None if cfg is None else cfg.get(key)
-
-
-def _quiet() -> None:
-    for name in ("pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    noise = ("does not have many workers", "in eval mode", "IterableDataset", "sync_dist", r"isinstance\(treespec")
-    for text in (f".*{words}.*" for words in noise):
-        warnings.filterwarnings("ignore", text)

@@ -2,7 +2,7 @@
 
 Lightning's own launcher starts the command again for each rank, and so the whole stage. Here only the function runs
 again, with pickled arguments, so that a pipeline, a sweep's job or a notebook can spread one of its steps.
-Under torchrun or SLURM, which start the processes themselves, the function is simply called.
+Under torchrun or SLURM, which start the processes themselves, the waiting ones run it too (`oodgan.training.ranks`).
 """
 
 from __future__ import annotations
@@ -19,27 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-
-
-def launched() -> bool:
-    """Whether something else (torchrun, SLURM, this module) has started the ranks already."""
-    return "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def rank() -> int:
-    """This process's number among all, 0 where there is one."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+from oodgan.training.ranks import channel, launched, rank
 
 
 def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
     """Call `function(*args)` here as rank 0 and in `processes - 1` children; returns what it returns here.
 
+    Under a launcher its ranks take the children's place, whatever `processes` is.
+
     Raises:
         UserError: a child ended with an error (its message is on stderr).
     """
+    others = channel()
+    if others is not None:
+        return others.call(function, *args)
     if processes <= 1 or launched():
         return function(*args)
     group = {

@@ -24,6 +24,8 @@ _slot: Any = None
 class Pruned(UserError):
     """The study gave this trial up: its validation metric was worse than the others' at the same step."""
 
+    in_all_ranks = True
+
     def __init__(self, value: float, step: int) -> None:
         super().__init__(f"trial pruned at step {step} with {value:.5g}")
         self.value, self.step = value, step
@@ -93,10 +95,11 @@ def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
     if known and known["state"] in ("finished", "pruned"):
         print(f"job {hydra.job.num} is finished already: {folder}", file=sys.stderr)
         return known["result"]
-    note = {"overrides": overrides, "state": "running", "result": None}
+    note: dict[str, Any] = {"overrides": overrides, "state": "running", "result": None}
     _write(folder, note)
     try:
-        with gpu_slot(cfg.get("gpu_slots"), folder.parent):
+        with gpu_slot(cfg.get("gpu_slots"), folder.parent) as gpu:
+            note["gpu"] = gpu
             result = function(_own(cfg, folder))
     except Pruned as pruned:
         _write(folder, {**note, "state": "pruned", "result": {"objective": pruned.value}, "step": pruned.step})
