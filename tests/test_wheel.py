@@ -105,3 +105,13 @@ def test_installed_command_works_from_another_folder(installed: Path, tmp_path: 
     )
     folder, target = run(python, "-c", code, cwd=tmp_path).split()
     assert Path(folder).is_relative_to(installed) and target.startswith("oodgan.generators.")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_installed_copy_edits_a_photo_and_finds_its_weights(installed: Path, tmp_path: Path, astronaut) -> None:
+    command = installed / "bin" / "oodgan"
+    astronaut.save(tmp_path / "photo.png")
+    assert "encoder_light" in run(command, "doctor", cwd=tmp_path)
+    run(command, "edit", "photo.png", "edits={smile: 1}", "inverter.refine.steps=0", "output=out", cwd=tmp_path)
+    assert (tmp_path / "out" / "result" / "photo.png").stat().st_size > 100_000

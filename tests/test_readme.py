@@ -1,0 +1,96 @@
+"""What README.md prints is run as printed, in a folder that holds what a reader would have."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from oodgan.cli import stage_names
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+NOT_RUN = {"make demo": "it is run by hand and takes minutes", "make test": "it would run this test again"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+@pytest.fixture
+def reader(tmp_path: Path, astronaut: Image.Image) -> Path:
+    """A reader's folder: photos under the names that the README uses, and the environment as `.venv`."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    astronaut.save(tmp_path / "photo.jpg", quality=95)
+    for folder, name in (("holiday", "beach.jpg"), ("shots", "one.webp")):
+        (tmp_path / folder).mkdir()
+        astronaut.save(tmp_path / folder / name, quality=95)
+    group = Image.new("RGB", (1024, 512))
+    group.paste(astronaut, (0, 0))
+    group.paste(astronaut.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (512, 0))
+    group.save(tmp_path / "group.jpg", quality=95)
+    return tmp_path
+
+
+def run(script: str, folder: Path) -> str:
+    path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=1500
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def lines() -> list[str]:
+    return [line.partition("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+
+
+def test_only_what_is_said_is_left_out() -> None:
+    assert set(NOT_RUN) == {line for line in lines() if line.startswith("make")}
+    assert set(re.findall(r"^```(\w*)", README, flags=re.M)) == {"sh", "python", ""}
+
+
+def test_make_knows_what_is_left_out() -> None:
+    for command in NOT_RUN:
+        subprocess.run(
+            ["make", "-n", command.split()[1]], cwd=REPOSITORY, check=True, capture_output=True, timeout=60
+        )  # fmt: skip
+
+
+def test_every_stage_is_in_the_table() -> None:
+    table = README.partition("## Stages")[2].partition("\n## ")[0]
+    named = {name for cell in re.findall(r"^\| (`.*?) \|", table, flags=re.M) for name in re.findall(r"`(\w+)`", cell)}
+    assert named == set(stage_names())
+
+
+def test_every_file_that_it_points_at_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_shell_blocks_run_as_printed(reader: Path) -> None:
+    for block in blocks("sh"):
+        if not any(command in block for command in NOT_RUN):
+            run(block, reader)
+    assert Image.open(reader / "edited/result/photo.png").size == (1024, 1024)
+    assert Image.open(reader / "holiday_edited/pasted/beach.jpg").size == (512, 512)
+    assert len(list((reader / "ages/result").rglob("*.png"))) >= 3
+    assert Image.open(reader / "group/pasted/group.png").size == (1024, 512)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_python_blocks_do_a_real_edit(reader: Path) -> None:
+    for block in blocks("python"):
+        (reader / "block.py").write_text(block, encoding="utf-8")
+        assert "1024" in run("python block.py", reader)
+    assert Image.open(reader / "pasted.jpg").size == Image.open(reader / "photo.jpg").size
+    assert len(list(reader.glob("age*.png"))) == 3
