@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from oodgan.tracking.artifacts import Manifest
+from oodgan.tracking.artifacts import Manifest, digest
 from oodgan.tracking.loggers import read_csv
+from oodgan.tracking.wandb import artifact_name
 
 STAGES = ("inversion", "diffcam", "ghosts", "deghost")
 
 
 def oodgan(root: Path, stage: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "oodgan", stage, "experiment=tiny", f"root={root}", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root)
+    command = [sys.executable, "-m", "oodgan", stage, "experiment=tiny", f"root={root}", "logger=wandb", *words]
+    own = {name: str(root.parent / "wandb") for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")}
+    environment = {**os.environ, **own, "WANDB_MODE": "offline"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root, env=environment)
 
 
 def state(root: Path) -> dict[str, int]:
@@ -45,7 +51,15 @@ def test_every_stage_leaves_an_artifact_that_says_what_it_is(finished: Path) -> 
         assert all((folder / name).is_file() for name in manifest.files) and manifest.files
     assert len(manifests["diffcam"].directions or []) == 4 == len(manifests["ghosts"].directions or [])
     assert manifests["ghosts"].counts == {"ghosts": 24, "skipped": 0}
-    assert manifests["deghost"].inputs == {"ghosts": manifests["ghosts"].fingerprint}
+    made_from = {
+        "inversion": {},
+        "diffcam": {},  # its directions are found anew each time in this experiment
+        "ghosts": {"inverter": "inversion", "diffcam": "diffcam"},
+        "deghost": {"ghosts": "ghosts"},
+    }
+    for stage, inputs in made_from.items():
+        hashes = {name: digest(finished / "tiny" / source / "artifact") for name, source in inputs.items()}
+        assert manifests[stage].inputs == hashes
     assert {"codes/val/loss", "images/val/loss"} <= set(manifests["inversion"].metrics)
     assert not list(finished.rglob("partial-*")), "nothing unfinished is left"
 
@@ -59,6 +73,39 @@ def test_the_report_has_a_row_for_each_edit_and_the_curves(finished: Path) -> No
     curves = sorted(folder.glob("*/training/*/metrics.csv"))
     assert {path.parents[2].name for path in curves} == {"inversion", "diffcam", "deghost"}
     assert all(any(name == "val/loss" for _, name, _ in read_csv(path)) for path in curves)
+
+
+def offline_run(folder: Path) -> str:
+    """Everything that the one offline wandb run below a folder has recorded, as text."""
+    (place,) = folder.rglob("offline-run-*")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(place)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+
+
+@pytest.mark.slow
+def test_wandb_gets_each_artifact_and_what_it_was_made_from(finished: Path, draw_face: Callable[..., Any]) -> None:
+    folder = finished / "tiny"
+    photos = finished.parent / "photos"
+    photos.mkdir()
+    for i in range(2):
+        draw_face(i).save(photos / f"{i}.png")
+    parts = {"inverter": "inversion", "diffcam": "diffcam", "deghoster": "deghost"}
+    weights = [f"{part}.weights={folder / stage / 'artifact'}" for part, stage in parts.items()]
+    metrics = ["metrics.resolution=32", "metrics.metrics=[psnr]", "metrics.sets=[]", "probes=null"]
+    answer = oodgan(
+        finished, "evaluate", f"photos={photos}", "methods={ours: ours}", "edits={sefa_01: 1.0}", *metrics, *weights
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert Manifest.load(folder / "evaluate").inputs == {p: digest(folder / s / "artifact") for p, s in parts.items()}
+    names = {stage: artifact_name(folder / stage / "artifact") for stage in STAGES}
+    names["evaluate"] = artifact_name(folder / "evaluate")
+    used = {"inversion": (), "diffcam": (), "ghosts": ("inversion", "diffcam"), "deghost": ("ghosts",)}
+    for stage, sources in {**used, "evaluate": parts.values()}.items():
+        text = offline_run(sorted((folder / stage).rglob("wandb"))[-1])
+        assert names[stage] in text, stage
+        assert all(names[source] in text for source in sources), stage
+        others = set(names) - {stage, *sources}
+        assert not any(names[other] in text for other in others), stage
 
 
 @pytest.mark.slow

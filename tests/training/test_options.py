@@ -34,17 +34,43 @@ def weights(module):
     "engine,settings",
     [
         ({"precision": "bf16-mixed"}, {}),
+        ({"precision": "16-mixed"}, {"clip": 1.0}),
         ({"channels_last": True}, {}),
         ({}, {"clip": 0.1, "accumulate": 2}),
         ({}, {"precision": "64-true"}),
     ],
-    ids=["bf16", "channels_last", "clip_accumulate", "settings_precision"],
+    ids=["bf16", "fp16_clip", "channels_last", "clip_accumulate", "settings_precision"],
 )
 @pytest.mark.parametrize("kind", [Regression, Gan])
 def test_each_option_trains(tmp_path, kind, engine, settings):
     run(kind(), tmp_path, engine=engine, **settings)
     found = losses(tmp_path)
     assert len(found) == 2 and found[1] < found[0]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("16-mixed", torch.float16), ("bf16-mixed", torch.bfloat16)])
+def test_mixed_precision_is_the_one_that_was_asked_for(tmp_path, precision, dtype):
+    seen = set()
+
+    class Watched(Regression):
+        def training_step(self, batch, batch_idx):
+            seen.add(self.net(batch["image"]).dtype)
+            return super().training_step(batch, batch_idx)
+
+    module = Watched()
+    run(module, tmp_path, steps=2, engine={"precision": precision})
+    assert seen == {dtype} and weights(module).dtype == torch.float32
+
+
+def test_batch_statistics_of_several_cpu_processes_are_refused():
+    from oodgan.training.engine import prepare
+
+    module = Regression()
+    module.norm = nn.BatchNorm2d(3)
+    engine = {"sync_batchnorm": True, "accelerator": "cpu", "devices": 2}
+    with pytest.raises(UserError, match="batch norm needs GPUs"):
+        prepare(module, engine)
+    prepare(module, {**engine, "sync_batchnorm": False})
 
 
 @pytest.mark.slow

@@ -64,6 +64,28 @@ def test_four_jobs_run_beside_each_other_are_skipped_when_finished_and_compared(
 
 
 @pytest.mark.slow
+def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(place):
+    pytest.importorskip("submitit")
+    done = diffcam(place, "hydra=submitit", "sweep=cluster", "seed=1,2", "diffcam.fit.max_steps=2", "gpu_slots=[3,5]")
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = place / "sweeps" / "cluster"
+    assert states(folder) == {0: "finished", 1: "finished"}
+    jobs = [json.loads(p.read_text()) for p in sorted(folder.glob("*/job.json"))]
+    assert {job["gpu"] for job in jobs} <= {3, 5}
+    identities = [json.loads(p.read_text()) for p in folder.glob("*/training/*/run.json")]
+    assert len({i["id"] for i in identities}) == 2 and {i["group"] for i in identities} == {"cluster"}
+    assert list((folder / ".submitit").glob("*/*_submitted.pkl"))  # they went through submitit indeed
+
+
+@pytest.mark.slow
+def test_jobs_spread_by_ray(place):
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="Ray's launcher is not installed")
+    done = diffcam(place, "hydra=ray", "sweep=ray", "seed=1,2", "diffcam.fit.max_steps=2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert states(place / "sweeps" / "ray") == {0: "finished", 1: "finished"}
+
+
+@pytest.mark.slow
 def test_a_study_marks_crashes_goes_on_and_resumes(place):
     space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
     # A trial without steps is a trial that crashes.

@@ -1,0 +1,135 @@
+"""One stage started by torchrun, and by SLURM's variables: the first rank runs it, the others take part in its fit."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import oodgan  # noqa: F401
+from oodgan.training import ranks
+
+OODGAN = [sys.executable, "-m", "oodgan"]
+TINY = ["experiment=tiny", "diffcam.fit.max_steps=1", "+diffcam.fit.checkpoint_every=1"]
+LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+
+
+def environment(**more):
+    kept = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith("SLURM_")}
+    return {**kept, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in more.items()}}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def srun(tasks, words, timeout=600):
+    """Start `oodgan words` as srun does: once for each task, with SLURM's variables."""
+    shared = {"SLURM_JOB_ID": 4242, "SLURM_JOB_NAME": "oodgan", "SLURM_NODELIST": "127.0.0.1", "SLURM_NODEID": 0}
+    shared |= {"SLURM_NTASKS": tasks, "SLURM_NTASKS_PER_NODE": tasks, "SLURM_NNODES": 1, "MASTER_PORT": free_port()}
+    started = [
+        subprocess.Popen(
+            [*OODGAN, *words],
+            env=environment(**shared, SLURM_PROCID=n, SLURM_LOCALID=n),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for n in range(tasks)
+    ]
+    try:
+        return [(process.communicate(timeout=timeout)[0], process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A root with directions of the tiny generator, the words that use them, and one process's run `one`."""
+    root = tmp_path_factory.mktemp("launchers")
+    bank = ["directions=bank", f"directions.path={root}/tiny/directions/artifact", "~directions.count"]
+    words = [*TINY, f"root={root}", *bank]
+    for command in (["directions", "experiment=tiny", f"root={root}"], ["diffcam", "run=one", *words]):
+        done = subprocess.run([*OODGAN, *command], env=environment(), capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return root, words
+
+
+def check(root, run):
+    """The run wrote everything once, and its step's gradients are those of one process."""
+    from oodgan.tracking.artifacts import Manifest
+    from oodgan.training import checkpoints
+
+    folder = root / run / "diffcam"
+    assert Manifest.load(folder / "artifact").counts["pairs"] >= 32
+    assert not [p for p in folder.rglob("*") if p.name.endswith((".tmp", ".partial"))]
+    saved = []
+    for name in ("one", run):
+        (path,) = (root / name / "diffcam").glob("training/*/checkpoints/last.ckpt")
+        saved.append(checkpoints.load(path))
+    one, two = saved
+    assert two["global_step"] == 1 and one["position"] == two["position"]
+    moments = [[s["exp_avg"] for o in c["optimizer_states"] for s in o["state"].values()] for c in saved]
+    assert moments[0]
+    assert all((a - b).abs().max() < 1e-5 for a, b in zip(*moments, strict=True))
+
+
+@pytest.mark.slow
+def test_torchrun_spreads_a_stage(place):
+    root, words = place
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "oodgan", "diffcam", "run=torchrun", "trainer=ddp"]
+    done = subprocess.run(
+        [*command, "accelerator=cpu", *words], env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("edited pairs") <= 1  # one rank renders
+    check(root, "torchrun")
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_spread_a_stage(place):
+    root, words = place
+    more = ["accelerator=cpu", "devices=2", "trainer.precision=32-true"]
+    found = srun(2, ["diffcam", "run=slurm", "trainer=slurm", *more, *words])
+    assert [code for _, code in found] == [0, 0], found
+    assert "edited pairs" not in found[1][0]  # the second rank renders nothing
+    check(root, "slurm")
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_all_tasks(place):
+    found = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *place[1]], timeout=120)
+    assert [code for _, code in found] == [2, 2], found
+    assert "unknown key 'diffcam.fit.lrr'" in found[0][0]
+
+
+@pytest.mark.slow
+def test_one_task_of_slurm_is_an_ordinary_process(place):
+    root, words = place
+    more = ["accelerator=cpu", "devices=1", "trainer.precision=32-true"]
+    ((text, code),) = srun(1, ["diffcam", "run=task", "trainer=slurm", *more, *words])
+    assert code == 0, text
+    check(root, "task")
+
+
+def test_the_launcher_says_how_many_there_are(monkeypatch):
+    for name in LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+    assert not ranks.launched() and ranks.placed() == {} and ranks.rank() == 0
+    slurm = {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_JOB_ID": "1"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.launched() and ranks.rank() == 9 and ranks.placed() == {"devices": 8, "num_nodes": 2}
+    assert type(ranks.environments()[0]).__name__ == "SLURMEnvironment"
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert not ranks.launched() and type(ranks.environments()[0]).__name__ == "LightningEnvironment"
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "8", "RANK": "11"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.launched() and ranks.rank() == 11 and ranks.placed() == {"devices": 8, "num_nodes": 8}
+    assert ranks.environments() == []
