@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from oodgan.deghost.network import Deghoster
+from oodgan.deghost.network import Deghoster, DenseEncoder, PixelShuffleUp, in_strips
 from oodgan.errors import UserError
 from oodgan.generators.stylegan2 import tiny
 
@@ -87,6 +87,30 @@ def test_training_and_inference_paths_agree(network):
         alone = torch.cat([network(image[None]) for image in coarse()])
     torch.testing.assert_close(fast, network(coarse()).detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fast, alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_dense_blocks_by_tiles_agree():
+    torch.manual_seed(0)
+    encoder = DenseEncoder(width=8, growth=4, blocks=2, out=8).to(memory_format=torch.channels_last)
+    image = coarse(2, 64)
+    x = encoder.conv_first(image)
+    expected = encoder.body(x)
+    torch.testing.assert_close(encoder._tiled(x), expected, rtol=0, atol=1e-5)
+    with torch.enable_grad():
+        trained = encoder(image)
+    torch.testing.assert_close(encoder(image), trained.detach(), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [4, 8, 12, 32])
+def test_strips_join_without_seams(rows):
+    torch.manual_seed(0)
+    last = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(6, 3, 3, padding=1))
+    parts = [torch.randn(2, 2, 32, 16), torch.randn(2, 3, 32, 16)]
+    for block in (PixelShuffleUp(5, 2), last):
+        expected = block(torch.cat(parts, 1))
+        torch.testing.assert_close(in_strips(block, parts, rows), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_codes_around_the_mean():

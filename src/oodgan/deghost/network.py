@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
+from oodgan.generators import winograd
 from oodgan.generators.protocol import Generator
 from oodgan.training.frozen import Frozen
 
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2
+# Rows of the tail that are computed at a time, and what its blocks read beyond them (whole tiles).
+STRIP, HALO = 128, winograd.TILE
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -44,6 +47,15 @@ class DenseBlock(nn.Module):
         for i in range(1, 5):
             seen = torch.cat([seen, leaky(self.get_submodule(f"conv{i}")(seen))], 1)
         return torch.add(x, self.get_submodule("conv5")(seen), alpha=RESIDUAL_SCALE)
+
+    def tiled(self, x: Tensor, work: winograd.DenseTiles) -> Tensor:
+        """The same on tiles (4, 4, C, h, w), without gradients."""
+        work.append(x, 0)
+        for i in range(1, 5):
+            conv = self.get_submodule(f"conv{i}")
+            work.append(leaky(work.convolve(conv.weight, conv.bias)), conv.in_channels)
+        last = self.get_submodule("conv5")
+        return torch.add(x, work.convolve(last.weight, last.bias), alpha=RESIDUAL_SCALE)
 
 
 class ResidualInResidual(nn.Module):
@@ -69,7 +81,24 @@ class DenseEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_first(x)
-        return leaky(self.conv_up(x + self.conv_body(self.body(x))))
+        fast = winograd.possible(x) and x.shape[-1] * x.shape[-2] >= winograd.PIXELS
+        return leaky(self.conv_up(x + self.conv_body(self._tiled(x) if fast else self.body(x))))
+
+    def _tiled(self, x: Tensor) -> Tensor:
+        """`self.body(x)` without gradients on a CPU: a third faster, as the dense blocks' many products are smaller."""
+        down, across = x.shape[2] // winograd.TILE, x.shape[3] // winograd.TILE
+        first = self.body[0].rdb1.conv1
+        work = winograd.DenseTiles(first.in_channels, first.out_channels, 4, down, across)
+        found = torch.empty_like(x, memory_format=torch.channels_last)
+        for image, result in zip(x, found, strict=True):
+            tiles = winograd.to_tiles(image)
+            for block in self.body:
+                before = tiles
+                for dense in block.children():
+                    tiles = dense.tiled(tiles, work)
+                tiles = torch.add(before, tiles, alpha=RESIDUAL_SCALE)
+            result.copy_(winograd.from_tiles(tiles))
+        return found
 
 
 class PixelShuffleUp(nn.Module):
@@ -80,7 +109,30 @@ class PixelShuffleUp(nn.Module):
         self.upsample_conv = nn.Conv2d(n_in, 4 * n_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.upsample_conv(x), 2)
+        conv = self.upsample_conv
+        return F.pixel_shuffle(winograd.conv3x3(x, conv.weight, conv.bias), 2)
+
+
+def in_strips(block: nn.Module, parts: list[Tensor], rows: int = STRIP, halo: int = HALO) -> Tensor:
+    """`block(torch.cat(parts, 1))`, some rows at a time, for a block that reads up to `halo` rows beyond its output.
+
+    The block may enlarge the image by a whole factor. Only a strip of what lies between parts and result is held.
+    """
+    height, width = parts[0].shape[2:]
+    if height <= rows:
+        return block(torch.cat(parts, 1))
+    out: Tensor | None = None
+    for top in range(0, height, rows):
+        low, high = max(0, top - halo), min(height, top + rows + halo)
+        strip = block(torch.cat([part[:, :, low:high] for part in parts], 1))
+        factor = strip.shape[3] // width
+        if out is None:
+            shape = (*strip.shape[:2], height * factor, width * factor)
+            out = torch.empty(shape, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last)
+        made = strip[:, :, (top - low) * factor :][:, :, : rows * factor]
+        out[:, :, top * factor : top * factor + made.shape[2]] = made
+    assert out is not None
+    return out
 
 
 def _down(n_in: int, n_out: int) -> nn.Sequential:
@@ -207,10 +259,16 @@ class Deghoster(nn.Module):
         def fuse(size: int, x: Tensor) -> Tensor:
             if size not in pyramid:
                 return x
-            return self.fusion_out[self.pyramid.index(size)](torch.cat([x, pyramid[size]], 1))
+            conv = self.fusion_out[self.pyramid.index(size)]
+            # The pyramid's finest level starts the decoder; the others are read here only.
+            own = pyramid[size] if size == self.in_size else pyramid.pop(size)
+            return winograd.conv3x3(torch.cat([x, own], 1), conv.weight, conv.bias)
 
         features = self.generator.features(codes, fuse, last=max([self.in_size, *self.prior_sizes]))
-        x = pyramid[self.in_size]
+        features = {size: x for size, x in features.items() if size in self.prior_sizes}
+        x = pyramid.pop(self.in_size)
+        sparing = x.device.type == "cpu" and not torch.is_grad_enabled()
         for size, block in zip(self.tail, self.decoder, strict=True):
-            x = block(torch.cat([x, features.pop(size)], 1) if size in self.prior_sizes else x)
+            parts = [x, features.pop(size)] if size in self.prior_sizes else [x]
+            x = in_strips(block, parts) if sparing else block(torch.cat(parts, 1))
         return x.contiguous()

@@ -1,8 +1,8 @@
 """The operations of StyleGAN2 (Karras et al. 2020) in plain PyTorch: no compilation step, any device.
 
 Layers are written for speed on a CPU. A convolution scales activations by the style before and by the
-demodulation after it, instead of making one weight per sample; a single image without gradients folds both
-into the weight, because then the weight is the smaller tensor. `sqrt(2)` of the activation is folded too:
+demodulation after it, instead of making one weight per sample; for a single image without gradients both are folded
+into the weight where that is the smaller tensor. `sqrt(2)` of the activation is folded too:
 leaky ReLU is positively homogeneous, so `a * lrelu(x) == lrelu(a * x)` for `a > 0`.
 """
 
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodgan.generators.winograd import conv3x3
+
 BLUR_TAPS = (1.0, 3.0, 3.0, 1.0)
 SQRT2 = math.sqrt(2.0)
 SLOPE = 0.2
+ROWS_OF = 1 << 17  # numbers
 
 
 def blur_kernel(gain: float = 1.0) -> Tensor:
@@ -104,14 +107,15 @@ class ModulatedConv(nn.Module):
     def forward(self, x: Tensor, w: Tensor, bias: Tensor | None = None, gain: float = 1.0) -> Tensor:
         """x (B, in, H, W), w (B, style_dim) -> gain * convolution + bias, (B, out, H, W) or twice the size."""
         style = self.modulation(w)
-        after = self.demodulation(style) * gain if self.demodulate else None
-        weight = self.weight[0] * (self.scale if after is not None else self.scale * gain)
-        if x.shape[0] == 1 and not torch.is_grad_enabled():
-            weight = weight * style.view(1, -1, 1, 1)
-            if after is not None:
-                weight = weight * after.view(-1, 1, 1, 1)
+        before = style * (self.scale if self.demodulate else self.scale * gain)
+        if x.shape[0] == 1 and not torch.is_grad_enabled() and x.numel() > self.weight.numel() // 4:
+            weight = self.weight[0] * before.view(1, -1, 1, 1)
+            if self.demodulate:
+                power = torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True).square()
+                weight *= torch.rsqrt(power + 1e-8) * gain
             return self._convolve(x, weight, bias)
-        out = self._convolve(x * style[:, :, None, None], weight, bias if after is None else None)
+        after = self.demodulation(style) * gain if self.demodulate else None
+        out = self._convolve(x * before[:, :, None, None], self.weight[0], bias if after is None else None)
         if after is None:
             return out
         if bias is None:
@@ -120,7 +124,7 @@ class ModulatedConv(nn.Module):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self.up:
-            return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+            return conv3x3(x, weight, bias) if weight.shape[-1] == 3 else F.conv2d(x, weight, bias)
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
         return blur(x, self.kernel, (1, 1), bias=bias)
 
@@ -157,8 +161,15 @@ class StyledConv(nn.Module):
             out = out if noise is None else out + noise * (self.noise.weight * SQRT2)
             return F.leaky_relu(out, SLOPE)
         if noise is not None:
-            out += noise * (self.noise.weight * SQRT2)
-        return F.leaky_relu_(out, SLOPE)
+            noise = noise * (self.noise.weight * SQRT2)
+        # A few rows at a time on a CPU: the second operation finds them in the cache.
+        rows = max(1, ROWS_OF // out[0, :, 0].numel()) if out.device.type == "cpu" else out.shape[2]
+        for top in range(0, out.shape[2], rows):
+            some = out[:, :, top : top + rows]
+            if noise is not None:
+                some += noise[:, :, top : top + rows]
+            F.leaky_relu_(some, SLOPE)
+        return out
 
 
 class ToRGB(nn.Module):
