@@ -121,7 +121,9 @@ def test_restyle_refines_from_its_own_inversion(photo):
         inverter(photo)
 
 
-@pytest.mark.parametrize(("variant", "channels"), [("psp_w", 3), ("psp_wplus", 3), ("restyle_psp", 6)])
+@pytest.mark.parametrize(
+    ("variant", "channels"), [("psp_w", 3), ("psp_wplus", 3), ("restyle_psp", 6), ("restyle_psp_resnet", 6)]
+)
 @torch.no_grad()
 def test_variants_give_codes(variant, channels, photo):
     torch.manual_seed(0)
@@ -130,6 +132,19 @@ def test_variants_give_codes(variant, channels, photo):
     assert codes.shape == (1, 2, 512)
     assert torch.isfinite(codes).all()
     assert torch.equal(codes[:, 0], codes[:, 1]) == (variant == "psp_w")
+
+
+def test_restyle_on_resnet34_has_the_public_layout():
+    with torch.device("meta"):
+        state = E4E(2, "restyle_e4e_resnet").encoder.state_dict()
+    shapes = {name: tuple(t.shape) for name, t in state.items()}
+    assert shapes["conv1.weight"] == (64, 6, 7, 7)
+    assert shapes["relu.weight"] == (64,)  # a PReLU, where torchvision has a ReLU
+    assert shapes["body.3.downsample.0.weight"] == (128, 64, 1, 1)  # all blocks in one row: 3 + 4 + 6 + 3
+    assert shapes["body.15.bn2.running_var"] == (512,)
+    assert shapes["styles.1.convs.6.weight"] == (512, 512, 3, 3)
+    assert {name.split(".")[0] for name in shapes} == {"conv1", "bn1", "relu", "body", "styles"}
+    assert not any(name.startswith(("body.16.", "styles.2.")) for name in shapes)
 
 
 def test_wrong_settings_are_said(tmp_path):

@@ -254,6 +254,12 @@ def encoder_checkpoint(generator, variant: str, **opts):
             "e4e", {"encoder_type": "Encoder4Editing", "start_from_latent_avg": True}, None, marks=pytest.mark.slow
         ),
         pytest.param("restyle_psp", {}, None, marks=pytest.mark.slow),
+        pytest.param(
+            "restyle_e4e_resnet",
+            {"encoder_type": "ResNetProgressiveBackboneEncoder"},
+            None,
+            marks=pytest.mark.slow,
+        ),
         ("psp_w", {"encoder_type": "BackboneEncoderUsingLastLayerIntoW", "learn_in_w": True}, "psp_w"),
     ],
 )
@@ -294,8 +300,15 @@ def test_encoder_variants_by_settings_and_tensors(generator):
     assert restyle.architecture["variant"] == "restyle_e4e"
     assert said("psp").tensors["latent_avg"].shape == (WS, 512)
     assert said("psp", start_from_latent_avg=False).tensors["latent_avg"].abs().max() == 0
-    with pytest.raises(UserError, match="ResNetBackboneEncoder; supported"):
-        said("psp", encoder_type="ResNetBackboneEncoder")
+    assert said("restyle_psp_resnet").architecture["variant"] == "restyle_psp_resnet"
+    assert said("restyle_psp_resnet", to="restyle_e4e_resnet").architecture["variant"] == "restyle_e4e_resnet"
+    resnet = said("restyle_psp_resnet", encoder_type="ResNetProgressiveBackboneEncoder")
+    assert resnet.architecture["variant"] == "restyle_e4e_resnet"
+    for wrong in (("psp", "ResNetBackboneEncoder"), ("restyle_psp_resnet", "BackboneEncoder")):
+        with pytest.raises(UserError, match="its tensors are of another network"):
+            said(wrong[0], encoder_type=wrong[1])
+    with pytest.raises(UserError, match="SwinEncoder; supported"):
+        said("psp", encoder_type="SwinEncoder")
     with pytest.raises(UserError, match="reads 6 channels"):
         said("restyle_psp", encoder_type="GradualStyleEncoder")
 

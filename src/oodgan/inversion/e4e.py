@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.irse import Pyramid
-from oodgan.inversion.psp import PSP, VARIANTS, BackboneEncoder
+from oodgan.inversion.psp import PSP, VARIANTS, BackboneEncoder, ResNetBackboneEncoder
 from oodgan.training.frozen import Frozen
 
 
@@ -42,10 +42,24 @@ class ProgressiveBackboneEncoder(BackboneEncoder):
         return progressive(styles, len(styles) if self.stage is None else self.stage)
 
 
-class E4E(PSP):
-    """`PSP` whose variants include `e4e` (the default) and `restyle_e4e`; see there."""
+class ProgressiveResNetEncoder(ResNetBackboneEncoder):
+    """ReStyle's e4e on a ResNet-34."""
 
-    variants = VARIANTS | {"e4e": Encoder4Editing, "restyle_e4e": ProgressiveBackboneEncoder}
+    stage: int | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        styles = self.styles_of(images)
+        return progressive(styles, len(styles) if self.stage is None else self.stage)
+
+
+class E4E(PSP):
+    """`PSP` whose variants include `e4e` (the default), `restyle_e4e` and `restyle_e4e_resnet`; see there."""
+
+    variants = VARIANTS | {
+        "e4e": Encoder4Editing,
+        "restyle_e4e": ProgressiveBackboneEncoder,
+        "restyle_e4e_resnet": ProgressiveResNetEncoder,
+    }
 
     def __init__(self, num_ws: int = 18, variant: str = "e4e", **keywords) -> None:
         super().__init__(num_ws, variant, **keywords)

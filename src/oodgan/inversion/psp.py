@@ -70,11 +70,34 @@ class BackboneEncoder(Trunk):
         return torch.stack(self.styles_of(images), 1)
 
 
+class ResNetBackboneEncoder(nn.Module):
+    """ReStyle's encoder for other pictures than faces: as `BackboneEncoder`, on a ResNet-34 without its pooling."""
+
+    def __init__(self, num_ws: int = 18, channels: int = 6) -> None:
+        super().__init__()
+        from torchvision.models import resnet34
+
+        trunk = resnet34(weights=None)
+        self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        self.bn1, self.relu = nn.BatchNorm2d(64), nn.PReLU(64)
+        self.body = nn.Sequential(*trunk.layer1, *trunk.layer2, *trunk.layer3, *trunk.layer4)
+        self.styles = nn.ModuleList(StyleBlock(16) for _ in range(num_ws))
+
+    def styles_of(self, images: Tensor) -> list[Tensor]:
+        """Each style block's output (B, 512)."""
+        coarse = self.body(self.relu(self.bn1(self.conv1(images))))
+        return [style(coarse) for style in self.styles]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack(self.styles_of(images), 1)
+
+
 VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "psp": GradualStyleEncoder,
     "psp_w": LastLayerIntoW,
     "psp_wplus": LastLayerIntoWPlus,
     "restyle_psp": BackboneEncoder,
+    "restyle_psp_resnet": ResNetBackboneEncoder,
 }
 
 
@@ -83,7 +106,8 @@ class PSP(nn.Module):
 
     Args:
         num_ws: codes of the encoder's generator: 18 for 1024 px, 16 for 512, 14 for 256.
-        variant: `psp`, `psp_w`, `psp_wplus`, `restyle_psp` (and, in `E4E`, `e4e`, `restyle_e4e`).
+        variant: `psp`, `psp_w`, `psp_wplus`, `restyle_psp`, `restyle_psp_resnet` (and, in `E4E`, `e4e`, `restyle_e4e`,
+            `restyle_e4e_resnet`).
         weights: artifact of `oodgan weights convert` (folder or file); its metadata decide `num_ws` and `variant`.
             Random when None.
         generator: where the codes go. ReStyle needs it to look at its own inversion; codes beyond its `num_ws` are

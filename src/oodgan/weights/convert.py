@@ -27,7 +27,8 @@ def convert(source: str | Path, out: str | Path, to: str | None = None, replace:
         out: artifact folder. `weights.safetensors` and `manifest.json` are of the network that the file is mainly for;
             a generator or discriminator that comes with it lies in a sub-folder of that name, an artifact too.
         to: what is wanted: one of KINDS, or an encoder variant (`psp`, `psp_w`, `psp_wplus`, `e4e`, `restyle_psp`,
-            `restyle_e4e`) for checkpoints that do not say. `to="generator"` takes just the generator.
+            `restyle_e4e`, `restyle_psp_resnet`, `restyle_e4e_resnet`) for checkpoints that do not say.
+            `to="generator"` takes just the generator.
         replace: overwrite an artifact at `out`.
 
     Returns:

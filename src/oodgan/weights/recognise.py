@@ -22,8 +22,11 @@ ENCODERS = {
     "Encoder4Editing": "e4e",
     "BackboneEncoder": "restyle_psp",
     "ProgressiveBackboneEncoder": "restyle_e4e",
+    "ResNetBackboneEncoder": "restyle_psp_resnet",
+    "ResNetProgressiveBackboneEncoder": "restyle_e4e_resnet",
 }
 VARIANTS = tuple(ENCODERS.values())
+FIRST = ("input_layer.0.weight", "conv1.weight")  # first convolution of IR-SE50 and of ResNet-34
 # The published table; the other ten of the 17 classes were never named.
 PAPER_CLASSES = {
     "Bushy_Eyebrows": 6,
@@ -71,7 +74,7 @@ def recognise(content: Any, to: str | None = None) -> Recognised:
         raise UserError("its state_dict is not a dictionary of tensors")
     names = [str(name) for name in state]
     tensors = {str(name): t for name, t in state.items() if isinstance(t, Tensor)}
-    if any(n.startswith("encoder.input_layer.") for n in names) and any(n.startswith("decoder.") for n in names):
+    if any(f"encoder.{first}" in tensors for first in FIRST) and any(n.startswith("decoder.") for n in names):
         return _encoder(content, tensors, to)
     if any(n.startswith("FCN.encoder.") for n in names):
         return _deghoster(tensors)
@@ -194,7 +197,7 @@ def _encoder(content: Mapping[str, Any], state: State, to: str | None) -> Recogn
     if variant != "psp_w" and styles != num_ws:
         raise UserError(f"its encoder gives {styles} codes, but its decoder takes {num_ws}")
     expected = 6 if variant.startswith("restyle") else 3
-    channels = encoder["input_layer.0.weight"].shape[1]
+    channels = next(encoder[first] for first in FIRST if first in encoder).shape[1]
     if channels != expected:
         raise UserError(f"its {variant} encoder reads {channels} channels (not photos?); {expected} are expected")
     relative = variant.startswith("restyle") or opts.get("start_from_latent_avg", True)
@@ -212,12 +215,17 @@ def _variant(encoder: State, opts: dict[str, Any], content: Mapping[str, Any], t
     said = opts.get("encoder_type")
     if said is not None and said not in ENCODERS:
         raise UserError(f"its encoder is a {said}; supported: {', '.join(ENCODERS)}")
-    if "body.0.res_layer.5.fc1.weight" not in encoder:
-        raise UserError("its encoder has not the IR-SE50 backbone")
+    resnet = "conv1.weight" in encoder and "body.15.conv2.weight" in encoder
+    if resnet != ENCODERS.get(str(said), "resnet" if resnet else "").endswith("resnet"):
+        raise UserError(f"its encoder is said to be a {said}, but its tensors are of another network")
+    if not resnet and "body.0.res_layer.5.fc1.weight" not in encoder:
+        raise UserError("its encoder has neither the IR-SE50 backbone nor ReStyle's ResNet-34")
     if said is not None:
         return ENCODERS[said]
     if to in VARIANTS:
         return str(to)
+    if resnet:
+        return "restyle_psp_resnet"
     if "output_layer_2.0.weight" in encoder:
         return "psp_wplus"
     if not any(name.startswith("styles.") for name in encoder):
