@@ -78,7 +78,8 @@ def test_every_file_that_it_points_at_is_there() -> None:
 @pytest.mark.network
 def test_the_shell_blocks_run_as_printed(reader: Path) -> None:
     for block in blocks("sh"):
-        if not any(command in block for command in NOT_RUN):
+        # tests/training/test_readme.py runs the trainings.
+        if "experiment=tiny" not in block and not any(command in block for command in NOT_RUN):
             run(block, reader)
     assert Image.open(reader / "edited/result/photo.png").size == (1024, 1024)
     assert Image.open(reader / "holiday_edited/pasted/beach.jpg").size == (512, 512)
