@@ -17,7 +17,9 @@ from oodgan.metrics.lpips import lpips_distance
 from oodgan.training.ema import Ema
 from oodgan.training.frozen import Frozen
 
-DEFAULT_WEIGHTS: dict[str, float] = {"code": 1.0, "l2": 1.0, "lpips": 0.8, "identity": 0.5, "norm": 0.0, "delta": 0.0}
+DEFAULT_WEIGHTS: dict[str, float] = {
+    "code": 1.0, "l2": 1.0, "lpips": 0.8, "identity": 0.5, "norm": 0.0, "delta": 0.0, "latent": 0.0,
+}  # fmt: skip
 
 
 class InversionModule(pl.LightningModule):
@@ -28,7 +30,8 @@ class InversionModule(pl.LightningModule):
     - `code`: squared error to the exact code, in units of the deviation of w (samples only),
     - `l2`, `lpips` (`lpips_net`), `identity`: between photo and G(w+) at `size` pixels,
     - `norm`: mean square of the offsets, in the same units (pSp, section 3.3: w-norm regularisation),
-    - `delta`: mean square of each layer's difference from the mean layer (e4e, section 4.1.1).
+    - `delta`: mean square of each layer's difference from the mean layer (e4e, section 4.1.1),
+    - `latent`: e4e's discriminator of codes (`oodgan.inversion.latent`, whose module adds it to these).
 
     A batch holds `code` with `features` (described beforehand), and/or `image` in [-1, 1], whose exact code is
     `w_plus` in the rows that `has_w_plus` marks.
@@ -92,14 +95,19 @@ class InversionModule(pl.LightningModule):
         if self.losses["code"] and code is not None:
             error = (self.generator.mean_w + offsets[known] - code[known]) / self.deviation
             found["code"] = error.square().mean()
-        if self.losses["norm"]:
-            found["norm"] = (offsets / self.deviation).square().mean()
-        if self.losses["delta"]:
-            found["delta"] = ((offsets - offsets.mean(1, keepdim=True)) / self.deviation).square().mean()
+        found |= self._offset_losses(offsets)
         if "image" in batch and any(self.losses[name] for name in ("l2", "lpips", "identity")):
             photos = resize_area(batch["image"], self.size)
             inverted = self.generator.synthesis(self.generator.mean_w + offsets, size=self.size)
             found |= self._image_losses(inverted, photos)
+        return found
+
+    def _offset_losses(self, offsets: Tensor) -> dict[str, Tensor]:
+        found = {}
+        if self.losses["norm"]:
+            found["norm"] = (offsets / self.deviation).square().mean()
+        if self.losses["delta"]:
+            found["delta"] = ((offsets - offsets.mean(1, keepdim=True)) / self.deviation).square().mean()
         return found
 
     def _image_losses(self, inverted: Tensor, photos: Tensor) -> dict[str, Tensor]:

@@ -17,8 +17,8 @@ from torch import nn
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.errors import UserError
 from oodgan.generators import Generator
+from oodgan.inversion import latent
 from oodgan.inversion.inverter import build_encoder, load_encoder
-from oodgan.inversion.module import InversionModule
 from oodgan.inversion.samples import DescribedSamples, render_shards
 from oodgan.stages import _common as common
 from oodgan.training.fit import fit
@@ -87,10 +87,11 @@ def _phase(
     cfg: DictConfig, generator: Generator, encoder: nn.Module, data: Any, phase: str, mark: str
 ) -> dict[str, float]:
     settings = cfg.inverter.fit[phase]
-    module = InversionModule(
+    module = latent.build(
         encoder,
         generator,
         settings.losses,
+        settings.get("lr_latent"),
         lr=settings.lr,
         weight_decay=settings.get("weight_decay") or 0.0,
         max_steps=settings.max_steps,
