@@ -74,7 +74,8 @@ class AdversarialInversionModule(InversionModule):
         self._fakes: Tensor | None = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        first, second = self.optimizers()  # type: ignore[misc]
+        optimisers: Any = self.optimizers()
+        first, second = optimisers
         total = optimise(self, first, lambda: InversionModule.training_step(self, batch, batch_idx), batch_idx)
         fakes, self._fakes = self._fakes, None
         assert fakes is not None
@@ -84,8 +85,9 @@ class AdversarialInversionModule(InversionModule):
         )
         self.log("train/discriminator", wrong)
         if (batch_idx + 1) % getattr(self.trainer, "manual_accumulate", 1) == 0:
-            for schedule in self.lr_schedulers():  # type: ignore[union-attr]
-                schedule.step()  # type: ignore[call-arg]
+            schedules: Any = self.lr_schedulers()
+            for schedule in schedules:
+                schedule.step()
         return total
 
     def configure_optimizers(self) -> Any:

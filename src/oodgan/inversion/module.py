@@ -37,6 +37,8 @@ class InversionModule(pl.LightningModule):
     `w_plus` in the rows that `has_w_plus` marks.
     """
 
+    deviation: Tensor
+
     def __init__(
         self,
         encoder: nn.Module,
