@@ -1,10 +1,11 @@
-"""Draws docs/pictures/ with the shipped weights: python docs/pictures.py (minutes on a CPU).
+"""Draws docs/pictures/ with the shipped weights: python docs/pictures.py [SHEET ...] (a minute or two on a CPU).
 
-The faces are scikit-image's astronaut (NASA, public domain) and samples of the embedded generator.
+The face is scikit-image's astronaut (NASA, public domain). docs/demo.jpg is the sheet that `make demo` writes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,21 +14,20 @@ from skimage.data import astronaut
 
 from oodgan import Editor
 from oodgan.data import images
-from oodgan.generators.protocol import sample_codes
 
 FOLDER = Path(__file__).parent / "pictures"
-STEPS = ("photo", "inverted", "edited", "mask", "coarse", "result")
+PHOTO = Image.fromarray(astronaut())
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], name: str, side: int = 256) -> None:
+def write(rows: Sequence[Sequence[Image.Image]], name: str, side: int) -> None:
     """Write rows of pictures, scaled to `side`, as one JPEG."""
     whole = Image.new("RGB", (side * len(rows[0]), side * len(rows)))
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             whole.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (x * side, y * side))
     FOLDER.mkdir(exist_ok=True)
-    whole.save(FOLDER / name, quality=82, optimize=True)
-    print(FOLDER / name)
+    whole.save(FOLDER / f"{name}.jpg", quality=82, optimize=True)
+    print(FOLDER / f"{name}.jpg", flush=True)
 
 
 def over(photo: Image.Image, mask: Image.Image) -> Image.Image:
@@ -35,32 +35,45 @@ def over(photo: Image.Image, mask: Image.Image) -> Image.Image:
     return Image.composite(Image.blend(photo, Image.new("RGB", photo.size, (255, 0, 0)), 0.55), photo, mask)
 
 
-def main() -> None:
-    editor = Editor.from_pretrained("mobile_ffhq")
-    photo = Image.fromarray(astronaut())
-    sample = images.to_pil(editor.generator.synthesis(sample_codes(editor.generator, 1, 12))[0])
-    edits = [
-        editor.edit(photo, {"eyeglasses": 1.0}),
-        editor.edit(photo, {"smile": -1.0}),
-        editor.edit(sample, {"beard": 1.0}, aligned=True),
-    ]
-    sheet([[edit.picture(step) for step in STEPS] for edit in edits], "steps.jpg", 216)
-    names = ("smile", "eyeglasses", "mouth_open", "narrow_eyes", "bangs", "age")
-    masked = [editor.edit(photo, {name: 1.0}) for name in names]
-    kind, editor.masker.kind = editor.masker.kind, "paper"
-    cams = [editor.edit(photo, {name: 1.0}) for name in names]
-    rows = [[edit.edited for edit in masked], [over(e.photo, e.mask) for e in cams]]
-    editor.masker.kind = kind
-    sheet([*rows, [over(e.photo, e.mask) for e in masked], [e.result for e in masked]], "masks.jpg", 192)
-    made = []
+def masks(editor: Editor) -> None:
+    """Edited, the map alone, the mask, and the result of five attributes."""
+    names = ("smile", "eyeglasses", "beard", "bangs", "age")
+    rows: list[list[Image.Image]] = [[], [], [], []]
+    for name in names:
+        edit = editor.edit(PHOTO, {name: 1.0})
+        known = {key: edit.tensors[key] for key in ("photo", "inverted", "edited")}
+        kind, editor.masker.kind = editor.masker.kind, "paper"
+        alone = images.mask_to_pil(editor.mask(**known, edits=edit.edits))
+        editor.masker.kind = kind
+        for row, picture in zip(
+            rows, (edit.edited, over(edit.photo, alone), over(edit.photo, edit.mask), edit.result), strict=True
+        ):
+            row.append(picture)
+    write(rows, "masks", 224)
+
+
+def compositions(editor: Editor) -> None:
+    """The coarse image by each composition, beside photo, edited and result."""
+    edit = editor.edit(PHOTO, {"smile": -1.0})
+    known = {key: edit.tensors[key] for key in ("photo", "inverted", "edited", "mask")}
+    kept, made = editor.composition, []
     for mode in ("paper", "poisson", "difference"):
         editor.composition = {"mode": mode}
-        made.append(editor.edit(photo, {"smile": -1.0}).coarse)
-    final = editor.edit(photo, {"smile": -1.0})
-    face = [picture.crop((256, 400, 768, 912)) for picture in (final.photo, final.edited, *made, final.result)]
-    sheet([face], "compositions.jpg", 216)
-    sheet([[edit.result for edit in editor.sweep(photo, "age", [-1.0, -0.5, 0.0, 0.5, 1.0])]], "strengths.jpg", 256)
+        made.append(images.to_pil(editor.compose(**known)))
+    editor.composition = kept
+    row = [picture.crop((256, 400, 768, 912)) for picture in (edit.photo, edit.edited, *made, edit.result)]
+    write([row], "compositions", 216)
 
+
+def strengths(editor: Editor) -> None:
+    """One attribute at several strengths."""
+    found = editor.sweep(PHOTO, "age", [-1.5, -0.75, 0.75, 1.5])
+    write([[edit.result for edit in found]], "strengths", 256)
+
+
+SHEETS = {"masks": masks, "compositions": compositions, "strengths": strengths}
 
 if __name__ == "__main__":
-    main()
+    shared = Editor.from_pretrained("mobile_ffhq")
+    for chosen in sys.argv[1:] or SHEETS:
+        SHEETS[chosen](shared)
