@@ -17,7 +17,7 @@ from oodgan.errors import UserError
 from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
 from oodgan.inversion.augment import occlude, photometric
-from oodgan.inversion.inverter import build
+from oodgan.inversion.inverter import build, offsets_in_passes
 from oodgan.inversion.light import LightEncoder, resize_area
 from oodgan.inversion.module import InversionModule
 from oodgan.inversion.samples import DescribedSamples, render_shards
@@ -61,7 +61,8 @@ def test_the_head_reads_what_describe_tells() -> None:
 def test_only_the_head_learns_and_is_saved() -> None:
     encoder = an_encoder()
     assert not any("backbone" in name for name in encoder.state_dict())
-    encoder(torch.zeros(1, 3, 64, 64)).square().sum().backward()
+    features = encoder.describe(torch.zeros(1, 3, 64, 64))
+    (encoder.head(features) + encoder.correct(features, features)).square().sum().backward()
     assert all(p.grad is not None for p in encoder.parameters())
     assert all(p.grad is None for p in encoder.backbone.network.parameters())
 
@@ -175,3 +176,31 @@ def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generato
     assert generator.id in str(caught.value) and other.id in str(caught.value)
     with pytest.raises(UserError, match="do not fit this encoder"):
         build({**cfg, "encoder": {**cfg["encoder"], "hidden": 16}}, generator)
+
+
+def test_a_second_look_starts_as_nothing_and_then_compares(generator: StyleGAN2) -> None:
+    encoder = an_encoder().eval()
+    photos = 2 * torch.rand(2, 3, 32, 32) - 1
+    once = offsets_in_passes(encoder, generator, photos, 1)
+    assert torch.allclose(offsets_in_passes(encoder, generator, photos, 2), once, atol=1e-6)
+    torch.nn.init.normal_(encoder.correction[-1].weight, std=0.1)
+    twice = offsets_in_passes(encoder, generator, photos, 2)
+    assert not torch.allclose(twice, once, atol=1e-3)
+    own = generator.synthesis(generator.mean_w + once).clamp(-1, 1)  # nothing is missing: only the biases speak
+    features = encoder.describe(own)
+    assert torch.allclose(*encoder.correct(features, features), atol=1e-5)
+
+
+def test_gradients_reach_both_looks(generator: StyleGAN2) -> None:
+    encoder = an_encoder()
+    module = InversionModule(encoder, generator, {"lpips": 0.0, "identity": 0.0}, size=32, passes=2, occlusion=1.0)
+    module.training_step({"image": 2 * torch.rand(1, 3, 32, 32) - 1}, 0).backward()
+    for trained_part in (encoder.shared, encoder.correction[-1]):
+        assert trained_part.weight.grad is not None and bool(trained_part.weight.grad.any())
+    InversionModule(encoder, generator, CODES, size=32)
+    assert not any(p.requires_grad for p in encoder.correction.parameters()), "not trained where it is not used"
+
+
+def test_only_encoders_that_can_correct_themselves_look_twice(generator: StyleGAN2) -> None:
+    with pytest.raises(UserError, match=r"inverter.passes=2"):
+        offsets_in_passes(torch.nn.Identity(), generator, torch.zeros(1, 3, 32, 32), 2)

@@ -19,7 +19,7 @@ def photometric(images: Tensor, rng: torch.Generator, strength: float = 0.25) ->
     return changed.clamp(-1, 1)
 
 
-def occlude(images: Tensor, rng: torch.Generator, probability: float = 0.5) -> Tensor:
+def occlude(images: Tensor, rng: torch.Generator | None = None, probability: float = 0.5) -> Tensor:
     """Cover part of some images with a soft blob filled by smooth colour noise or by another image of the batch.
 
     Blobs lie around the border of the face (hats, hands, collars): centred at 0.3 to 0.55 of the width from the middle.
@@ -36,5 +36,6 @@ def occlude(images: Tensor, rng: torch.Generator, probability: float = 0.5) -> T
     coarse = 2 * torch.rand(count, 3, 6, 6, generator=rng) - 1
     noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.1 * torch.randn(images.shape, generator=rng)
     other = images.roll(1, 0).flip(-2)
-    filling = torch.where(torch.rand(count, 1, 1, 1, generator=rng) < 0.5, noise, other).clamp(-1, 1)
-    return images + blob * (filling - images)
+    noisy = (torch.rand(count, 1, 1, 1, generator=rng) < 0.5).to(images.device)
+    filling = torch.where(noisy, noise.to(images), other).clamp(-1, 1)
+    return images + blob.to(images) * (filling - images)

@@ -26,23 +26,56 @@ class Inverter(Protocol):
 class EncoderInverter(nn.Module):
     """An encoder's code, refined by `refinement.steps` steps of optimisation (0: the encoder alone).
 
-    Encoders give offsets to the generator's mean code.
+    Encoders give offsets to the generator's mean code. With `passes` above 1 the encoder looks at its own inversion
+    and corrects it (`offsets_in_passes`).
     """
 
     def __init__(
-        self, generator: Generator, encoder: nn.Module, refinement: Refinement | None = None, name: str = "encoder"
+        self,
+        generator: Generator,
+        encoder: nn.Module,
+        refinement: Refinement | None = None,
+        name: str = "encoder",
+        passes: int = 1,
     ):
         super().__init__()
         self.generator, self.encoder, self.refinement, self.name = generator, encoder.eval(), refinement, name
+        self.passes = passes
 
     @torch.no_grad()
     def encode(self, photos: Tensor) -> Tensor:
         """The encoder's codes, before any refinement."""
-        return self.generator.mean_w + self.encoder(photos)
+        return self.generator.mean_w + offsets_in_passes(self.encoder, self.generator, photos, self.passes)
 
     def invert(self, photos: Tensor) -> Tensor:
         codes = self.encode(photos)
         return codes if self.refinement is None else self.refinement(self.generator, codes, photos)
+
+
+def offsets_in_passes(encoder: nn.Module, generator: Generator, photos: Tensor, passes: int) -> Tensor:
+    """Photos (B, 3, R, R) -> offsets (B, L, 512) after `passes` looks (ReStyle, Alaluf et al. 2021).
+
+    Each further look compares the photo with the inversion so far; gradients reach all looks, but not the pictures
+    in between.
+
+    Raises:
+        UserError: more than one pass with an encoder that cannot correct itself.
+    """
+    if passes == 1:
+        return encoder(photos)
+    if passes < 1 or not hasattr(encoder, "correct"):
+        able = "inverter=light can correct itself; ReStyle's encoders iterate on their own"
+        raise UserError(
+            f"inverter.passes={passes}: at least 1, and more only where the encoder corrects itself ({able})"
+        )
+    features = encoder.describe(photos)
+    offsets = encoder.head(features)
+    for _ in range(passes - 1):
+        with torch.no_grad():
+            size = min(encoder.size, generator.resolution)
+            inverted = generator.synthesis(generator.mean_w + offsets, size=size).clamp(-1, 1)
+        offsets = offsets + encoder.correct(features, encoder.describe(inverted))
+    return offsets
 
 
 class OptimisationInverter(nn.Module):
@@ -72,7 +105,7 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
         return OptimisationInverter(generator, refinement, name)
     encoder = load_encoder(cfg, generator)
     active = refinement if refinement.steps or refinement.seconds else None
-    return EncoderInverter(generator, encoder, active, name)
+    return EncoderInverter(generator, encoder, active, name, int(cfg.get("passes") or 1))
 
 
 def build_encoder(cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The light encoder: frozen ImageNet and identity features, and a small trained head that reads a W+ code off them.
+"""The light encoder: frozen ImageNet and identity features, and small trained heads that read a W+ code off them.
 
 No public encoder fits the embedded generator and a CPU cannot train a deep one, so the pixels are read by networks that
 are trained already (AlexNet's first, second, third and fifth layers and FaceNet's embedding) and only the head learns.
@@ -21,6 +21,7 @@ from oodgan.weights.backbones import alexnet_features, alexnet_layers, imagenet_
 # (index of the ReLU in AlexNet's `features`, its channels, channels kept by the head)
 LEVELS = ((1, 64, 16), (4, 192, 24), (7, 384, 32), (11, 256, 32))
 _GRID = 8
+_COARSE = 4  # grid of the second look: what is still wrong, not where every hair is
 _IDENTITY = 512
 
 
@@ -28,11 +29,13 @@ class LightEncoder(nn.Module):
     """Photos (B, 3, R, R) in [-1, 1] -> offsets (B, L, 512) to the generator's mean code.
 
     `describe` computes the frozen features, `head` the offsets from them. An offset is one code shared by all layers
-    plus a low-rank part for each layer.
+    plus a low-rank part for each layer. `correct` looks again, at photo and inversion together (ReStyle, Alaluf et al.
+    2021), and adds what is missing.
 
     Args:
         pretrained: AlexNet with the registry's ImageNet weights; random otherwise (dry runs).
         identity: read FaceNet's embedding too.
+        corrector: width of `correct`.
         size: pixels at which AlexNet looks.
     """
 
@@ -46,6 +49,7 @@ class LightEncoder(nn.Module):
         pretrained: bool = True,
         identity: bool = True,
         size: int = 256,
+        corrector: int = 224,
     ) -> None:
         super().__init__()
         self.backbone: Any = Frozen(alexnet_features() if pretrained else alexnet_layers())
@@ -61,6 +65,11 @@ class LightEncoder(nn.Module):
         self.coefficients = nn.Linear(hidden, num_ws * rank)
         self.basis = nn.Parameter(torch.randn(num_ws, rank, style_dim) * rank**-0.5 * 0.3)
         self.num_ws, self.rank = num_ws, rank
+        narrow = sum(kept for _, _, kept in LEVELS) * _COARSE**2 + (2 * _IDENTITY if identity else 0)
+        missing = nn.Linear(corrector, style_dim + num_ws * rank)
+        nn.init.zeros_(missing.weight)  # an untrained correction changes nothing
+        nn.init.zeros_(missing.bias)
+        self.correction = nn.Sequential(nn.Linear(narrow, corrector), nn.LayerNorm(corrector), nn.GELU(), missing)
 
     def forward(self, photos: Tensor) -> Tensor:
         return self.head(self.describe(photos))
@@ -81,18 +90,29 @@ class LightEncoder(nn.Module):
 
     def head(self, features: dict[str, Tensor]) -> Tensor:
         """Features of `describe` -> offsets (B, L, 512)."""
-        levels = [
-            norm(narrow(features[f"level{i}"])).flatten(1)
-            for i, (narrow, norm) in enumerate(zip(self.narrow, self.norms, strict=True))
-        ]
+        levels = [level.flatten(1) for level in self._levels(features)]
         if self.identity:
             levels.append(features["identity"] * _IDENTITY**0.5)  # unit vectors, brought to the others' scale
         x = self.enter(self.drop(torch.cat(levels, 1)))
         x = x + self.deepen(x)
-        per_layer = torch.einsum(
-            "blr,lrd->bld", self.coefficients(x).unflatten(1, (self.num_ws, self.rank)), self.basis
-        )
-        return self.shared(x)[:, None] + per_layer
+        return self._offsets(self.shared(x), self.coefficients(x))
+
+    def correct(self, photo: dict[str, Tensor], inverted: dict[str, Tensor]) -> Tensor:
+        """Features of a photo and of its inversion so far -> what to add to the offsets (B, L, 512)."""
+        pairs = zip(self._levels(photo), self._levels(inverted), strict=True)
+        seen = [F.adaptive_avg_pool2d(a - b, _COARSE).flatten(1) for a, b in pairs]
+        if self.identity:
+            seen += [(photo["identity"] - inverted["identity"]) * _IDENTITY**0.5, photo["identity"] * _IDENTITY**0.5]
+        shared, coefficients = self.correction(torch.cat(seen, 1)).tensor_split([self.basis.shape[-1]], 1)
+        return self._offsets(shared, coefficients)
+
+    def _levels(self, features: dict[str, Tensor]) -> list[Tensor]:
+        layers = zip(self.narrow, self.norms, strict=True)
+        return [norm(narrow(features[f"level{i}"])) for i, (narrow, norm) in enumerate(layers)]
+
+    def _offsets(self, shared: Tensor, coefficients: Tensor) -> Tensor:
+        per_layer = torch.einsum("blr,lrd->bld", coefficients.unflatten(1, (self.num_ws, self.rank)), self.basis)
+        return shared[:, None] + per_layer
 
 
 def resize_area(images: Tensor, size: int) -> Tensor:

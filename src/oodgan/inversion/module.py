@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.generators.protocol import Generator
+from oodgan.inversion.augment import occlude
+from oodgan.inversion.inverter import offsets_in_passes
 from oodgan.inversion.light import resize_area
 from oodgan.metrics.facenet import IdentityLoss
 from oodgan.metrics.lpips import lpips_distance
@@ -34,7 +36,8 @@ class InversionModule(pl.LightningModule):
     - `latent`: e4e's discriminator of codes (`oodgan.inversion.latent`, whose module adds it to these).
 
     A batch holds `code` with `features` (described beforehand), and/or `image` in [-1, 1], whose exact code is
-    `w_plus` in the rows that `has_w_plus` marks.
+    `w_plus` in the rows that `has_w_plus` marks. Images are encoded in `passes` looks, and while training a share
+    `occlusion` of them is seen partly covered, while the losses ask for the whole face.
     """
 
     deviation: Tensor
@@ -51,6 +54,8 @@ class InversionModule(pl.LightningModule):
         size: int = 256,
         lpips_net: str = "alex",
         ema_decay: float = 0.995,
+        passes: int = 1,
+        occlusion: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -59,6 +64,9 @@ class InversionModule(pl.LightningModule):
         self.ema = Ema(encoder, ema_decay)
         self.lr, self.betas, self.weight_decay, self.max_steps = lr, (betas[0], betas[1]), weight_decay, max_steps
         self.size, self.lpips_net = min(size, generator.resolution), lpips_net
+        self.passes, self.occlusion = passes, occlusion
+        if hasattr(encoder, "correction"):
+            encoder.correction.requires_grad_(passes > 1)  # processes of one run must agree on what is trained
         self.identity = IdentityLoss()
         with torch.no_grad():
             z = torch.randn(2000, generator.style_dim, generator=torch.Generator().manual_seed(1))
@@ -67,7 +75,7 @@ class InversionModule(pl.LightningModule):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Photos (B, 3, R, R) -> codes (B, L, 512), by the averaged weights."""
-        return self.generator.mean_w + self.ema(photos)
+        return self.generator.mean_w + offsets_in_passes(self.ema.module, self.generator, photos, self.passes)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         parts = self._losses(self.encoder, batch)
@@ -91,7 +99,7 @@ class InversionModule(pl.LightningModule):
 
     def _losses(self, encoder: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
         described = batch.get("features")
-        offsets = encoder.head(described) if described is not None else encoder(batch["image"])
+        offsets = encoder.head(described) if described is not None else self._encode(encoder, batch["image"])
         found = {}
         code, known = _exact_codes(batch)
         if self.losses["code"] and code is not None:
@@ -103,6 +111,11 @@ class InversionModule(pl.LightningModule):
             inverted = self.generator.synthesis(self.generator.mean_w + offsets, size=self.size)
             found |= self._image_losses(inverted, photos)
         return found
+
+    def _encode(self, encoder: Any, photos: Tensor) -> Tensor:
+        if self.training and self.occlusion:
+            photos = occlude(photos, probability=self.occlusion)
+        return offsets_in_passes(encoder, self.generator, photos, self.passes)
 
     def _offset_losses(self, offsets: Tensor) -> dict[str, Tensor]:
         found = {}
