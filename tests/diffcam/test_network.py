@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from oodgan.diffcam import backbones
-from oodgan.diffcam.network import DiffCAM, normalise_maps
+from oodgan.diffcam.network import DiffCAM, normalise_maps, pool
 from oodgan.errors import UserError
 
 
@@ -82,6 +82,26 @@ def test_several_layers_make_finer_maps_that_still_sum_to_the_logit(layers):
     logits, maps = network.maps(images(2), images(2, seed=1))
     assert maps.shape[-1] > single.shape[-1]
     torch.testing.assert_close(maps.mean((2, 3)) + network.fc.bias, logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_pooling_that_knows_places_still_sums_to_the_logit():
+    torch.manual_seed(0)
+    network = DiffCAM("resnet18", 3, layers=[2, 5, 8], grid=3, relative=True).eval()
+    logits, maps = network.maps(images(2), images(2, seed=1))
+    torch.testing.assert_close(maps.mean((2, 3)) + network.fc.bias, logits, rtol=1e-3, atol=1e-3)
+    features = [torch.zeros(1, 1, 8, 8)]
+    features[0][..., :2, :2] = 1
+    pooled = pool(features, 4).view(4, 4)
+    assert pooled[0, 0] == pooled.max() and pooled[2:].abs().max() == 0
+    torch.testing.assert_close(pooled.sum(), features[0].mean())
+
+
+def test_relative_features_forget_how_strong_a_change_was():
+    torch.manual_seed(0)
+    network = DiffCAM("alexnet", 3, layers=[2, 5], cut=6, trainable_from=6, relative=True).eval()
+    found = network.target_features(images(2), images(2, seed=1))
+    for x in found:
+        torch.testing.assert_close(x.abs().mean((1, 2, 3)), torch.ones(2))
 
 
 def test_shared_taps_vanish_where_the_images_agree():

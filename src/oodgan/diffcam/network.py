@@ -3,6 +3,7 @@
 Features of the inverted and the edited image are subtracted inside a backbone; the rest of the backbone, average
 pooling and one linear layer name the edit. Because only pooling and a linear layer follow the target features, the
 Grad-CAM weights are the linear layer's rows (up to 1 / (h w)): maps for all classes come from one forward pass.
+The same holds when the pooling knows roughly where in the aligned face it looks (`grid`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class DiffCAM(nn.Module):
         trainable_from: flat index from which layers are trained; earlier ones are frozen and stay in eval mode.
             0 trains everything; None freezes what lies before the cut if weights were loaded.
         cut: number of layers before the subtraction, the backbone's own when None.
+        grid: features are averaged around each of `grid` x `grid` points of the aligned face (bilinear weights), so
+            that eyes and mouth can be told apart; 1 is the published average over all.
+        relative: divide each layer's features by their mean, so that the strength of an edit does not matter.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class DiffCAM(nn.Module):
         layers: Sequence[int] | None = None,
         trainable_from: int | None = 0,
         cut: int | None = None,
+        grid: int = 1,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -59,8 +65,9 @@ class DiffCAM(nn.Module):
         self.trainable_from = trainable_from
         self.shared = nn.Sequential(*built.layers[:cut])
         self.classifier = nn.Sequential(*built.layers[cut:])
+        self.grid, self.relative = grid, relative
         self.widths = self._measure_widths()
-        self.fc = nn.Linear(sum(self.widths), num_classes)
+        self.fc = nn.Linear(sum(self.widths) * grid**2, num_classes)
         for module in self._frozen():
             module.requires_grad_(False)
 
@@ -110,6 +117,8 @@ class DiffCAM(nn.Module):
             x = layer(x)
             if i in self.layers:
                 found.append(x)
+        if self.relative:
+            found = [x / x.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6) for x in found]
         return found
 
     def signed_change(self, inverted: Tensor, edited: Tensor) -> list[Tensor]:
@@ -135,7 +144,7 @@ class DiffCAM(nn.Module):
 
     def classify(self, features: list[Tensor]) -> Tensor:
         """Logits (B, num_classes) from `target_features`."""
-        return self.fc(pool(features))
+        return self.fc(pool(features, self.grid))
 
     def forward(self, inverted: Tensor, edited: Tensor) -> Tensor:
         """Logits (B, num_classes); arguments as in `target_features`."""
@@ -148,10 +157,12 @@ class DiffCAM(nn.Module):
         """
         features = self.target_features(inverted, edited)
         size = features[0].shape[2:]
-        rows = self.fc.weight.split(self.widths, dim=1)
+        rows = self.fc.weight.split([width * self.grid**2 for width in self.widths], dim=1)
         total = torch.zeros((), device=inverted.device)
         for row, x in zip(rows, features, strict=True):
-            part = torch.einsum("kc,bchw->bkhw", row, x)
+            weights = row.unflatten(1, (x.shape[1], self.grid, self.grid))
+            down, across = (hats(self.grid, n).to(x) for n in x.shape[2:])
+            part = torch.einsum("kchw,bchw->bkhw", torch.einsum("kcij,hi,wj->kchw", weights, down, across), x)
             total = total + (part if part.shape[2:] == size else _resize(part, size))
         return self.classify(features), total
 
@@ -183,9 +194,18 @@ class DiffCAM(nn.Module):
         return widths
 
 
-def pool(features: list[Tensor]) -> Tensor:
-    """Average pooling of several feature maps, side by side: (B, sum of channels)."""
-    return torch.cat([x.mean((2, 3)) for x in features], 1)
+def pool(features: list[Tensor], grid: int = 1) -> Tensor:
+    """Features (B, C, h, w) of several layers, averaged with the weights of `hats`: (B, sum of C x grid x grid)."""
+    pooled = []
+    for x in features:
+        down, across = (hats(grid, n).to(x) / n for n in x.shape[2:])
+        pooled.append(torch.einsum("bchw,hi,wj->bcij", x, down, across).flatten(1))
+    return torch.cat(pooled, 1)
+
+
+def hats(grid: int, size: int) -> Tensor:
+    """Weights (size, grid) of bilinear interpolation from `grid` points to `size`; each row sums to 1."""
+    return F.interpolate(torch.eye(grid)[None], size=size, mode="linear", align_corners=False)[0].T
 
 
 def normalise_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -96,7 +96,7 @@ def _shard(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int) -> d
         features = network.target_features(inverted, edited)
         row = {"label": labels}
         if network.only_head_trains:
-            row["pooled"] = pool(features)
+            row["pooled"] = pool(features, network.grid)
         else:
             row |= {"inverted": to_uint8(inverted).expand(len(labels), -1, -1, -1), "edited": to_uint8(edited)}
         for key, value in row.items():
