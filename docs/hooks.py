@@ -75,8 +75,9 @@ def _walk(node: yaml.MappingNode, prefix: str, lines: list[str], text: str) -> I
 
 
 def _entries(node: yaml.MappingNode) -> bool:
-    """Whether a mapping is one value, a list of named entries."""
-    return all(isinstance(value, yaml.MappingNode) and value.flow_style for _, value in node.value)
+    """Whether a mapping is one value, a list of named entries: most of them have a line each."""
+    lines = [isinstance(value, yaml.MappingNode) and value.flow_style for _, value in node.value]
+    return 2 * sum(map(bool, lines)) > len(lines)
 
 
 def _written(value: yaml.Node, text: str) -> str:
