@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from oodgan.directions.bank import Bank
 from oodgan.directions.features import Extractor, render
@@ -22,10 +23,12 @@ _LADDER = tuple(2 * 1.4**i for i in range(6))  # lengths in W from 2 to 10.8
 
 @dataclass
 class Measured:
-    """What one set of images shows: `scores` (N, K) of the probes, `faces` (N, 512) identity embeddings."""
+    """What one set of images shows: `scores` (N, K) of the probes, `faces` (N, 512) identity embeddings, and `thumbs`
+    (N, 192), the pictures at 8 x 8."""
 
     scores: Tensor
     faces: Tensor
+    thumbs: Tensor
 
     def against(self, base: Measured) -> tuple[Tensor, Tensor]:
         """(movement (N, K), identity similarity (N,)) relative to `base`."""
@@ -43,13 +46,14 @@ class Bench:
         """Codes (N, L, 512) -> what is seen; `probes` other than the bench's own may judge."""
         from oodgan.metrics.facenet import identity_embedding
 
-        scores, faces = [], []
+        scores, faces, thumbs = [], [], []
         batch = 1 if self.generator.mean_w.device.type == "cpu" else 16
         for part in codes.split(batch):
             images = render(self.generator, part, self.size)
             scores.append((probes or self.probes).score(self.extractor(images).cpu()))
             faces.append(identity_embedding(images).cpu())
-        return Measured(torch.cat(scores), torch.cat(faces))
+            thumbs.append(F.adaptive_avg_pool2d(images, 8).flatten(1).cpu())
+        return Measured(torch.cat(scores), torch.cat(faces), torch.cat(thumbs))
 
 
 def find_step(

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oodgan.data.splits import stable_fraction
+from oodgan.directions.calibrate import Bench
 from oodgan.directions.features import Extractor, list_images, photo_features, sample_features
 from oodgan.directions.labels import read_labels
-from oodgan.directions.linear import conditional, fit_linear, parse_layers, spread
+from oodgan.directions.linear import conditional, fit_codes, fit_linear, parse_layers, spread
 from oodgan.directions.probes import Probes, fit_probes, merge_probes
+from oodgan.directions.solve import Solver
 from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator
 
@@ -25,8 +28,8 @@ log = logging.getLogger("oodgan")
 class Discovered:
     """Directions before calibration.
 
-    `vectors` (K, L, 512) have length 1 in each layer that they move, unless `calibrated`; `gains` is the predicted
-    movement of the score along one unit; `probes` calibrate, `check` judges independently (other labels);
+    `vectors` (K, L, 512) have length 1 in the layer that they move most, unless `calibrated`; `quality` says how well
+    probes and linear models do on held-out labels; `probes` calibrate, `check` judges independently (other labels);
     `settings` holds what each direction's own calibration should respect.
     """
 
@@ -51,6 +54,8 @@ class ProbeDiscovery:
         backbone, size, ridge: the probes' features and regulariser.
         holdout: share of the labelled faces that trains the independent probe of the final check.
         cache: folder for the samples' features; null keeps nothing.
+        solve: settings of `oodgan.directions.solve.Solver`, which then combines the lines of all attributes from
+            their measured effects; null: each line as it is, made orthogonal and kept to layers as its options say.
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class ProbeDiscovery:
         attributes: Mapping[str, Mapping[str, Any]] | None = None, samples: int = 2000, truncation: float = 0.85,
         seed: int = 100, model: str = "ridge", regulariser: float = 0.3, backbone: str = "alexnet", size: int = 256,
         ridge: float = 0.5, holdout: float = 0.5, cache: str | None = None,
+        solve: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
+        self.solver = None if solve is None else Solver(**solve)
         self.sources = _pairs(labels, images)
         self.attributes = {str(k): dict(v or {}) for k, v in (attributes or {}).items()}
         self.samples, self.truncation, self.seed = samples, truncation, seed
@@ -81,11 +88,28 @@ class ProbeDiscovery:
         )  # fmt: skip
         scores = probes.score(features)
         normals = {n: self._normal(codes, scores[:, i], wanted.get(n, {})) for i, n in enumerate(probes.names)}
-        vectors = [self._direction(name, dict(opts), normals, generator.num_ws) for name, opts in wanted.items()]
+        lines = [self._direction(name, dict(opts), normals, generator.num_ws) for name, opts in wanted.items()]
+        vectors = torch.stack(lines)
+        if self.solver is not None:
+            bench = Bench(generator, extractor, probes, self.size)
+            steps = self._steps(vectors, fit_codes(codes, scores), probes, wanted)
+            vectors = _unit(self.solver(bench, list(wanted), steps))
         return Discovered(
-            list(wanted), torch.stack(vectors), self._provenance(generator), probes, check,
+            list(wanted), vectors, self._provenance(generator), probes, check,
             quality=self._quality(codes, scores, probes, list(wanted)), settings=wanted,
         )  # fmt: skip
+
+    def _steps(
+        self, lines: Tensor, risen: Tensor, probes: Probes, wanted: Mapping[str, Mapping[str, Any]]
+    ) -> Tensor:  # fmt: skip
+        """The steps to try (K, 2, L, 512), as long as each attribute's option `try`: along its line, and along
+        `fit_codes`'s line, in the same layers."""
+        pairs = []
+        for line, (name, options) in zip(lines, wanted.items(), strict=True):
+            layers = parse_layers(options.get("layers"), len(line))
+            second = spread(risen[probes.index(name)], layers, len(line))
+            pairs.append(_unit(torch.stack([line, second])) * float(options.get("try", 4.0)))
+        return torch.stack(pairs)
 
     def _probes(self, extractor: Extractor) -> tuple[Probes, Probes | None]:
         """Probes to discover with, and independent ones of the other faces to check with."""
@@ -102,9 +126,9 @@ class ProbeDiscovery:
                 k: torch.tensor([column.get(s, float("nan")) for s in stems]) for k, column in sorted(labels.items())
             }
             table = self._usable(table)
-            order = torch.randperm(len(stems), generator=torch.Generator().manual_seed(1))
-            cut = round(len(stems) * (1 - self.holdout))
-            for part, rows in zip(fitted, (order[:cut], order[cut:]), strict=True):
+            # By name, so that a face which two sources label is on the same side in both.
+            judged = torch.tensor([stable_fraction(stem) < self.holdout for stem in stems])
+            for part, rows in zip(fitted, ((~judged).nonzero()[:, 0], judged.nonzero()[:, 0]), strict=True):
                 if len(rows):
                     columns = {name: column[rows] for name, column in table.items()}
                     part.append(fit_probes(features[rows], columns, extractor, self.ridge))
@@ -127,7 +151,7 @@ class ProbeDiscovery:
         return fit_linear(codes, score, str(options.get("model", self.model)), regulariser)
 
     def _direction(self, name: str, options: dict[str, Any], normals: Mapping[str, Tensor], num_ws: int) -> Tensor:
-        known = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step"}
+        known = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step", "try"}
         for option in options.keys() - known:
             raise unknown(f"option of attribute {name!r}:", option, known)
         others = [str(o) for o in options.get("orthogonal") or ()]
@@ -157,6 +181,11 @@ class ProbeDiscovery:
             "seed": self.seed, "model": self.model, "regulariser": self.regulariser, "backbone": self.backbone,
             "ridge": self.ridge, "holdout": self.holdout, "labels": [Path(s).name for s, _ in self.sources],
         }  # fmt: skip
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Directions (K, L, 512) scaled so that the layer that each moves most is moved by 1."""
+    return vectors / vectors.norm(dim=2).amax(1)[:, None, None]
 
 
 def _pairs(labels: Any, images: Any) -> list[tuple[str, str]]:

@@ -31,6 +31,17 @@ def fit_linear(codes: Tensor, scores: Tensor, model: str = "ridge", regulariser:
     return _classify(centred, (scores > middle).float() * 2 - 1, model, float(strength))
 
 
+def fit_codes(codes: Tensor, scores: Tensor) -> Tensor:
+    """Codes w (N, 512) and all scores (N, P) -> (P, 512): how w changes with one score while the others stay.
+
+    The regression turned round: not the line along which a score grows fastest, but the one along which samples of a
+    higher score lie. It keeps to where samples are, and is estimated from P numbers a sample instead of 512.
+    """
+    centred, seen = codes - codes.mean(0), scores - scores.mean(0)
+    covariance = seen.T @ seen
+    return torch.linalg.solve(covariance + 0.02 * covariance.diagonal().diag(), seen.T @ centred)
+
+
 def _classify(centred: Tensor, sign: Tensor, model: str, strength: float) -> Tensor:
     if len(sign.unique()) < 2:
         raise UserError("the probe gives every sample the same class: no direction separates them")

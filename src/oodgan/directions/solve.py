@@ -1,0 +1,122 @@
+"""Directions that move one attribute and little else, solved from what steps along several lines were seen to do.
+
+A linear model in W says along which line an attribute's score grows; what a step along it really changes, only a
+picture tells. So every attribute's lines are tried, the effects are measured on the same samples, and the combination
+is chosen that moves the attribute by one deviation at the least cost to the other scores, to the identity and to
+colours. The cost is quadratic and the wanted movement linear, hence one small linear system an attribute.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodgan.directions.calibrate import Bench
+from oodgan.errors import UserError
+from oodgan.generators.protocol import sample_codes
+
+log = logging.getLogger("oodgan")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a change costs, against the attribute's own movement by one standard deviation.
+
+    `others`: mean square movement of the other scores; `identity`: squared distance of FaceNet's embeddings (2 minus
+    twice the similarity); `colour`: mean square change of an 8 x 8 thumbnail in [-1, 1]; `own` and `foreign`: squared
+    coefficient of a step along the attribute's own lines and along another's. Foreign ones are dear: scores can be
+    pleased by mixtures that no eye would call the attribute.
+    """
+
+    others: float = 5.0
+    identity: float = 1.5
+    colour: float = 15.0
+    own: float = 0.05
+    foreign: float = 5.0
+
+
+class Solver:
+    """Measures steps and solves for directions.
+
+    Args:
+        samples, seed, truncation: the samples that the steps are tried on.
+        prices: `Prices`, or its fields.
+
+    Raises:
+        UserError: fewer than four samples.
+    """
+
+    def __init__(
+        self, samples: int = 24, seed: int = 200, truncation: float = 0.8,
+        prices: Prices | Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        if samples < 4:
+            raise UserError(f"directions.solve.samples={samples}: at least 4")
+        self.samples, self.seed, self.truncation = int(samples), int(seed), float(truncation)
+        self.prices = prices if isinstance(prices, Prices) else Prices(**(prices or {}))
+
+    def __call__(self, bench: Bench, names: Sequence[str], steps: Tensor) -> Tensor:
+        """Steps (K, S, L, 512), S lines for each of K names -> directions (K, L, 512) predicted to move by 1."""
+        lines = steps.shape[1]
+        codes = sample_codes(bench.generator, self.samples, self.seed, self.truncation)
+        effects = measure(bench, codes, steps.flatten(0, 1))
+        found = []
+        for i, name in enumerate(names):
+            own = torch.zeros(len(names) * lines, dtype=torch.bool)
+            own[i * lines : (i + 1) * lines] = True
+            weights = solve(effects, bench.probes.index(name), own, self.prices)
+            found.append(torch.einsum("j,jld->ld", weights, steps.flatten(0, 1)))
+        return torch.stack(found)
+
+
+@dataclass
+class Effects:
+    """What each of J steps did to N samples: `scores` (J, N, P), `faces` (J, N, 512), `thumbs` (J, N, 192)."""
+
+    scores: Tensor
+    faces: Tensor
+    thumbs: Tensor
+
+
+def measure(bench: Bench, codes: Tensor, steps: Tensor) -> Effects:
+    """Render codes (N, L, 512) with each of steps (J, L, 512), and without."""
+    base, found = bench(codes), []
+    for i, step in enumerate(steps):
+        seen = bench(codes + step)
+        found.append((seen.scores - base.scores, seen.faces - base.faces, seen.thumbs - base.thumbs))
+        if (i + 1) % 8 == 0:
+            log.info("directions: %d of %d steps measured", i + 1, len(steps))
+    return Effects(*(torch.stack(part) for part in zip(*found, strict=True)))
+
+
+def solve(effects: Effects, column: int, own: Tensor, prices: Prices) -> Tensor:
+    """Coefficients (J,) of the steps whose sum moves score `column` by 1 on average at the lowest price.
+
+    `own` (J,) marks the steps along the attribute's own lines.
+
+    Raises:
+        UserError: no step moves the score.
+    """
+    wanted = effects.scores[:, :, column].mean(1)
+    if float(wanted.abs().max()) < 1e-3:
+        raise UserError("none of the tried steps moves the attribute: take longer steps or other layers")
+    others = torch.cat([effects.scores[..., :column], effects.scores[..., column + 1 :]], -1)
+    mixing = torch.full((len(wanted),), prices.foreign)
+    mixing[own] = prices.own
+    cost = (
+        prices.others * _gram(others) / max(others.shape[-1], 1)
+        + prices.identity * _gram(effects.faces)
+        + prices.colour * _gram(effects.thumbs) / effects.thumbs.shape[-1]
+        + torch.diag(mixing)
+    )
+    cheapest = torch.linalg.solve(cost.double(), wanted.double()).float()
+    return cheapest / (wanted @ cheapest)
+
+
+def _gram(changes: Tensor) -> Tensor:
+    """Changes (J, N, D) -> (J, J): mean over samples of the products, summed over D."""
+    return torch.einsum("ind,jnd->ij", changes, changes) / changes.shape[1]
