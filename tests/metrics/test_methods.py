@@ -9,7 +9,8 @@ from oodgan.editing import Editor
 from oodgan.errors import UserError
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.metrics.attributes import load_probes
-from oodgan.metrics.methods import BUILT_IN, produce
+from oodgan.metrics.methods import BUILT_IN, MASKED, Maker
+from oodgan.metrics.paper import differences, paper_config
 
 
 class MeanCode:
@@ -46,33 +47,74 @@ def editor():
     return Editor(generator, MeanCode(generator), bank, left_half, Darken(), {"mode": "difference"})
 
 
+def upper_half(inverted, edited, names, photo):
+    mask = torch.zeros_like(photo[:, :1])
+    mask[..., 2:16, 2:-2] = 0.6
+    return mask
+
+
+@pytest.fixture(scope="module")
+def maker(editor):
+    def published(own):
+        other = Editor(own.generator, own.inverter, own.bank, upper_half, Darken(), {"mode": "paper"})
+        other.subjects = own.subjects
+        return other
+
+    return Maker(editor, published)
+
+
 @pytest.fixture(scope="module")
 def photo():
     return (torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(2)) / 127.5 - 1).float()
 
 
-def test_each_method_is_its_step(editor, photo):
+def test_each_method_is_its_step(maker, photo):
     edit = {"smile": 1.0}
-    made = {method: produce(editor, method, photo, edit) for method in BUILT_IN}
+    both = {method: maker.produce(method, photo, edit) for method in BUILT_IN}
+    made, masks = ({method: pair[i] for method, pair in both.items()} for i in (0, 1))
     assert all(picture.shape == (3, 32, 32) for picture in made.values())
-    assert editor.inverter.calls == 1
+    assert maker.editor.inverter.calls == 1
     inverted, plain = made["inversion"], made["plain"]
     assert (plain - inverted).abs().mean() > 1e-3
     mask = left_half(None, None, None, photo[None])[0]
     torch.testing.assert_close(made["alpha"], mask * plain + (1 - mask) * photo, atol=1e-5, rtol=0)
     assert (made["poisson"] - made["alpha"])[..., :16].abs().mean() > 1e-2
     torch.testing.assert_close(made["poisson"][..., 18:], photo[..., 18:], atol=1e-2, rtol=0)
-    torch.testing.assert_close(made["paper"], (made["alpha"] - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
+    # The paper's mask is another one, and the remover darkens everything.
+    upper = upper_half(None, None, None, photo[None])[0]
+    coarse = upper * plain + (1 - upper) * photo
+    torch.testing.assert_close(made["paper"], (coarse - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
     # The editor's own composition is another one; right of the mask only its remover changed the photo.
     assert (made["ours"] - made["paper"]).abs().mean() > 1e-3
     torch.testing.assert_close(made["ours"][..., 20:], (photo[..., 20:] - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
+    assert {method for method, found in masks.items() if found is not None} == set(MASKED)
+    assert torch.equal(masks["paper"], upper) and torch.equal(masks["poisson"], mask)
 
 
-def test_unknown_names(editor, photo):
+def test_unknown_names(maker, photo):
     with pytest.raises(UserError, match="did you mean 'poisson'"):
-        produce(editor, "poison", photo, {})
+        maker.produce("poison", photo, {})
     with pytest.raises(UserError, match="did you mean 'smile'"):
-        produce(editor, "plain", photo, {"smil": 1.0})
+        maker.produce("plain", photo, {"smil": 1.0})
+
+
+def test_paper_replaces_mask_composition_and_pasting_and_what_is_said_besides():
+    network = {"_target_": "oodgan.deghost.light.LightDeghoster", "sees": "all"}
+    config = {
+        "diffcam": {"weights": "mine", "mask": {"kind": "guided", "feather": 0.1}, "network": {"backbone": "vgg16"}},
+        "compose": {"mode": "difference"},
+        "deghoster": {"weights": "mine", "paste": True, "network": network},
+        "paper": {"deghoster": {"weights": "theirs", "network": {"sees": "coarse"}}},
+    }
+    found = paper_config(config)
+    assert found["diffcam"]["mask"] == {"kind": "paper", "feather": 0.1} and found["compose"] == {"mode": "paper"}
+    assert found["deghoster"]["weights"] == "theirs" and found["deghoster"]["paste"] is False
+    assert config["diffcam"]["mask"]["kind"] == "guided"
+    said = differences(config)
+    assert "vgg16 (weights mine)" in said and "the coarse image alone" in said
+    del config["paper"]
+    assert "not the coarse one alone" in differences(config)
+    assert "no deghosting" in differences({**config, "deghoster": None})
 
 
 def test_probes_are_named_by_their_file_and_signed_by_the_edit(tmp_path):

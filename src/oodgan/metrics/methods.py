@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,54 +12,65 @@ from torch import Tensor
 from oodgan.errors import unknown
 
 if TYPE_CHECKING:
-    from oodgan.editing import Edit, Editor
+    from oodgan.editing import Editor
 
 BUILT_IN = {
     "inversion": "G(w+): the photo reconstructed, not edited",
     "plain": "G(w+ + edit): the edited reconstruction",
     "alpha": "mask x edited + (1 - mask) x photo, with the raw mask",
     "poisson": "the edited region cloned into the photo by Poisson blending",
-    "paper": "the paper's composition, then the editor's deghoster",
+    "paper": "mask, composition and deghosting as published, as far as the configured parts allow",
     "ours": "the editor's own result",
 }
+MASKED = ("alpha", "poisson", "paper", "ours")
+
+
+class Maker:
+    """Makes the pictures of the built-in methods.
+
+    Args:
+        editor: the configured editor.
+        published: builds the same editor with the paper's parts, when `paper` is first asked for.
+    """
+
+    def __init__(self, editor: Editor, published: Callable[[Editor], Editor]) -> None:
+        self.editor, self._build = editor, published
+
+    @cached_property
+    def published(self) -> Editor:
+        return self._build(self.editor)
+
+    def produce(self, method: str, photo: Tensor, edit: dict[str, float]) -> tuple[Tensor, Tensor | None]:
+        """What a method makes of an aligned photo (3, R, R) in [-1, 1]: the picture (3, R, R) and, of methods that have
+        one, its mask (1, R, R) in [0, 1].
+
+        The editors keep what they know of a photo, so all methods of one photo share its inversion.
+
+        Raises:
+            UserError: no such method, or an attribute that the editor does not know.
+        """
+        if method not in BUILT_IN:
+            raise unknown("method", method, BUILT_IN)
+        steps = (self.published if method == "paper" else self.editor).edit(photo, edit, aligned=True).tensors
+        mask = steps["mask"][0] if method in MASKED else None
+        if method in ("alpha", "poisson"):
+            from oodgan.compose import compose
+
+            have = (steps[name] for name in ("photo", "inverted", "edited", "mask"))
+            return compose(*have, mode=method)[0], mask
+        return steps[{"inversion": "inverted", "plain": "edited"}.get(method, "result")][0], mask
 
 
 @dataclass(frozen=True)
-class EditorFactory:
-    """Builds the `Editor` of a composed config (plain values) when it is first needed, in each process by itself."""
+class MakerFactory:
+    """Builds the `Maker` of a composed config (plain values) when it is first needed, in each process by itself."""
 
     config: Mapping[str, Any]
 
-    def __call__(self) -> Editor:
+    def __call__(self) -> Maker:
         from omegaconf import OmegaConf
 
         from oodgan.editing import Editor
+        from oodgan.metrics.paper import published
 
-        return Editor.from_config(OmegaConf.create(dict(self.config)))
-
-
-def produce(editor: Editor, method: str, photo: Tensor, edit: dict[str, float]) -> Tensor:
-    """The picture that a built-in method makes of an aligned photo, (3, R, R) in [-1, 1] -> (3, R, R).
-
-    The editor keeps what it knows of a photo, so the methods of one photo share its inversion.
-
-    Raises:
-        UserError: no such method, or an attribute that the editor does not know.
-    """
-    if method not in BUILT_IN:
-        raise unknown("method", method, BUILT_IN)
-    steps = editor.edit(photo, edit, aligned=True)
-    if method in ("alpha", "poisson", "paper"):
-        return _composed(editor, steps, method, edit)
-    return steps.tensors[{"inversion": "inverted", "plain": "edited"}.get(method, "result")][0]
-
-
-def _composed(editor: Editor, steps: Edit, method: str, edit: dict[str, float]) -> Tensor:
-    """The same inversion, edit and mask under another composition, deghosted for `paper` only."""
-    from oodgan.compose import compose
-
-    photo, inverted, edited, mask = (steps.tensors[name] for name in ("photo", "inverted", "edited", "mask"))
-    coarse = compose(photo, inverted, edited, mask, mode=method)
-    if method == "paper":
-        coarse = editor.deghost(photo, inverted, edited, mask, coarse, editor.bank.apply(steps.w_plus, edit))
-    return coarse[0]
+        return Maker(Editor.from_config(OmegaConf.create(dict(self.config))), lambda own: published(own, self.config))

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from oodgan.data.images import SUFFIXES
 from oodgan.errors import UserError
-from oodgan.metrics.methods import BUILT_IN
+from oodgan.metrics.methods import BUILT_IN, MASKED
 from oodgan.metrics.protocol import Protocol
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One photo with its results, {method: file}; a built-in method may still have to make its file."""
+    """One photo with its results and masks, {method: file}; a built-in method may still have to make its files.
+
+    Methods without masks have no entry in `masks`.
+    """
 
     index: int
     name: str
     photo: Path
     results: Mapping[str, Path]
     labels: Path | None = None
+    masks: Mapping[str, Path] = field(default_factory=dict)
 
 
 def match(
@@ -34,7 +38,8 @@ def match(
     Args:
         photos: folder of aligned photos, searched at any depth.
         methods: name -> folder of results, or the name of a built-in method.
-        made: where the built-in methods' pictures go (`made/METHOD/NAME.png`).
+        made: where the built-in methods' pictures go (`made/METHOD/NAME.png`), and their masks
+            (`made/masks/METHOD/NAME.png`). Masks of a folder of the edit stage lie in its `mask/`.
         masks: folder of parsing masks `<stem>.png`.
 
     Raises:
@@ -63,6 +68,7 @@ def match(
     labels = by_stem(masks, "parsing masks", (".png",)) if masks is not None else {}
     if masks is not None and not set(labels) & set(shared):
         raise UserError(f"no parsing mask in {masks} has the name of a photo")
+    given = {method: _masks(Path(methods[method])) for method in folders}
     return [
         Pair(
             index,
@@ -70,6 +76,8 @@ def match(
             photo_files[name],
             {m: folders[m][name] if m in folders else made / m / f"{name}.png" for m in methods},
             labels.get(name),
+            {m: files[name] for m, files in given.items() if name in files}
+            | {m: made / "masks" / m / f"{name}.png" for m, value in methods.items() if str(value) in MASKED},
         )
         for index, name in enumerate(shared)
     ]
@@ -82,6 +90,12 @@ def _made(value: str) -> bool:
 def _results(folder: Path) -> Path:
     """What the edit stage wrote lies one folder down."""
     return folder / "result" if (folder / "edits.json").is_file() else folder
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    """The masks that the edit stage wrote beside its results."""
+    made = (folder / "edits.json").is_file() and (folder / "mask").is_dir()
+    return by_stem(folder / "mask", "masks") if made else {}
 
 
 def by_stem(folder: Path, what: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oodgan.editing import Editor
 
 PAPER: dict[str, dict[str, Any]] = {
     "diffcam": {"mask": {"kind": "paper"}},
@@ -25,6 +28,22 @@ def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
     found = OmegaConf.to_container(merged)
     assert isinstance(found, dict)
     return {**config, **{str(name): value for name, value in found.items()}}
+
+
+def published(editor: Editor, config: Mapping[str, Any]) -> Editor:
+    """An editor with the parts of `paper_config`; generator, inverter, directions and known photos are `editor`'s."""
+    from oodgan.deghost import remover
+    from oodgan.diffcam import masks
+    from oodgan.editing import Editor
+
+    parts = paper_config(config)
+    masker = masks.build(parts["diffcam"], editor.generator, editor.bank)
+    cleaner = remover.build(parts["deghoster"], editor.generator) if parts["deghoster"] else None
+    found = Editor(
+        editor.generator, editor.inverter, editor.bank, masker, cleaner, parts["compose"], device=editor.device
+    )
+    found.subjects = editor.subjects
+    return found
 
 
 def differences(config: Mapping[str, Any]) -> str:

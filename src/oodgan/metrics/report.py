@@ -93,7 +93,9 @@ def merge(results: Sequence[Path]) -> str:
         for label, values in held
         for method, entry in values["methods"].items()
     }
-    return markdown(rows, f"{held[0][1]['count']} photos, protocol {held[0][1]['protocol_id']}.")
+    notes = dict.fromkeys(note for _, values in held for note in values.get("notes", ()))
+    caption = f"{held[0][1]['count']} photos, protocol {held[0][1]['protocol_id']}."
+    return markdown(rows, " ".join([caption, *notes]))
 
 
 def write_rows(path: Path, pairs: Sequence[Pair], columns: Sequence[str], table: NDArray[np.float64]) -> None:

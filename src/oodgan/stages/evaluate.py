@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     maker = _maker(cfg, edits, methods)
     pairs = match(Path(cfg.photos), methods, protocol, output / "made" / maker[:8], masks)
     settings = {"protocol": protocol.as_dict(), "edits": edits, "methods": methods, "maker": maker}
-    settings["judge"] = [plain(cfg.attributes), cfg.probes]
+    settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity"))]
     mark = fingerprint(settings, _inputs(pairs, output))
     if _finished(output, mark, bool(cfg.get("replace"))):
         return _show(output)
@@ -80,14 +80,14 @@ def _without_regions(protocol: Any) -> Any:
 def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str]) -> str:
     """Hash of what the built-in methods' pictures depend on beside the photos: the editor's parts and the edits."""
     from oodgan.metrics.methods import BUILT_IN
+    from oodgan.metrics.paper import PAPER
 
     if not set(methods.values()) & set(BUILT_IN):
         return "none"
-    parts = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster")
+
+    parts = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster", "paper")
     config = {part: plain(cfg.get(part)) for part in parts}
-    weights = [str((values or {}).get("weights") or "") for values in config.values()]
-    trained = {path: Path(path) for path in weights if path and Path(path).exists()}
-    return fingerprint({"parts": config, "edits": edits}, trained)
+    return fingerprint({"parts": config, "edits": edits, "published": PAPER}, _sources(cfg))
 
 
 def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
@@ -95,6 +95,7 @@ def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
     found = {}
     for pair in pairs:
         given = [path for path in pair.results.values() if output not in path.parents]
+        given += [path for path in pair.masks.values() if output not in path.parents]
         files = [pair.photo, *given, *([pair.labels] if pair.labels else [])]
         found[pair.name] = " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files if p.is_file())
     return found
@@ -115,7 +116,8 @@ def _finished(output: Path, mark: str, replace: bool) -> bool:
 
 
 def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float]) -> Job:
-    from oodgan.metrics.methods import EditorFactory
+    from oodgan.metrics.methods import MakerFactory
+    from oodgan.metrics.regions import PARTS
     from oodgan.metrics.score import Job
     from oodgan.metrics.summary import statistics_key, statistics_path
 
@@ -125,10 +127,31 @@ def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: di
         protocol=protocol,
         store=store,
         edit=edits,
-        editor=EditorFactory(plain(cfg)),
+        maker=MakerFactory(plain(cfg)),
+        identity=_identity(cfg),
+        masks=any(pair.masks for pair in pairs),
+        parts=list(edits) if cfg.masks and all(name.lower() in PARTS for name in edits) else [],
         probes=_probes(cfg, edits),
         photo_features=not known,
     )
+
+
+def _identity(cfg: DictConfig) -> list[Any]:
+    """The identity metric of the user's own recogniser, when one is given."""
+    from functools import partial
+
+    from oodgan.metrics.arcface import ArcFaceIdentity
+
+    given = plain(cfg.get("identity"))
+    if not given:
+        return []
+    settings = {"path": given} if isinstance(given, str) else dict(given)
+    unknown_keys = set(settings) - {"path", "width"}
+    if unknown_keys or "path" not in settings:
+        raise UserError(f"identity={given}: a file, or {{path: FILE, width: 112}}")
+    make = partial(ArcFaceIdentity, **settings)
+    make()  # what is wrong with the file is said before anything is scored
+    return [make]
 
 
 def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
@@ -167,6 +190,8 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         path = summary.statistics_path(summary.statistics_key(job.pairs, job.protocol))
         summary.add_sets(found, job, summary.real_statistics(job.store, path))
     caption = f"{len(job.pairs)} photos, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
+    notes = _notes(cfg)
+    caption = " ".join([caption, *notes])
     by = cfg.sheet_by or job.columns[-1]
     if by not in job.columns:
         raise unknown("metric", by, job.columns)
@@ -184,6 +209,7 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         "photos": summary.statistics_key(job.pairs, job.protocol),
         "edits": dict(job.edit),
         "methods": found,
+        "notes": notes,
         "sheets_by": by,
         "fingerprint": mark,
     }
@@ -199,6 +225,13 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     write_text(output / RESULT, json.dumps(result, indent=1) + "\n")
 
 
+def _notes(cfg: DictConfig) -> list[str]:
+    """What a reader of the table must know about methods that are not quite what their name says."""
+    from oodgan.metrics.paper import differences
+
+    return [differences(plain(cfg))] if "paper" in plain(cfg.methods).values() else []
+
+
 def _sources(cfg: DictConfig) -> dict[str, Path]:
     """The artifacts and weights files that made the pictures, as far as this command made them."""
     from oodgan.metrics.methods import BUILT_IN
@@ -207,6 +240,8 @@ def _sources(cfg: DictConfig) -> dict[str, Path]:
     if not set(plain(cfg.methods).values()) & set(BUILT_IN):
         return {}
     found = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
+    theirs = common.used(plain(cfg.get("paper")) or {}, "diffcam", "deghoster")
+    found |= {f"paper_{name}": path for name, path in theirs.items()}
     return {name: path for name, path in found.items() if path is not None}
 
 

@@ -1,0 +1,130 @@
+"""Identity by a given recogniser: the crop, both kinds of files, and the name that carries them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from oodgan.errors import UserError
+from oodgan.metrics.arcface import FFHQ_POINTS, IRSE50, TEMPLATE, ArcFaceIdentity, recogniser, template_crop
+
+
+def spot(x, y, size=512):
+    """A bright spot at shares (x, y) of a dark picture."""
+    across = (torch.arange(size) + 0.5) / size
+    distance = (across[None] - x).square() + (across[:, None] - y).square()
+    return (2 * torch.exp(-distance / (2 * 0.012**2)) - 1).expand(1, 3, size, size)
+
+
+@pytest.mark.parametrize("width", [112, 96])
+def test_landmarks_land_on_the_template(width):
+    errors = []
+    for (x, y), (column, row) in zip(FFHQ_POINTS, TEMPLATE, strict=True):
+        crop = template_crop(spot(x, y), width)
+        assert crop.shape == (1, 3, 112, width)
+        at = int((crop[0, 0] + 1).argmax())
+        errors.append(((at % width - (column - (112 - width) / 2)) ** 2 + (at // width - row) ** 2) ** 0.5)
+    assert max(errors) < 4  # FFHQ's mean face is not quite the template's
+    with pytest.raises(UserError, match="square"):
+        template_crop(torch.zeros(1, 3, 64, 32))
+
+
+def test_irse50_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    network = IRSE50()
+    torch.save(network.state_dict(), tmp_path / "model_ir_se50.pth")
+    metric = ArcFaceIdentity(tmp_path / "model_ir_se50.pth")
+    assert metric.name.startswith("identity_arcface_model_ir_se50_") and len(metric.name.rpartition("_")[2]) == 8
+    images = torch.rand(2, 3, 128, 128) * 2 - 1
+    values = metric.per_image(images, torch.stack([images[0], images[1].flip(1)]))
+    assert float(values[0]) == pytest.approx(1, abs=1e-6) and float(values[1]) < 0.999
+    names = {name for name, _ in network.named_parameters()}
+    assert {"input_layer.0.weight", "body.23.res_layer.5.fc2.weight", "output_layer.3.weight"} <= names
+
+
+def test_one_line_for_other_files(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    for name, message in (("none.onnx", "no such file"), ("other.pth", "neither ONNX"), ("broken.onnx", "as ONNX")):
+        with pytest.raises(UserError, match=message):
+            ArcFaceIdentity(tmp_path / name)
+
+
+class Bottleneck(nn.Module):
+    """MobileFaceNet's inverted residual, named as in the checkpoint."""
+
+    def __init__(self, inputs, outputs, stride, expansion):
+        super().__init__()
+        wide = inputs * expansion
+        self.connect = stride == 1 and inputs == outputs
+        self.conv = nn.Sequential(
+            nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.PReLU(wide),
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.PReLU(wide),
+            nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return x + self.conv(x) if self.connect else self.conv(x)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, kernel, stride, padding, grouped=False, linear=False):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=inputs if grouped else 1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        if not linear:
+            self.prelu = nn.PReLU(outputs)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        return self.prelu(x) if hasattr(self, "prelu") else x
+
+
+class MobileFaceNet(nn.Module):
+    """The 1 M recogniser of the shared folder, 112 x 96 -> 128 numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = Block(3, 64, 3, 2, 1)
+        self.dw_conv1 = Block(64, 64, 3, 1, 1, grouped=True)
+        blocks, inputs = [], 64
+        for expansion, outputs, count, stride in (
+            (2, 64, 5, 2),
+            (4, 128, 1, 2),
+            (2, 128, 6, 1),
+            (4, 128, 1, 2),
+            (2, 128, 2, 1),
+        ):
+            for i in range(count):
+                blocks.append(Bottleneck(inputs, outputs, stride if i == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.conv2 = Block(128, 512, 1, 1, 0)
+        self.linear7 = Block(512, 512, (7, 6), 1, 0, grouped=True, linear=True)
+        self.linear1 = Block(512, 128, 1, 1, 0, linear=True)
+
+    def forward(self, x):
+        x = self.conv2(self.blocks(self.dw_conv1(self.conv1(x))))
+        return self.linear1(self.linear7(x)).flatten(1)
+
+
+def test_mobilefacenet_as_onnx_tells_people_apart(shared, tmp_path):
+    """A real recogniser through the same door: photos of different people, and of one person with a small change."""
+    pytest.importorskip("onnx", reason="onnx writes the file")
+    from oodgan.data.images import read_image
+
+    network = MobileFaceNet()
+    held = torch.load(shared / "weights" / "mobilefacenet_068.ckpt", map_location="cpu", weights_only=True)
+    network.load_state_dict(held["net_state_dict"])
+    path = tmp_path / "mobilefacenet.onnx"
+    torch.onnx.export(network.eval(), (torch.zeros(1, 3, 112, 96),), str(path), dynamo=False)
+    files = sorted((shared / "data" / "celebahq512" / "images").glob("*.jpg"))[:6]
+    photos = torch.stack([F.interpolate(read_image(file)[None], (256, 256), mode="area")[0] for file in files])
+    metric = ArcFaceIdentity(path, width=96)
+    assert metric.name.startswith("identity_arcface_mobilefacenet_")
+    found = recogniser(path)(template_crop(photos[:2], 96))
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(template_crop(photos[:2], 96)), atol=1e-3, rtol=1e-3)
+    same = metric.per_image((photos * 0.9 + 0.05).roll(1, 3), photos)
+    others = metric.per_image(photos.roll(1, 0), photos)
+    assert float(same.min()) > 0.8 and float(others.max()) < 0.45 and float(others.mean()) < 0.2
