@@ -137,4 +137,5 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
         raise UserError(f"code_cache={size}: megabytes expected, 0 to keep no codes")
     if not size:
         return found
-    return CachedInverter(found, settings_of(cfg["inverter"], generator), codes_folder(), int(size * 2**20))
+    settings = settings_of({**plain(cfg["inverter"]), "backend": cfg.get("backend")}, generator)  # backends round apart
+    return CachedInverter(found, settings, codes_folder(), int(size * 2**20))
