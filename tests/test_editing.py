@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -202,6 +204,23 @@ def test_from_pretrained_names_what_is_unknown() -> None:
         Editor.from_pretrained(deghoster="nonee")
     with pytest.raises(UserError, match="accelerator"):
         Editor.from_pretrained(acelerator="gpu")
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_examples_of_the_docstrings_run(
+    astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    astronaut.save("photo.jpg")
+    names: dict[str, object] = {}
+    for described in (Editor, Editor.edit, Editor.sweep):
+        example = inspect.cleandoc(described.__doc__ or "").partition("Example::\n")[2]
+        assert example
+        exec(textwrap.dedent(example), names)
+    assert "torch.Size([1, 3, 1024, 1024])" in capsys.readouterr().out
+    assert Image.open("smiling.jpg").size == astronaut.size and Image.open("mask.png").mode == "L"
+    assert len(list(tmp_path.glob("smile +0.5, age *.png"))) == 3
 
 
 @pytest.mark.network

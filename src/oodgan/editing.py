@@ -47,10 +47,17 @@ class Editor:
         composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
         device: where everything is computed.
 
-    Example:
-        >>> editor = Editor.from_pretrained("mobile_ffhq")  # doctest: +SKIP
-        >>> edit = editor.edit("photo.jpg", {"smile": 1.0, "age": -0.5})  # doctest: +SKIP
-        >>> edit.pasted.save("smiling.jpg")  # doctest: +SKIP
+    Example::
+
+        from oodgan import Editor
+
+        editor = Editor.from_pretrained("mobile_ffhq")
+        print(editor.names)                                      # the attributes
+        edit = editor.edit("photo.jpg", {"smile": 1.0, "beard": 0.5})
+        edit.pasted.save("smiling.jpg")                          # the photo at its own size
+        edit.mask.save("mask.png")                               # where the edit changed meaning
+        print(edit.tensors["result"].shape)                      # torch.Size([1, 3, 1024, 1024]), in [-1, 1]
+        again = editor.edit("photo.jpg", {"age": -1.0}).result   # not inverted again
     """
 
     def __init__(
@@ -184,7 +191,8 @@ class Editor:
         """Edit a photo; the faces are found now, the rest is computed when it is asked for.
 
         Args:
-            picture: path, PIL picture, array or tensor (see `oodgan.subject.read_picture`), or a list of such.
+            picture: a path; a PIL picture of any mode; an array (H, W), (H, W, 3) or (H, W, 4), uint8 or float in
+                [0, 1]; a tensor (3, H, W) or (1, 3, H, W), float in [-1, 1]; or a list of such, which gives a list.
             edits: {attribute: strength}; 1 is the calibrated strength, negative ones reverse the attribute.
             aligned: the picture is an FFHQ-style crop already.
             face: `largest`, `all`, a number from 0, largest first, or a `Face` that was found already.
@@ -194,6 +202,15 @@ class Editor:
 
         Raises:
             UserError: an unknown attribute, a strength that is no number, an unreadable photo, no such face.
+
+        Example::
+
+            import numpy as np
+            from PIL import Image
+
+            array = np.asarray(Image.open("photo.jpg"))          # uint8 (H, W, 3)
+            one, other = editor.edit([array, "photo.jpg"], {"smile": 1.0})
+            assert one.photo.size == other.photo.size == (1024, 1024)
         """
         edits = self.checked(edits)
         many = isinstance(picture, list | tuple)
@@ -209,7 +226,15 @@ class Editor:
         self, picture: Picture, name: str, strengths: Iterable[float], also: Mapping[str, float] | None = None,
         *, aligned: bool = False, face: str | int = "largest",
     ) -> list[Edit]:  # fmt: skip
-        """One attribute at several strengths, beside the fixed edits `also`: an `Edit` for each strength."""
+        """One attribute at several strengths, beside the fixed edits `also`: an `Edit` for each strength.
+
+        The photo is aligned and inverted once. Raises UserError as `edit` does.
+
+        Example::
+
+            for edit in editor.sweep("photo.jpg", "age", [-1, 0, 1], also={"smile": 0.5}):
+                edit.edited.resize((256, 256)).save(f"{edit.label}.png")
+        """
         if face == "all":
             raise UserError("a sweep is of one face: face='largest' or a number from 0")
         every = [{**(also or {}), name: strength} for strength in strengths]
