@@ -1,0 +1,114 @@
+"""Frames of a video through the edit stage: order, names, sizes, gaps, several faces, and how steady they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oodgan.data.detect import detect_faces
+from oodgan.errors import UserError
+from oodgan.stages._frames import natural, place
+from oodgan.stages._photos import Job, find
+
+EDIT = ("edits={smile: 1.0}", "frames=true")
+
+
+def frame(astronaut: Image.Image, x: int, noise: int = 0) -> Image.Image:
+    """The portrait at column x of a wider grey picture."""
+    picture = Image.new("RGB", (400, 300), (120, 120, 120))
+    picture.paste(astronaut.resize((280, 280)), (x, 5))
+    if noise:
+        rng = np.random.default_rng(noise)
+        shaken = np.asarray(picture) + rng.normal(0, 10, (300, 400, 3))
+        picture = Image.fromarray(shaken.clip(0, 255).astype(np.uint8))
+    return picture
+
+
+def test_natural_order(tmp_path: Path) -> None:
+    for name in ("f10", "f9", "f2b", "f2", "a/f11", "a/f3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    jobs = natural(find([str(tmp_path)], tmp_path / "out"))
+    assert [job.name for job in jobs] == ["a/f3", "a/f11", "f2", "f2b", "f9", "f10"]
+
+
+@pytest.mark.network
+def test_frames_come_out_whole_under_their_names(
+    oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "frames").mkdir()
+    for t in range(4):
+        frame(astronaut, 20 + 10 * t).save(tmp_path / "frames" / f"shot{t + 8}.png")
+    Image.new("RGB", (400, 300), (1, 2, 3)).save(tmp_path / "frames" / "shot12.png")
+    (tmp_path / "frames" / "shot13.png").write_bytes(b"\x89PNG broken")
+    assert oodgan("frames", *EDIT, "save=[mask]", "window=3", aligned=False) == 1
+    said = capsys.readouterr()
+    assert "not seen in 2 of 6 frames" in said.err and "5 edited, 0 skipped as finished, 1 failed" in said.out
+    order = [line.split("/")[-1] for line in said.err.splitlines() if line.startswith("[")]
+    assert order == [f"shot{n}.png" for n in range(8, 14)]
+    names = {f"shot{n}.png" for n in range(8, 13)}
+    assert {p.name for p in Path("out/pasted").iterdir()} == names
+    assert {p.name for p in Path("out/mask").iterdir()} == names - {"shot12.png"}, "no face, no mask"
+    before, after = (np.asarray(Image.open(f"{place}/shot9.png")) for place in ("frames", "out/pasted"))
+    assert before.shape == after.shape and not np.array_equal(before, after)
+    assert np.array_equal(before[:, 350:], after[:, 350:])
+    assert Image.open("out/pasted/shot12.png").getpixel((5, 5)) == (1, 2, 3)
+    entries = json.loads(Path("out/edits.json").read_text())["photos"]
+    assert entries["shot12"]["faces"] == 0 and entries["shot8"]["tracks"] == [None]
+    stamp = Path("out/pasted/shot9.png").stat().st_mtime_ns
+    frame(astronaut, 40).save("frames/shot13.png")
+    assert oodgan("frames", *EDIT, "save=[mask]", "window=3", aligned=False) == 0
+    assert "1 edited, 5 skipped" in capsys.readouterr().out and Path("out/pasted/shot9.png").stat().st_mtime_ns == stamp
+    assert oodgan("frames", *EDIT, "save=[mask]", "window=5", aligned=False) == 2
+    assert "frames=3 instead of 5" in capsys.readouterr().err
+
+
+@pytest.mark.network
+def test_the_alignment_is_steadier_and_bridges_a_covered_frame(tmp_path: Path, astronaut: Image.Image) -> None:
+    said: list[str] = []
+    jobs, alone = [], {}
+    for t in range(9):
+        picture = frame(astronaut, 20 + 4 * t, noise=t + 1)
+        alone[t] = detect_faces(picture)[0].landmarks
+        if t == 4:
+            picture.paste((0, 0, 0), (0, 0, 400, 300))
+        picture.save(tmp_path / f"{t}.png")
+        jobs.append(Job(tmp_path / f"{t}.png", str(t)))
+    faces = place(jobs, "largest", 7, said.append)
+    assert len(faces) == 9 and all(list(found) == [0] for found in faces.values())
+    steady = np.array([faces[job.path][0].landmarks for job in jobs])
+    raw = np.array([alone[t] for t in range(9)])
+    shake = [np.abs(np.diff(path, n=2, axis=0)).mean() for path in (steady, raw)]
+    assert shake[0] < 0.6 * shake[1]
+    assert np.abs(steady - raw).max() < 4
+    with pytest.raises(UserError, match="no face found in any frame"):
+        place(jobs[4:5], "largest", 7, said.append)
+
+
+@pytest.mark.network
+def test_several_faces_keep_their_numbers(oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image) -> None:
+    (tmp_path / "frames").mkdir()
+    for t in range(3):
+        picture = Image.new("RGB", (620, 300), (120, 120, 120))
+        picture.paste(astronaut.resize((280, 280)), (0, 0))
+        if t != 1:
+            picture.paste(astronaut.resize((230, 230)), (380, 0))
+        picture.save(tmp_path / "frames" / f"{t}.png")
+    assert oodgan("frames", *EDIT, "face=all", "save=[photo]", "window=1", aligned=False) == 0
+    photos = sorted(p.stem for p in Path("out/photo").iterdir())
+    assert photos == ["0_face0", "0_face1", "1_face0", "1_face1", "2_face0", "2_face1"], "the gap is bridged"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(("window=0",), "window=0"), (("window=2.5",), "window=2.5"), ((), "leave aligned=true out")]
+)
+def test_what_makes_no_sense_is_refused(
+    words: tuple[str, ...], message: str, oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodgan("photos", *EDIT, *words, aligned=not words) == 2
+    assert message in capsys.readouterr().err and not Path("out").exists()

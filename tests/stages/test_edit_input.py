@@ -1,0 +1,166 @@
+"""What people really hand in: photos of every mode, damage, links that circle; and runs that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from oodgan.stages._ledger import sweep
+from oodgan.stages._photos import find
+
+EDIT = "edits={smile: 1.0}"
+
+
+@pytest.mark.network
+def test_every_mode_of_a_photo_is_edited_as_it_is(
+    oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "modes"
+    folder.mkdir()
+    small = astronaut.resize((256, 256))
+    small.convert("L").save(folder / "grey.png")
+    small.convert("CMYK").save(folder / "cmyk.jpg")
+    small.convert("P").save(folder / "palette.png")
+    veiled = small.convert("RGBA")
+    veiled.putalpha(210)
+    veiled.save(folder / "alpha.png")
+    grey = np.asarray(small.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(folder / "sixteen.png")
+    astronaut.crop((0, 0, 512, 300)).resize((8200, 6100)).save(folder / "huge.jpg", quality=80)
+    assert oodgan("modes", EDIT, "save=[pasted]", "format=jpg", aligned=False) == 0
+    assert "6 edited" in capsys.readouterr().out
+    for source in folder.iterdir():
+        pasted = Image.open(f"out/pasted/{source.stem}.jpg")
+        assert pasted.size == Image.open(source).size and pasted.mode == "RGB", source.name
+
+
+@pytest.mark.network
+def test_what_cannot_be_edited_is_one_line_each(
+    oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    astronaut.save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:9000])
+    Image.new("RGB", (300, 200), (200, 90, 90)).save(folder / "empty_room.png")
+    (folder / "text.png").write_text("hello")
+    Image.new("1", (11_000, 11_000)).save(folder / "bomb.png")
+    astronaut.resize((200, 200)).save(folder / "tiny.png")
+    assert oodgan("bad", EDIT, aligned=False) == 1
+    said = capsys.readouterr()
+    assert "1 edited, 0 skipped as finished, 4 failed" in said.out
+    reasons = {Path(path).name: why for path, why in json.loads(Path("out/edits.json").read_text())["failures"].items()}
+    expected = {"cut.jpg": "cannot be read", "empty_room.png": "no face", "text.png": "not an image", "bomb.png": "too"}
+    assert set(reasons) == set(expected)
+    for name, words in expected.items():
+        assert words in reasons[name] and "\n" not in reasons[name]
+        assert f"  failed: {reasons[name]}" in said.err.splitlines()
+    assert "note: the face is only" in said.err and "px wide" in said.err
+
+
+def test_links_that_circle_end(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draw_face(1).save(folder / "a.png")
+    (folder / "again").symlink_to(folder)
+    (folder / "self.png").symlink_to(folder / "self.png")
+    (folder / "nowhere.png").symlink_to(tmp_path / "none.png")
+    (folder / "b.png").symlink_to(folder / "a.png")
+    for inputs in ([str(folder)], [f"{folder}/**/*.png"], [f"{folder}/*.png"]):
+        assert [job.name for job in find(inputs, tmp_path / "out")] == ["a"], "one photo, however it is linked"
+
+
+def test_a_name_may_hold_an_equals_sign_and_brackets(oodgan: Callable[..., int], photos: Path) -> None:
+    for name in ("a=b.png", "c [1], 'd'.png"):
+        (photos / "a.png").rename(photos / name)
+        assert oodgan(f"photos/{name}", EDIT) == 0
+        assert Path(f"out/result/{name}").is_file()
+        (photos / name).rename(photos / "a.png")
+
+
+def test_kills_leave_nothing_half_written(
+    oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
+    (tmp_path / "many").mkdir()
+    for i in range(16):
+        draw_face(i, size=64).save(tmp_path / "many" / f"{i}.png")
+    begun = time.monotonic()
+    assert oodgan("many", EDIT, "save=[pasted]") == 0
+    took = time.monotonic() - begun
+    Path("out").rename("whole")
+    rng, done = random.Random(0), []
+    for _ in range(8):
+        child = _forked(lambda: oodgan("many", EDIT, "save=[pasted]"))
+        time.sleep(took * rng.uniform(0.1, 0.5))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for picture in Path("out").rglob("[!.]*.png"):
+            Image.open(picture).load()
+        if Path("out/edits.json").is_file():
+            entries = json.loads(Path("out/edits.json").read_text())["photos"]
+            done.append(sum(entry["finished"] for entry in entries.values()))
+    assert done == sorted(done) and done[-1] > 0
+    assert oodgan("many", EDIT, "save=[pasted]") == 0
+    files = {p.relative_to("out") for p in Path("out").rglob("*") if p.is_file()}
+    assert files == {p.relative_to("whole") for p in Path("whole").rglob("*") if p.is_file()}, (
+        "nothing more, nothing less"
+    )
+    assert all((Path("out") / f).read_bytes() == (Path("whole") / f).read_bytes() for f in files if f.suffix == ".png")
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
+    (tmp_path / "many").mkdir()
+    for i in range(60):
+        draw_face(i, size=64).save(tmp_path / "many" / f"{i:02d}.png")
+    child = _forked(lambda: oodgan("many", EDIT))
+    while not len(list(Path("out/result").glob("*.png"))) >= 2:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    entries = json.loads(Path("out/edits.json").read_text())["photos"]
+    finished = {name for name, entry in entries.items() if entry["finished"]}
+    assert finished and len(finished) < 60
+    for picture in Path("out").rglob("[!.]*.png"):
+        Image.open(picture).load()
+    assert {p.stem for p in Path("out/result").glob("[!.]*.png")} >= finished
+
+
+def _forked(work: Callable[[], int]) -> int:
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        code = 70
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    return child
+
+
+def test_only_dead_processes_leftovers_are_swept(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (tmp_path / "result").mkdir()
+    gone = [tmp_path / f".edits.json.{child}.partial", tmp_path / "result" / f".a.png.{child}.tmp"]
+    kept = [tmp_path / f".b.png.{os.getpid()}.tmp", tmp_path / ".hidden", tmp_path / "a.1.tmp"]
+    for path in gone + kept:
+        path.write_text("")
+    sweep(tmp_path)
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
