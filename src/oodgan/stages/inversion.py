@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from oodgan.data.dataset_module import DatasetModule
@@ -22,7 +22,6 @@ from oodgan.inversion.inverter import build_encoder, load_encoder
 from oodgan.inversion.samples import DescribedSamples, render_shards
 from oodgan.stages import _common as common
 from oodgan.training.fit import fit
-from oodgan.weights import trained
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
@@ -42,23 +41,12 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         metrics |= _fit_codes(cfg, generator, encoder, mark)
     if cfg.inverter.fit.images.max_steps:
         metrics |= _fit_images(cfg, generator, encoder, mark)
-    state = encoder.state_dict()
-
-    def fill(folder: Path) -> None:
-        trained.save(
-            folder / trained.FILE,
-            state,
-            half=True,
-            part="encoder",
-            generator=generator.id,
-            encoder=OmegaConf.to_container(cfg.inverter.encoder),
-        )
-
-    common.write_artifact(
+    common.write_weights(
         cfg,
         mark,
-        fill,
-        generator=generator.id,
+        encoder.state_dict(),
+        {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder},
+        uses=common.used(cfg, "inverter") if cfg.inverter.fit.get("continue_from_weights") else {},
         resolution=generator.resolution,
         metrics=common.numbers(metrics),
         counts={"samples": cfg.inverter.fit.samples},
@@ -96,8 +84,10 @@ def _phase(
         weight_decay=settings.get("weight_decay") or 0.0,
         max_steps=settings.max_steps,
         size=cfg.inverter.fit.size,
+        passes=int(cfg.inverter.get("passes") or 1) if phase == "images" else 1,
+        occlusion=settings.get("occlusion") or 0.0,
     )
     folder = common.training_folder(cfg, mark, phase)
-    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto")
+    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
     encoder.load_state_dict(module.ema.module.state_dict())
     return {f"{phase}/{name}": value for name, value in result.metrics.items()}
