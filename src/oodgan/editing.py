@@ -72,6 +72,7 @@ class Editor:
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
+        self.synthesis = generator.synthesis  # another backend may take its place
         for part in (generator, inverter, masker, remover):
             if isinstance(part, nn.Module):
                 part.to(self.device).eval()
@@ -82,24 +83,32 @@ class Editor:
         """Build every part that a configuration names: what `oodgan edit` does with its own.
 
         Raises:
-            UserError: weights that are missing, or were made for another generator or other directions.
+            UserError: weights that are missing, or were made for another generator or other directions; a `backend`
+                that is unknown or not installed.
         """
         from oodgan import directions, generators
         from oodgan.deghost import remover
         from oodgan.diffcam import masks
+        from oodgan.export import backend
         from oodgan.inversion import cache
+
+        device, chosen = _device(str(cfg.get("accelerator", "cpu"))), str(cfg.get("backend", "torch"))
+        backend.check(chosen, device)
 
         generator = generators.build(cfg["generator"])
         bank = directions.build(cfg["directions"], generator)
-        return cls(
+        editor = cls(
             generator,
             cache.build(cfg, generator),
             bank,
             masks.build(cfg["diffcam"], generator, bank),
             remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
             cfg.get("compose"),
-            _device(str(cfg.get("accelerator", "cpu"))),
+            device,
         )
+        if chosen == "openvino":
+            backend.accelerate(editor, cfg)
+        return editor
 
     @classmethod
     def from_pretrained(cls, generator: str = "mobile_ffhq", *overrides: str, **options: Any) -> Editor:
@@ -108,7 +117,8 @@ class Editor:
         Args:
             generator: an option of the config group `generator`.
             overrides: as on the command line, e.g. "compose.mode=paper".
-            options: the same by keyword, e.g. `deghoster="none"`, `accelerator="gpu"`.
+            options: the same by keyword, e.g. `deghoster="none"`, `accelerator="gpu"`,
+                `backend="openvino"`.
 
         Raises:
             UserError: an unknown option or key, or a download that fails.
@@ -133,12 +143,12 @@ class Editor:
     def invert(self, photo: Tensor) -> tuple[Tensor, Tensor]:
         """Step 1: the photo's code w+, and what the generator makes of it."""
         w_plus = self.inverter.invert(photo)
-        return w_plus, self.generator.synthesis(w_plus).clamp(-1, 1)
+        return w_plus, self.synthesis(w_plus).clamp(-1, 1)
 
     @torch.no_grad()
     def change(self, w_plus: Tensor, edits: Mapping[str, float]) -> Tensor:
         """Step 2: edited = G(w+ + sum of strength x direction)."""
-        return self.generator.synthesis(self.bank.apply(w_plus, edits)).clamp(-1, 1)
+        return self.synthesis(self.bank.apply(w_plus, edits)).clamp(-1, 1)
 
     @torch.no_grad()
     def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:

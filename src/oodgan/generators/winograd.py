@@ -46,8 +46,16 @@ TILES = 256
 
 
 def possible(x: Tensor) -> bool:
-    """Whether x (B, C, H, W) can be convolved here: a float32 image of whole tiles on a CPU, without gradients."""
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    """Whether x (B, C, H, W) can be convolved here: a float32 image of whole tiles on a CPU, without gradients.
+
+    Never in a graph that is recorded for another runtime, which has its own ways.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or x.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+    ):
         return False
     return x.dtype == torch.float32 and x.shape[-1] % TILE == 0 and x.shape[-2] % TILE == 0
 

@@ -1,0 +1,1 @@
+"""The deployed networks outside of PyTorch: ONNX and OpenVINO files, checked against PyTorch, and run by the editor."""

@@ -1,0 +1,70 @@
+"""How far an exported part is from PyTorch, and how fast it is beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oodgan.export.formats import Run
+from oodgan.export.parts import Part
+
+Row = dict[str, Any]
+
+
+@torch.no_grad()
+def eager(part: Part, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """The part's outputs by PyTorch."""
+    found = part.network(*(inputs[name] for name in part.inputs))
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+def difference(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Largest absolute difference over all outputs; infinite where one is not finite or of another shape."""
+    errors = [
+        float((a - b).abs().max()) if a.shape == b.shape and bool(b.isfinite().all()) else float("inf")
+        for a, b in zip(wanted, found, strict=True)
+    ]
+    return max(errors)
+
+
+def fastest(run: Callable[[], Any], repeats: int) -> float:
+    """Seconds of the quickest of `repeats` calls, after one that is not counted: what others compute disturbs least."""
+    run()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def measure(part: Part, run: Run, inputs: Mapping[str, Tensor], repeats: int) -> dict[str, float]:
+    """Seconds of one call of an exported part, and its largest `error` against PyTorch."""
+    given = [inputs[name] for name in part.inputs]
+    return {"seconds": fastest(lambda: run(given), repeats), "error": difference(eager(part, inputs), run(given))}
+
+
+def size_of(path: Path) -> float:
+    """Megabytes of a part's file, with the weights that lie beside it."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
+
+
+def markdown(rows: Sequence[Row], formats: Sequence[str], caption: str) -> str:
+    """A table of `rows`: {"part", "takes", "gives", "eager", and for each format {"seconds", "error", "megabytes"}}."""
+    head = ["part", "takes", "gives", "eager, s"]
+    for format in formats:
+        head += [f"{format}, s", "faster", "largest error", "MB"]
+    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    for row in rows:
+        cells = [row["part"], row["takes"], row["gives"], f"{row['eager']:.3f}"]
+        for format in formats:
+            one = row[format]
+            cells += [f"{one['seconds']:.3f}", f"{row['eager'] / one['seconds']:.1f}x"]
+            cells += [f"{one['error']:.1e}", f"{one['megabytes']:.1f}"]
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{caption}\n"

@@ -1,0 +1,112 @@
+"""The path of an edit cut into networks that take tensors and give tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from oodgan.generators.protocol import sample_codes
+from oodgan.inversion.inverter import EncoderInverter
+from oodgan.inversion.light import resize_area
+
+if TYPE_CHECKING:
+    from oodgan.editing import Editor
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of the deployed path; `inputs` are names of `sample`'s tensors, in the order that it takes them."""
+
+    name: str
+    network: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Step(nn.Module):
+    """A function of tensors as a module; `owners` are the modules whose weights it uses."""
+
+    def __init__(self, run: Callable[..., Any], *owners: nn.Module) -> None:
+        super().__init__()
+        self.run, self.owners = run, nn.ModuleList(owners)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.run(*inputs)
+
+
+def deployed(editor: Editor, sizes: Sequence[int] = ()) -> list[Part]:
+    """The parts of an editor: mapping, synthesis at full size and at `sizes` px, and where the editor has one, the
+    encoder, Diff-CAM's network and the deghoster.
+
+    - `mapping`: z (1, 512) -> w (1, 512).
+    - `synthesis`, `synthesis_<size>`: w_plus (1, L, 512) -> image (1, 3, R, R).
+    - `encoder`: photo (1, 3, R, R) -> w_plus (1, L, 512), before any refinement.
+    - `diffcam`: the inverted and the edited image at Diff-CAM's size -> logits (1, K), maps (1, K, h, w).
+    - `deghoster`: what the editor's step 5 takes -> result (1, 3, R, R), the photo's pixels outside of the mask.
+    """
+    generator: Any = editor.generator
+    found = [
+        Part("mapping", Step(generator.mapping, generator), ("z",), ("w",)),
+        Part("synthesis", Step(generator.synthesis, generator), ("w_plus",), ("image",)),
+    ]
+    for size in sorted({size for size in sizes if size < generator.resolution}, reverse=True):
+        smaller = Step(partial(generator.synthesis, size=size), generator)
+        found.append(Part(f"synthesis_{size}", smaller, ("w_plus",), ("image",)))
+    if (inverter := encoder_of(editor)) is not None:
+        found.append(Part("encoder", Step(inverter.encode, inverter, *_identity(inverter)), ("photo",), ("w_plus",)))
+    network = editor.masker.network
+    found.append(Part("diffcam", Step(network.maps, network), ("small_inverted", "small_edited"), ("logits", "maps")))
+    if editor.remover is not None:
+        inputs = ("coarse", "photo", "inverted", "edited", "mask", "edited_w_plus")
+        found.append(Part("deghoster", Step(_remove(editor), editor.remover), inputs, ("result",)))
+    return found
+
+
+def encoder_of(editor: Editor) -> EncoderInverter | None:
+    """The inverter that has the editor's encoder; None when codes are found by optimisation alone."""
+    inverter = getattr(editor.inverter, "inverter", editor.inverter)  # a cache of codes may stand before it
+    return inverter if isinstance(inverter, EncoderInverter) else None
+
+
+def _identity(inverter: EncoderInverter) -> tuple[nn.Module, ...]:
+    """The identity network where the encoder looks through it: shared by all users, so no submodule of any."""
+    from oodgan.metrics.facenet import facenet
+
+    return (facenet(str(inverter.generator.mean_w.device)),) if getattr(inverter.encoder, "identity", False) else ()
+
+
+def _remove(editor: Editor) -> Callable[..., Tensor]:
+    def run(coarse: Tensor, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, w_plus: Tensor) -> Tensor:
+        assert editor.remover is not None
+        return editor.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
+
+    return run
+
+
+@torch.no_grad()
+def sample(editor: Editor, seed: int) -> dict[str, Tensor]:
+    """Every input of the parts, from an edit of a generated face that is inverted to another one (as in ghosts)."""
+    generator, masker = editor.generator, editor.masker
+    codes = sample_codes(generator, 2, seed)
+    photo, w_plus = generator.synthesis(codes[:1]).clamp(-1, 1), codes[1:]
+    edits = {next(name for name in editor.names if name in getattr(masker, "names", editor.names)): 1.0}
+    inverted, edited = generator.synthesis(w_plus).clamp(-1, 1), editor.change(w_plus, edits)
+    mask = editor.mask(photo, inverted, edited, edits)
+    size = min(masker.size, generator.resolution)
+    return {
+        "z": torch.randn(1, generator.style_dim, generator=torch.Generator().manual_seed(seed)),
+        "w_plus": w_plus,
+        "photo": photo,
+        "inverted": inverted,
+        "edited": edited,
+        "mask": mask,
+        "coarse": editor.compose(photo, inverted, edited, mask),
+        "edited_w_plus": editor.bank.apply(w_plus, edits),
+        "small_inverted": resize_area(inverted, size),
+        "small_edited": resize_area(edited, size),
+    }

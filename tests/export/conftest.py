@@ -1,0 +1,33 @@
+"""An editor of small random networks with every part that is exported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from oodgan.deghost.light import LightDeghoster
+from oodgan.deghost.remover import Remover
+from oodgan.diffcam.masks import Masker
+from oodgan.diffcam.network import DiffCAM
+from oodgan.directions.bank import Bank
+from oodgan.editing import Editor
+from oodgan.generators.stylegan2 import tiny
+from oodgan.inversion.inverter import EncoderInverter
+from oodgan.inversion.light import LightEncoder
+
+
+def make_editor() -> Editor:
+    torch.manual_seed(0)
+    generator = tiny()
+    vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    bank = Bank(("smile", "age"), vectors, generator.id, generator.id)
+    encoder = LightEncoder(generator.num_ws, hidden=32, rank=4, pretrained=False, identity=False, size=64)
+    deghoster = LightDeghoster(generator, widths=(8, 16), prior=(16,), prior_width=8)
+    torch.nn.init.normal_(deghoster.out.weight, std=0.1)
+    masker = Masker(DiffCAM("alexnet", 2), bank.names, size=64, kind="paper")
+    return Editor(generator, EncoderInverter(generator, encoder), bank, masker, Remover(deghoster), {"mode": "paper"})
+
+
+@pytest.fixture
+def editor() -> Editor:
+    return make_editor()

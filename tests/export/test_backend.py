@@ -1,0 +1,74 @@
+"""The editor with OpenVINO does what it does without."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from oodgan import Editor
+from oodgan.errors import UserError
+from oodgan.export import backend
+
+from .conftest import make_editor
+
+
+def test_the_same_edit_comes_out(editor: Editor, draw_face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="the export extra is not installed")
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path))
+    plain = editor.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True)
+    wanted = dict(plain.tensors)
+    backend.accelerate(editor)
+    editor.subjects.forget()
+    found = dict(editor.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True).tensors)
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-3) for name in wanted)
+    assert not torch.equal(found["inverted"], wanted["inverted"])  # another runtime did compute it
+    codes = torch.cat([plain.w_plus, plain.w_plus * 0.5])
+    assert torch.allclose(editor.synthesis(codes), editor.generator.synthesis(codes), atol=1e-3)
+
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.xml")}
+    assert {path.stem for path in made} == set(backend.FASTER)
+    backend.accelerate(again := make_editor())
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.xml")} == made, "converted twice"
+    assert torch.equal(again.synthesis(codes), editor.synthesis(codes))
+
+
+def test_other_weights_are_converted_anew(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="the export extra is not installed")
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(backend, "FASTER", ("synthesis", "encoder"))
+    editor.remover = None
+    photo = torch.rand(1, 3, 32, 32) * 2 - 1
+    backend.accelerate(editor)
+    first = editor.inverter.encode(photo)  # type: ignore[attr-defined]
+    other = make_editor()
+    other.remover = None
+    with torch.no_grad():
+        other.inverter.encoder.shared.bias += 1  # type: ignore[attr-defined]
+    backend.accelerate(other)
+    assert torch.allclose(other.inverter.encode(photo), first + 1, atol=1e-3)  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="did you mean 'openvino'"):
+        Editor.from_pretrained("tiny", backend="openvin")
+    pytest.importorskip("openvino", reason="the export extra is not installed")
+    with pytest.raises(UserError, match="runs on the CPU"):
+        backend.check("openvino", "cuda")
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"backend=openvino needs .* pip install 'oodgan\[export\]'"):
+        Editor.from_pretrained("tiny", backend="openvino")
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_shipped_parts_edit_the_same_way(astronaut: Image.Image) -> None:
+    pytest.importorskip("openvino", reason="the export extra is not installed")
+    results = []
+    for name in backend.BACKENDS:
+        editor = Editor.from_pretrained("mobile_ffhq", backend=name, code_cache=0)
+        results.append(editor.edit(astronaut, {"smile": 1.0}).tensors["result"])
+    assert float((results[0] - results[1]).abs().max()) < 0.02

@@ -1,0 +1,62 @@
+"""Exported parts give what PyTorch gives, on inputs that they were not recorded with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from oodgan.editing import Editor
+from oodgan.errors import UserError
+from oodgan.export import check, formats
+from oodgan.export.parts import deployed, sample
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("mapping", "onnx"),
+        ("synthesis", "openvino"),
+        pytest.param("synthesis", "onnx", marks=pytest.mark.slow),
+        ("synthesis_16", "openvino"),
+        ("encoder", "openvino"),
+        pytest.param("encoder", "onnx", marks=pytest.mark.slow),
+        ("diffcam", "openvino"),
+        pytest.param("diffcam", "onnx", marks=pytest.mark.slow),
+        ("deghoster", "onnx"),
+    ],
+)
+def test_a_part_gives_the_same_elsewhere(name: str, format: str, editor: Editor, tmp_path: Path) -> None:
+    pytest.importorskip(formats.NEEDS[format][-1], reason="the export extra is not installed")
+    part = next(part for part in deployed(editor, [16]) if part.name == name)
+    path = formats.write(part, sample(editor, seed=0), tmp_path, format)
+    run, other = formats.open_run(path, threads=1), sample(editor, seed=1)
+    wanted = check.eager(part, other)
+    assert check.difference(wanted, run([other[key] for key in part.inputs])) < 1e-4
+    assert len(wanted) == len(part.outputs) and all(float(one.std()) > 0 for one in wanted)
+    assert check.size_of(path) > 0
+
+
+@pytest.mark.parametrize(("old", "new"), [(640, 160), (101, 33), (40, 160)])
+def test_antialiased_resizing_as_matrix_products(old: int, new: int) -> None:
+    x = torch.rand(1, 3, old, old + 7)
+    wanted = F.interpolate(x, (new, new), mode="bilinear", antialias=True)
+    assert torch.allclose(formats._resize_antialiased(x, (new, new)), wanted, atol=1e-5)
+
+
+def test_what_differs_or_is_not_finite_is_seen() -> None:
+    one = torch.zeros(2, 2)
+    assert check.difference([one], [one + 0.5]) == 0.5
+    assert check.difference([one, one], [one, one * float("nan")]) == float("inf")
+    assert check.difference([one], [torch.zeros(2, 3)]) == float("inf")
+
+
+def test_unknown_formats_and_missing_packages_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="did you mean 'openvino'"):
+        formats.check("openvin")
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"pip install 'oodgan\[export\]'"):
+        formats.check("openvino")
