@@ -56,8 +56,8 @@ class Maker:
         if method in ("alpha", "poisson"):
             from oodgan.compose import compose
 
-            have = (steps[name] for name in ("photo", "inverted", "edited", "mask"))
-            return compose(*have, mode=method)[0], mask
+            coarse = compose(steps["photo"], steps["inverted"], steps["edited"], steps["mask"], mode=method)
+            return coarse[0], mask
         return steps[{"inversion": "inverted", "plain": "edited"}.get(method, "result")][0], mask
 
 

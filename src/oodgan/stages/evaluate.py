@@ -240,7 +240,7 @@ def _sources(cfg: DictConfig) -> dict[str, Path]:
     if not set(plain(cfg.methods).values()) & set(BUILT_IN):
         return {}
     found = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
-    theirs = common.used(plain(cfg.get("paper")) or {}, "diffcam", "deghoster")
+    theirs = common.used(cfg.get("paper") or DictConfig({}), "diffcam", "deghoster")
     found |= {f"paper_{name}": path for name, path in theirs.items()}
     return {name: path for name, path in found.items() if path is not None}
 
