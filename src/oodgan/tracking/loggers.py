@@ -130,9 +130,9 @@ def wandb_logger(options: Mapping[str, Any], folder: str | Path, stage: str, con
 
     from oodgan.tracking.artifacts import plain
 
+    os.environ.setdefault("WANDB_SILENT", "true")  # wandb reads it once, at the first question
     identity = run_identity(folder, stage=stage, group=options.get("group"))
     mode = options.get("mode") or ("online" if logged_in() else "offline")
-    os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(
         name=options.get("name") or f"{stage}-{identity['id']}",
         id=identity["id"],
