@@ -6,7 +6,7 @@ import html
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ photo stays on this machine.
 """
 _DROP = "Drop a photo to begin."
 _CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto; }
+.gradio-container { max-width: 1360px !important; margin: auto; }
+.pair { gap: 0 !important; }
 #status { min-height: 1.6em; }
 #status .trouble { color: #b91c1c; font-weight: 600; }
 .dark #status .trouble { color: #fca5a5; }
@@ -69,17 +70,16 @@ class Page:
         self.session = gr.State(None, time_to_live=float(self.cfg.keep) * 60)
         gr.Markdown(_HEAD)
         with gr.Row():
-            with gr.Column(scale=1, min_width=320):
+            with gr.Column(scale=2, min_width=400):
                 self._photo_controls()
                 self._edit_controls()
-            with gr.Column(scale=2, min_width=480):
+            with gr.Column(scale=3, min_width=480):
                 self._pictures()
                 self._downloads()
         self._events()
 
     def _photo_controls(self) -> None:
-        limit = f"jpg, png, webp, bmp or tiff, at most {self.cfg.max_upload:g} MB"
-        self.upload = gr.File(label=f"Photo ({limit})", height=130, elem_id="photo")
+        self.upload = gr.File(label=f"Photo (up to {self.cfg.max_upload:g} MB)", height=140, elem_id="photo")
         self.aligned = gr.Checkbox(label="It is an aligned face crop (FFHQ) already", elem_id="aligned")
         with gr.Group(visible=False) as self.choice:
             self.boxes = gr.Image(show_label=False, interactive=False, buttons=[], alt_text="faces with numbers")
@@ -88,12 +88,10 @@ class Page:
     def _edit_controls(self) -> None:
         self.sliders: dict[str, gr.Slider] = {}
         with gr.Accordion("Edits"):
-            for name in self.studio.names:
-                low, high = self.studio.editor.bank.range(name)
-                self.sliders[name] = gr.Slider(
-                    math.floor(low / STEP) * STEP, math.ceil(high / STEP) * STEP, 0, step=STEP,
-                    label=name.replace("_", " "), elem_id=f"edit_{name}", buttons=["reset"],
-                )  # fmt: skip
+            for start in range(0, len(self.studio.names), 2):
+                with gr.Row(elem_classes="pair"):
+                    for name in self.studio.names[start : start + 2]:
+                        self.sliders[name] = self._strength(name)
             self.reset = gr.Button("All to zero", size="sm")
         self.mask: dict[str, gr.Slider] = {}
         own = self.studio.mask
@@ -103,6 +101,13 @@ class Page:
                     self.mask[name] = gr.Slider(
                         0, most, own[name], step=step, label=name, elem_id=f"mask_{name}", buttons=["reset"]
                     )
+
+    def _strength(self, name: str) -> gr.Slider:
+        """A slider over the direction's useful range, widened to whole steps."""
+        low, high = self.studio.editor.bank.range(name)
+        ends = math.floor(round(low / STEP, 6)) * STEP, math.ceil(round(high / STEP, 6)) * STEP
+        label = name.replace("_", " ")
+        return gr.Slider(*ends, 0, step=STEP, label=label, elem_id=f"edit_{name}", buttons=["reset"], min_width=180)
 
     def _pictures(self) -> None:
         self.status = gr.HTML(_DROP, elem_id="status")
@@ -118,10 +123,11 @@ class Page:
 
     def _downloads(self) -> None:
         with gr.Row(equal_height=True):
-            self.what = gr.Radio([WHOLE, CROP], value=WHOLE, label="Download")
-            self.form = gr.Dropdown(list(FORMATS), value=str(self.cfg.format), label="as", min_width=90, scale=0)
-            self.make_picture = gr.Button("Picture", variant="primary", elem_id="make_picture", min_width=100)
-            self.make_settings = gr.Button("Settings", elem_id="make_settings", min_width=100)
+            self.what = gr.Radio([WHOLE, CROP], value=WHOLE, label="Download", scale=3)
+            self.form = gr.Dropdown(list(FORMATS), value=str(self.cfg.format), label="Format", min_width=110, scale=1)
+            with gr.Column(scale=2, min_width=160):
+                self.make_picture = gr.Button("Picture", variant="primary", size="md", elem_id="make_picture")
+                self.make_settings = gr.Button("Settings", size="md", elem_id="make_settings")
         # Buttons that hold a file download the one they held before they were clicked, so hidden ones follow.
         self.picture_file = gr.DownloadButton(visible="hidden", elem_id="picture_file")
         self.settings_file = gr.DownloadButton(visible="hidden", elem_id="settings_file")
@@ -131,11 +137,8 @@ class Page:
         wishes = [self.session, self.face, *self.sliders.values(), *self.mask.values()]
         shown = [self.session, self.status, self.compare, *self.small.values()]
         quiet: Any = {"api_visibility": "private", "concurrency_id": "editor", "concurrency_limit": 1}
-        opened = self.upload.upload(
-            self._open, [self.upload, self.aligned],
-            [self.session, self.upload, self.status, self.choice, self.boxes, self.face, self.compare], **quiet,
-        )  # fmt: skip
-        opened.success(self._show, wishes, shown, **quiet)
+        opened = [*shown, self.upload, self.choice, self.boxes, self.face]
+        self.upload.upload(self._open, [self.upload, self.aligned, *wishes], opened, **quiet)
         moved = [slider.release for slider in (*self.sliders.values(), *self.mask.values())]
         gr.on([*moved, self.face.input], self._show, wishes, shown, trigger_mode="always_last", **quiet)
         zero = self.reset.click(lambda: [0] * len(self.sliders), None, list(self.sliders.values()), **quiet)
@@ -147,11 +150,19 @@ class Page:
             made = button.click(self._download(write), [*wishes, self.what, self.form], holder, **quiet)
             made.success(None, js=f"() => setTimeout(() => document.querySelector('#{holder.elem_id}').click(), 100)")
 
-    def _open(self, upload: str | None, aligned: bool, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
-        """Read a photo; the uploaded file is deleted as soon as it was read."""
+    def _open(
+        self,
+        upload: str | None,
+        aligned: bool,
+        _: Session | None,
+        face: int,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        *numbers: float,
+    ) -> Iterator[dict[Any, Any]]:
+        """Read a photo, show its first face, then edit that; the uploaded file is deleted as soon as it was read."""
         if upload is None:
-            return [gr.skip()] * 7
-        progress(0.3, desc="looking for faces")
+            return
+        progress(0.1, desc="looking for faces")
         try:
             session = self.studio.open(Path(upload), aligned)
             with warnings.catch_warnings(record=True) as caught:
@@ -159,46 +170,62 @@ class Page:
                 crop = self.studio.crop(session, 0)
         except UserError as error:
             gr.Warning(html.escape(str(error)), duration=15)
-            return [gr.skip(), None, _trouble(error), *[gr.skip()] * 4]
+            yield {self.upload: None, self.status: _trouble(error)}
+            return
         finally:
             Path(upload).unlink(missing_ok=True)
         for note in caught:
             gr.Info(html.escape(str(note.message)))
         several = len(session.faces) > 1
-        faces = gr.Radio(choices=[(str(i), i) for i in range(len(session.faces) or 1)], value=0)
-        boxes = numbered(session) if several else None
-        return session, None, "Inverting the photo ...", gr.Group(visible=several), boxes, faces, (crop, crop)
+        yield {
+            self.session: session,
+            self.upload: None,
+            self.status: "Inverting the photo ...",
+            self.choice: gr.Group(visible=several),
+            self.boxes: numbered(session) if several else None,
+            self.face: gr.Radio(choices=[(str(i), i) for i in range(len(session.faces) or 1)], value=0),
+            self.compare: (crop, crop),
+        }
+        yield self._show(session, 0, progress, *numbers)
 
-    def _wish(self, values: tuple[Any, ...]) -> Wish:
-        face, *numbers = values
+    def _wish(self, face: int, numbers: Sequence[float]) -> Wish:
         strengths = dict(zip(self.sliders, numbers, strict=False))
-        mask = dict(zip(self.mask, numbers[len(strengths) :], strict=False))
-        return Wish(int(face or 0), strengths, mask)
+        return Wish(int(face), strengths, dict(zip(self.mask, numbers[len(strengths) :], strict=True)))
 
-    def _show(self, session: Session | None, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+    def _show(
+        self,
+        session: Session | None,
+        face: int,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        *numbers: float,
+    ) -> dict[Any, Any]:
         """Edit as the controls say, and show every step."""
         if session is None:
-            return [None, _DROP, *[gr.skip()] * (1 + len(_SMALL))]
+            return {self.status: _DROP}
         start = time.perf_counter()
         try:
-            edit = self.studio.edit(session, self._wish(values))
+            edit = self.studio.edit(session, self._wish(face, numbers))
             for done, name in enumerate(VIEWS):
                 progress((done, len(VIEWS)), desc=name)
                 edit.picture(name)
             files = self.studio.views(edit)
         except UserError as error:
-            return [session, _trouble(error), *[gr.skip()] * (1 + len(_SMALL))]
+            return {self.status: _trouble(error)}
         label = edit.label if any(edit.edits.values()) else "no edit yet: move a slider"
-        status = f"{html.escape(label)} <small>({time.perf_counter() - start:.1f} s)</small>"
-        return [session, status, (files["photo"], files["result"]), *(files[name] for name in _SMALL)]
+        return {
+            self.session: session,  # anew, so that it is kept for longer
+            self.status: f"{html.escape(label)} <small>({time.perf_counter() - start:.1f} s)</small>",
+            self.compare: (files["photo"], files["result"]),
+            **{self.small[name]: files[name] for name in _SMALL},
+        }
 
     def _download(self, write: Callable[[Session, Wish, str, str], str]) -> Callable[..., str]:
-        def make(session: Session | None, *values: Any) -> str:
+        def make(session: Session | None, face: int, *values: Any) -> str:
             *numbers, what, form = values
             if session is None:
                 raise gr.Error(_DROP, print_exception=False)
             try:
-                return write(session, self._wish(tuple(numbers)), _KINDS[what], form)
+                return write(session, self._wish(face, numbers), _KINDS[what], form)
             except UserError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error
 

@@ -76,6 +76,8 @@ def stay_local(*allowed: str) -> None:
                 raise PermissionError(f"oodgan serve fetches nothing from elsewhere: {host} refused")
 
     sys.addaudithook(refuse)
+    # The server looks at its own page when it starts: not by way of a proxy.
+    os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1", "localhost", *allowed]))
 
 
 def is_local(host: Any) -> bool:

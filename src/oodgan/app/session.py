@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 
@@ -152,11 +153,12 @@ class Studio:
         for key, value in said.items():
             cfg[key] = value
         for key, number in wish.mask.items():
-            cfg.diffcam.mask[key] = float(number)
+            OmegaConf.update(cfg, f"diffcam.mask.{key}", float(number), force_add=True)
         path = self._new(f"{session.stem}_settings.yaml")
         path.write_text(_settings.dump(cfg), encoding="utf-8")
         return str(path)
 
+    @torch.no_grad()
     def warm_up(self) -> None:
         """Use every part once, so that nothing is fetched or built while a visitor waits."""
         generator = self.editor.generator

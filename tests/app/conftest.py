@@ -1,0 +1,140 @@
+"""A small editor behind the page, and a browser in front of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from oodgan.app.session import Studio
+from oodgan.diffcam.masks import Masker
+from oodgan.diffcam.network import DiffCAM
+from oodgan.directions.bank import Bank
+from oodgan.editing import Editor
+from oodgan.generators.stylegan2 import StyleGAN2
+from oodgan.inversion.inverter import OptimisationInverter
+from oodgan.inversion.refine import Refinement
+from oodgan.launch import compose
+
+NAMES = ("smile", "age")
+WORDS = ["generator=tiny", "inverter=optimisation", "directions=sefa", "deghoster=none", "port=0", "max_upload=0.05"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+class Counting(OptimisationInverter):
+    calls = 0
+
+    def invert(self, photos: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().invert(photos)
+
+
+@pytest.fixture(scope="session")
+def words() -> list[str]:
+    """Overrides of a configuration that is like the small editor, on a free port and with small uploads."""
+    return WORDS
+
+
+@pytest.fixture(scope="module")
+def editor() -> Editor:
+    torch.manual_seed(0)
+    generator = StyleGAN2(resolution=32).eval().requires_grad_(False)
+    vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    network = DiffCAM("vgg16", 2, pretrained=False, layers=[3, 8], cut=9)
+    masker = Masker(network, NAMES, torch.ones(2, 32, 32), size=32)
+    refinement = Refinement(steps=1, size=32, losses={"l2": 1.0, "lpips": 0.0, "identity": 0.0})
+    bank = Bank(NAMES, vectors, generator.id, generator.id)
+    return Editor(generator, Counting(generator, refinement), bank, masker)
+
+
+@pytest.fixture
+def studio(editor: Editor, tmp_path: Path) -> Studio:
+    return Studio(editor, compose("serve", WORDS), tmp_path / "scratch")
+
+
+@pytest.fixture
+def crop(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Path:
+    draw_face(3, size=48).save(tmp_path / "me.png")
+    return tmp_path / "me.png"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium, driven by playwright; skips with a reason where there is none."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no Chromium is installed: none of {', '.join(BROWSERS)} is on the PATH")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'oodgan[dev]'")
+    with api.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield found
+        found.close()
+
+
+class Visit:
+    """One visitor's tab: what it asked for, and the handles of the page."""
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.context = browser.new_context(viewport={"width": 1300, "height": 1200}, accept_downloads=True)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)
+        self.requested: list[str] = []
+        self.page.on("request", lambda request: self.requested.append(request.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("#photo input[type=file]", state="attached")
+
+    def upload(self, path: Path) -> None:
+        self.page.set_input_files("#photo input[type=file]", str(path))
+
+    def crop(self, path: Path) -> None:
+        """Upload an aligned crop and wait until it was inverted."""
+        self.page.check("#aligned input")
+        self.upload(path)
+        self.says("no edit yet")
+
+    def move(self, slider: str, value: float) -> None:
+        field = self.page.locator(f"#{slider} input[type=number]")
+        field.fill(str(value))
+        field.blur()
+
+    def says(self, text: str) -> None:
+        """Wait until the line above the pictures holds this text."""
+        self.page.wait_for_function(f"document.querySelector('#status').innerText.includes({text!r})")
+
+    def pictures(self) -> list[str]:
+        """Addresses of the pictures that are shown."""
+        found = self.page.eval_on_selector_all("img", "all => all.map(img => img.src)")
+        return [address for address in found if "/file=" in address]
+
+    def fetch(self, address: str) -> bytes:
+        return self.context.request.get(address).body()
+
+    def download(self, button: str, folder: Path) -> Path:
+        with self.page.expect_download() as started:
+            self.page.click(f"#{button}")
+        path = folder / started.value.suggested_filename
+        started.value.save_as(path)
+        return path
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[[str], Visit]]:
+    """`visit(address)`: a new visitor, with cookies and storage of their own."""
+    visits: list[Visit] = []
+
+    def come(address: str) -> Visit:
+        visits.append(Visit(browser, address))
+        return visits[-1]
+
+    yield come
+    for one in visits:
+        one.context.close()
