@@ -40,7 +40,9 @@ hooks = _hooks()
 def commands(text: str) -> list[list[str]]:
     """The command lines of a page's shell blocks, as words, without comments."""
     found = []
-    for block in re.findall(r"^```(?:sh|bash|)\n(.*?)^```", text, flags=re.M | re.S):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.M | re.S):
+        if language not in ("", "sh", "bash"):
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words:
@@ -83,16 +85,24 @@ def test_commands_exist_and_take_what_is_written(page: Path) -> None:
             _composes(words[1], words[2:])
 
 
-def _composes(stage: str, words: list[str]) -> None:
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def _one_job(words: list[str]) -> list[str]:
+    """The words of one job of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import IntervalSweep
 
+    found = []
+    for override in OverridesParser.create().parse_overrides([word for word in words if word != "-m"]):
+        swept = override.value() if override.is_sweep_override() else None
+        first = swept.start if isinstance(swept, IntervalSweep) else None
+        first = next(iter(override.sweep_string_iterator())) if swept is not None and first is None else first
+        found.append(override.input_line if first is None else f"{override.get_key_element()}={first}")
+    return found
+
+
+def _composes(stage: str, words: list[str]) -> None:
     assert stage in cli.stage_names(), f"no stage {stage}"
     words = [STANDS_FOR.get(word, word) for word in cli.positional(stage, words)]
-    if "-m" in words:
-        parsed = OverridesParser.create().parse_overrides([word for word in words if word != "-m"])
-        words = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0][0]
-    launch.compose(stage, words)
+    launch.compose(stage, _one_job(words) if "-m" in words else words)
 
 
 def test_the_cards_figures_of_the_probes_are_the_files() -> None:
