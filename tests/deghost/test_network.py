@@ -106,11 +106,15 @@ def test_dense_blocks_by_tiles_agree():
 @pytest.mark.parametrize("rows", [4, 8, 12, 32])
 def test_strips_join_without_seams(rows):
     torch.manual_seed(0)
+    up = PixelShuffleUp(5, 2)
     last = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(6, 3, 3, padding=1))
-    parts = [torch.randn(2, 2, 32, 16), torch.randn(2, 3, 32, 16)]
-    for block in (PixelShuffleUp(5, 2), last):
-        expected = block(torch.cat(parts, 1))
-        torch.testing.assert_close(in_strips(block, parts, rows), expected, rtol=1e-5, atol=1e-6)
+    x, beside, finer = torch.randn(2, 2, 32, 16), torch.randn(2, 3, 32, 16), torch.randn(2, 3, 64, 32)
+    expected = up(torch.cat([x, beside], 1))
+    torch.testing.assert_close(in_strips([up], x, [beside], rows), expected, rtol=1e-5, atol=1e-6)
+    found = in_strips([up, last], x, [beside, finer], rows)
+    torch.testing.assert_close(found, last(torch.cat([expected, finer], 1)), rtol=1e-5, atol=1e-6)
+    alone = torch.randn(2, 5, 32, 16)
+    torch.testing.assert_close(in_strips([last], alone, [None], rows), last(alone), rtol=1e-5, atol=1e-6)
 
 
 def test_codes_around_the_mean():

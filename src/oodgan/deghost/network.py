@@ -11,6 +11,7 @@ is left out: the outputs are the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from oodgan.training.frozen import Frozen
 
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2
-# Rows of the tail that are computed at a time, and what its blocks read beyond them (whole tiles).
-STRIP, HALO = 128, winograd.TILE
+# Pixels of the tail that are computed at a time, and the rows that its blocks read beyond them (whole tiles).
+STRIP, HALO = 64 * 512, winograd.TILE
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -113,24 +114,38 @@ class PixelShuffleUp(nn.Module):
         return F.pixel_shuffle(winograd.conv3x3(x, conv.weight, conv.bias), 2)
 
 
-def in_strips(block: nn.Module, parts: list[Tensor], rows: int = STRIP, halo: int = HALO) -> Tensor:
-    """`block(torch.cat(parts, 1))`, some rows at a time, for a block that reads up to `halo` rows beyond its output.
+def in_strips(
+    blocks: Sequence[nn.Module], x: Tensor, others: Sequence[Tensor | None], rows: int, halo: int = HALO
+) -> Tensor:
+    """Run x (B, C, H, W) through the blocks, `rows` rows at a time, so that little between them is held.
 
-    The block may enlarge the image by a whole factor. Only a strip of what lies between parts and result is held.
+    Args:
+        blocks: one after the other; each may enlarge the image by a whole factor.
+        others: what is concatenated to each block's input, of that input's size.
+        halo: rows of x that one row of the result depends on, above and below.
     """
-    height, width = parts[0].shape[2:]
+    height, width = x.shape[2:]
+
+    def run(low: int, high: int) -> Tensor:
+        y = x[:, :, low:high]
+        for block, other in zip(blocks, others, strict=True):
+            if other is not None:
+                scale = other.shape[2] // height
+                y = torch.cat([y, other[:, :, low * scale : high * scale]], 1)
+            y = block(y)
+        return y
+
     if height <= rows:
-        return block(torch.cat(parts, 1))
+        return run(0, height)
     out: Tensor | None = None
     for top in range(0, height, rows):
-        low, high = max(0, top - halo), min(height, top + rows + halo)
-        strip = block(torch.cat([part[:, :, low:high] for part in parts], 1))
-        factor = strip.shape[3] // width
+        low = max(0, top - halo)
+        strip = run(low, min(height, top + rows + halo))
+        scale = strip.shape[3] // width
         if out is None:
-            shape = (*strip.shape[:2], height * factor, width * factor)
-            out = torch.empty(shape, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last)
-        made = strip[:, :, (top - low) * factor :][:, :, : rows * factor]
-        out[:, :, top * factor : top * factor + made.shape[2]] = made
+            out = strip.new_empty(strip.shape[0], height * scale, width * scale, strip.shape[1]).permute(0, 3, 1, 2)
+        made = out[:, :, top * scale : (top + rows) * scale]
+        made.copy_(strip[:, :, (top - low) * scale :][:, :, : made.shape[2]])
     assert out is not None
     return out
 
@@ -267,8 +282,12 @@ class Deghoster(nn.Module):
         features = self.generator.features(codes, fuse, last=max([self.in_size, *self.prior_sizes]))
         features = {size: x for size, x in features.items() if size in self.prior_sizes}
         x = pyramid.pop(self.in_size)
-        sparing = x.device.type == "cpu" and not torch.is_grad_enabled()
-        for size, block in zip(self.tail, self.decoder, strict=True):
-            parts = [x, features.pop(size)] if size in self.prior_sizes else [x]
-            x = in_strips(block, parts) if sparing else block(torch.cat(parts, 1))
+        whole = x.device.type != "cpu" or torch.is_grad_enabled()
+        # The last two blocks together: what lies between them is the largest of all.
+        groups = [self.tail[i : i + 1] for i in range(len(self.tail) - 2)] + [self.tail[-2:]]
+        blocks = dict(zip(self.tail, self.decoder, strict=True))
+        for sizes in groups:
+            others = [features.pop(size, None) for size in sizes]
+            rows = sizes[0] if whole else max(HALO, STRIP // sizes[0])
+            x = in_strips([blocks[size] for size in sizes], x, others, rows)
         return x.contiguous()
