@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("oodgan")
 BACKENDS = ("torch", "openvino")
-FASTER = ("synthesis", "encoder", "deghoster")
-"""The parts that gain on a CPU. Diff-CAM's network does not, the mapping takes no time, refinement needs gradients."""
+FASTER = ("synthesis",)
+"""The parts that are seen to gain on a CPU, of those that can be replaced: synthesis, encoder, deghoster."""
+GROUPS = {"synthesis": "generator", "encoder": "inverter", "deghoster": "deghoster"}
+"""The config group that each of them is built from."""
 NOT_USED = ("fit", "refine", "ghosts", "discriminator", "weights", "download")
 """Keys of the config groups that shape no graph (the weights count by their tensors)."""
 
@@ -52,17 +54,13 @@ def accelerate(editor: Editor, cfg: Mapping[str, Any] | None = None) -> None:
     Args:
         cfg: the configuration that the editor was built from.
     """
-    settings = {
-        group: {key: value for key, value in plain((cfg or {}).get(group) or {}).items() if key not in NOT_USED}
-        for group in ("generator", "inverter", "deghoster")
-    }
     parts = {part.name: part for part in deployed(editor)}
-    runs = {name: Compiled(_model(editor, parts[name], settings)) for name in FASTER if name in parts}
-    editor.synthesis = runs["synthesis"]
-    inverter = encoder_of(editor)
-    if inverter is not None:
+    runs = {name: Compiled(_model(editor, parts[name], cfg or {})) for name in FASTER if name in parts}
+    if "synthesis" in runs:
+        editor.synthesis = runs["synthesis"]
+    if "encoder" in runs and (inverter := encoder_of(editor)) is not None:
         inverter.encode = runs["encoder"]  # type: ignore[method-assign]
-    if editor.remover is not None:
+    if "deghoster" in runs:
         editor.remover = _Remove(runs["deghoster"])  # type: ignore[assignment]
 
 
@@ -90,8 +88,10 @@ class _Remove:
         return self._run(coarse, photo, inverted, edited, mask, w_plus)
 
 
-def _model(editor: Editor, part: Part, settings: Mapping[str, Any]) -> Path:
+def _model(editor: Editor, part: Part, cfg: Mapping[str, Any]) -> Path:
     """The part's OpenVINO file in the cache, made when it is not there."""
+    said = plain(cfg.get(GROUPS[part.name]) or {})
+    settings = {key: value for key, value in said.items() if key not in NOT_USED}
     weights = weights_id(part.name, part.network.state_dict())
     versions = [metadata.version(name) for name in ("torch", "openvino")]
     mark = fingerprint([weights, settings, versions], {"program": _program()})

@@ -13,7 +13,7 @@ from oodgan.errors import UserError, unknown
 from oodgan.tracking.artifacts import plain
 
 PARTS = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster")
-PLAIN = ("edits", "aligned", "face", "save", "format", "quality")
+PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend")
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 
 
@@ -27,7 +27,8 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
             part.pop("fit", None)
             if part.get("weights"):
                 part["weights_sha256"] = trained.mark(part["weights"])
-    return {"edits": dict(edits), "aligned": bool(cfg["aligned"]), "face": str(cfg["face"]), **parts}
+    other = {} if cfg.get("backend", "torch") == "torch" else {"backend": str(cfg["backend"])}
+    return {"edits": dict(edits), "aligned": bool(cfg["aligned"]), "face": str(cfg["face"]), **other, **parts}
 
 
 def dump(cfg: Mapping[str, Any]) -> str:
