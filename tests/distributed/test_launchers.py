@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import oodgan  # noqa: F401
+from oodgan.errors import UserError
 from oodgan.training import ranks
 
 OODGAN = [sys.executable, "-m", "oodgan"]
@@ -125,6 +126,9 @@ def test_the_launcher_says_how_many_there_are(monkeypatch):
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     assert ranks.launched() and ranks.rank() == 9 and ranks.placed() == {"devices": 8, "num_nodes": 2}
+    with pytest.raises(UserError, match="--ntasks-per-node"):
+        ranks.environments()
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
     assert type(ranks.environments()[0]).__name__ == "SLURMEnvironment"
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert not ranks.launched() and type(ranks.environments()[0]).__name__ == "LightningEnvironment"

@@ -48,13 +48,22 @@ def placed() -> dict[str, int]:
 
 def environments() -> list[Any]:
     """Lightning's plugin for the launcher, where it would not find the right one by itself."""
-    from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
+    from pytorch_lightning.plugins.environments import LightningEnvironment
 
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" not in os.environ:
         return []
-    # Our own checkpoints let a requeued job go on; Lightning's would be written besides. Where there is one task, the
-    # processes of `spread` have other numbers than SLURM's.
-    return [SLURMEnvironment(auto_requeue=False) if _srun() else LightningEnvironment()]
+    # Where there is one task, the processes of `spread` have other numbers than SLURM's.
+    return [_slurm() if _srun() else LightningEnvironment()]
+
+
+def _slurm() -> Any:
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+    try:
+        # Our own checkpoints let a requeued job go on; Lightning's would be written besides.
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:  # numbers of tasks that it cannot tell apart
+        raise UserError(str(error)) from error
 
 
 def _srun() -> bool:
@@ -172,7 +181,5 @@ class Channel:
 def _address() -> tuple[str, int]:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    from pytorch_lightning.plugins.environments import SLURMEnvironment
-
-    slurm = SLURMEnvironment(auto_requeue=False)
+    slurm = _slurm()
     return slurm.main_address, slurm.main_port
