@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -72,7 +72,7 @@ class Editor:
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
-        self.synthesis = generator.synthesis  # another backend may take its place
+        self.synthesis: Callable[[Tensor], Tensor] = generator.synthesis  # another backend may take its place
         for part in (generator, inverter, masker, remover):
             if isinstance(part, nn.Module):
                 part.to(self.device).eval()

@@ -59,7 +59,7 @@ def accelerate(editor: Editor, cfg: Mapping[str, Any] | None = None) -> None:
     if "synthesis" in runs:
         editor.synthesis = runs["synthesis"]
     if "encoder" in runs and (inverter := encoder_of(editor)) is not None:
-        inverter.encode = runs["encoder"]  # type: ignore[method-assign]
+        inverter.encode = runs["encoder"]  # type: ignore[method-assign, assignment]
     if "deghoster" in runs:
         editor.remover = _Remove(runs["deghoster"])  # type: ignore[assignment]
 

@@ -54,8 +54,9 @@ def write(part: Part, inputs: Mapping[str, Tensor], folder: Path, format: str) -
 
 
 def _write_onnx(program: Any, part: Part, given: tuple[Tensor, ...], path: Path) -> None:
-    names = {"input_names": list(part.inputs), "output_names": list(part.outputs)}
-    made = torch.onnx.export(program, given, dynamo=True, verbose=False, **names)
+    made = torch.onnx.export(
+        program, given, dynamo=True, verbose=False, input_names=part.inputs, output_names=part.outputs
+    )
     assert made is not None
     made.save(path)
 

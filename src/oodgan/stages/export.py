@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     from oodgan.editing import Editor
 
     wanted = _checked(cfg)
-    editor = Editor.from_config({**cfg, "accelerator": "cpu"})
+    editor = Editor.from_config({**{str(key): value for key, value in cfg.items()}, "accelerator": "cpu"})
     weights = {part: trained.mark(str(cfg[part].weights)) for part in GROUPS[1:] if cfg[part].get("weights")}
     chosen = {key: str(cfg[key]) for key in KEYS}
     generator, bank = editor.generator, editor.bank
