@@ -1,13 +1,17 @@
 """Seconds and memory of one edit, and of several, of one photo by the paper's architecture with random weights.
 
-    python experiments/speed/benchmark.py [size=1024] [edits=1,7] [repeats=3] [warmup=1] [device=cpu] [output=FOLDER]
+    python experiments/speed/benchmark.py [size=256,512,1024] [edits=1,7] [also=bf16] [repeats=3] [warmup=1]
+        [device=cpu] [threads=] [output=FOLDER] [note=WORDS]
 
-Each number of edits runs in a process of its own, so that its peak memory is its own.
-Results: `results.json`, `parts.png`.
+Every way runs in a process of its own, so that its peak memory is its own: our editor, the authors' operations
+(`reference.py`) on the same weights, and, at the largest size, what `also` names (`bf16`, `compile`). Several numbers
+of edits are read off one run: what had been spent after so many.
+Results: `results.json`, `edits.png`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -21,13 +25,24 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-# The authors' implementation, one edit of one photo at 1024 px, 2 cores: measured before this project began.
-REFERENCE = {"encode": 1.1, "decode inverted": 6.3, "decode edited": 5.5, "mask": 1.0, "deghost": 13.0}
-REFERENCE_TOTAL, REFERENCE_GB = 26.6, 5.9
-DEFAULTS = {"size": "1024", "edits": "1,7", "repeats": "3", "warmup": "1", "device": "cpu", "output": str(HERE)}
+# The authors' own code, one edit of one photo at 1024 px, 2 cores: measured before this project began.
+PUBLISHED = {"encode": 1.1, "decode inverted": 6.3, "decode edited": 5.5, "mask": 1.0, "deghost": 13.0}
+PUBLISHED_TOTAL, PUBLISHED_GB = 26.6, 5.9
+DEFAULTS = {
+    "size": "256,512,1024",
+    "edits": "1,7",
+    "also": "bf16",
+    "repeats": "3",
+    "warmup": "1",
+    "device": "cpu",
+    "threads": "",
+    "output": str(HERE),
+    "note": "",
+}
+Run = dict[str, dict[str, float]]
 
 
-def build(size: int, edits: int, device: str) -> Any:
+def build(size: int, device: str) -> Any:
     """The paper's editor: StyleGAN2, pSp, Diff-CAM (17 classes), deghoster 128 -> size with a StyleGAN2 of its own."""
     import torch
 
@@ -45,61 +60,126 @@ def build(size: int, edits: int, device: str) -> Any:
     generator = StyleGAN2(size, seed=1).requires_grad_(False)
     encoder = PublicEncoder(generator.num_ws)
     encoder.bind(generator)
-    names = [f"direction {i}" for i in range(max(edits, 1))]
+    names = [f"direction {i}" for i in range(17)]
     bank = Bank(tuple(names), torch.randn(len(names), generator.num_ws, 512) * 0.2, generator.id, generator.id)
-    masker = Masker(DiffCAM("resnet101", 17), [*names, *map(str, range(17 - len(names)))], size=256, kind="paper")
+    masker = Masker(DiffCAM("resnet101", 17), names, size=256, kind="paper")
     remover = Remover(Deghoster(StyleGAN2(size, seed=2), in_size=min(128, size // 2)), paste=False)
     return Editor(generator, EncoderInverter(generator, encoder), bank, masker, remover, {"mode": "paper"}, device)
 
 
-def once(editor: Any, photo: Any, wait: Callable[[], None]) -> dict[str, dict[str, float]]:
-    """Edit the photo along every direction of the bank; seconds on the wall and of the processors, by part."""
-    import torch
+class Timer:
+    """Runs parts and adds up their seconds: on the wall, and of the process's processors (user and system)."""
 
-    parts: dict[str, dict[str, float]] = {}
+    def __init__(self, device: str, precision: str) -> None:
+        self.parts: Run = {}
+        self.device, self.precision = device, precision
 
-    def timed(part: str, make: Callable[[], Any]) -> Any:
+    def __call__(self, part: str, make: Callable[[], Any]) -> Any:
+        import torch
+
+        half = torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
         wall, cpu = time.perf_counter(), time.process_time()
-        with torch.inference_mode():
-            made = make()
-        wait()
-        spent = parts.setdefault(part, {"wall": 0.0, "cpu": 0.0})
+        with torch.no_grad(), half:
+            made = make().float()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        spent = self.parts.setdefault(part, {"wall": 0.0, "cpu": 0.0})
         spent["wall"] += time.perf_counter() - wall
         spent["cpu"] += time.process_time() - cpu
         return made
 
+    def total(self) -> Run:
+        """The parts and their sum."""
+        whole = {unit: sum(part[unit] for part in self.parts.values()) for unit in ("wall", "cpu")}
+        return {**{part: dict(spent) for part, spent in self.parts.items()}, "total": whole}
+
+
+def ours(editor: Any, photo: Any, edits: int, timed: Timer, done: Callable[[int], None] = lambda n: None) -> Any:
+    """Edit the photo along the first directions by the editor's steps, `done(n)` after each; the first result."""
     code = timed("encode", lambda: editor.inverter.invert(photo))
     inverted = timed("decode inverted", lambda: editor.generator.synthesis(code).clamp(-1, 1))
-    for name in editor.names:
+    first = None
+    for n, name in enumerate(editor.names[:edits], start=1):
         edit = {name: 1.0}
         edited = timed("decode edited", lambda edit=edit: editor.change(code, edit))
         mask = timed("mask", lambda edited=edited, edit=edit: editor.mask(photo, inverted, edited, edit))
         coarse = timed("compose", lambda e=edited, m=mask: editor.compose(photo, inverted, e, m))
         moved = editor.bank.apply(code, edit)
         arguments = (photo, inverted, edited, mask, coarse, moved)
-        timed("deghost", lambda arguments=arguments: editor.deghost(*arguments))
-    parts["total"] = {kind: sum(part[kind] for part in parts.values()) for kind in ("wall", "cpu")}
-    return parts
+        result = timed("deghost", lambda arguments=arguments: editor.deghost(*arguments))
+        first = result if first is None else first
+        done(n)
+    return first
 
 
-def work(settings: dict[str, str]) -> dict[str, Any]:
-    """What the child process does: build, warm up, measure; medians over the repeats."""
+def work(case: dict[str, str]) -> list[dict[str, Any]]:
+    """What the child process does: build, warm up, measure; medians over the repeats for each number of edits."""
     import torch
 
-    size, edits, device = int(settings["size"]), int(settings["edits"]), settings["device"]
-    editor = build(size, edits, device)
+    if case["threads"]:
+        torch.set_num_threads(int(case["threads"]))
+    size, device, kind = int(case["size"]), case["device"], case["kind"]
+    edits = [int(n) for n in case["edits"].split(",")]
+    editor = build(size, device)
     photo = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for _ in range(int(settings["warmup"])):
-        once(editor, photo, wait)
-    runs = [once(editor, photo, wait) for _ in range(int(settings["repeats"]))]
-    found: dict[str, Any] = {"edits": edits, "load": round(os.getloadavg()[0], 1), "threads": torch.get_num_threads()}
-    for kind in ("wall", "cpu"):
-        found[kind] = {part: round(statistics.median(run[part][kind] for run in runs), 3) for part in runs[0]}
-    found["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+    if kind == "compile":
+        editor.generator.synthesis = torch.compile(editor.generator.synthesis)
+        editor.remover.network.forward = torch.compile(editor.remover.network.forward)
+    spent: dict[int, list[Run]] = {n: [] for n in edits}
+    peaks: dict[int, dict[str, float]] = {}
+
+    def once(limit: int, keep: bool) -> Any:
+        timer = Timer(device, kind)
+
+        def done(n: int) -> None:
+            if n in spent and keep:
+                spent[n].append(timer.total())
+                peaks.setdefault(n, peak(device))
+
+        if kind == "authors":
+            from reference import Authors
+
+            result = Authors(editor).edit(photo, editor.names[0], timer)
+            done(1)
+            return result
+        return ours(editor, photo, limit, timer, done)
+
+    for _ in range(int(case["warmup"])):
+        once(1, False)
+    result = [once(max(edits), True) for _ in range(int(case["repeats"]))][-1]
+    about = {"kind": kind, "size": size, "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1)}
+    rows = [{**about, "edits": n, **medians(spent[n]), **peaks[n]} for n in edits]
+    if kind != "ours":
+        rows[0]["difference"] = difference(result, ours(editor, photo, 1, Timer(device, "float32")))
+    return rows
+
+
+def medians(runs: list[Run]) -> dict[str, Run]:
+    """Seconds of each part by unit."""
+    return {
+        unit: {part: round(statistics.median(run[part][unit] for run in runs), 3) for part in runs[0]}
+        for unit in ("wall", "cpu")
+    }
+
+
+def peak(device: str) -> dict[str, float]:
+    """The most memory that this process has held so far, in GB."""
+    import torch
+
+    found = {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)}
     if device == "cuda":
         found["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return found
+
+
+def difference(found: Any, result: Any) -> dict[str, float]:
+    """Of another way's result from ours in float32, both in [-1, 1]."""
+    gap = (found - result).abs()
+    return {
+        "largest": float(f"{gap.max():.2g}"),
+        "mean": float(f"{gap.mean():.2g}"),
+        "spread of the result": float(f"{result.std():.2g}"),
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -113,70 +193,88 @@ def machine() -> dict[str, Any]:
     return {"processor": processor, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__}
 
 
-def ratios(measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """Times as fast as the reference; its several edits are as many single ones, as it keeps nothing between them."""
-    found = {}
+def ratios(measured: list[dict[str, Any]], device: str) -> dict[str, Any]:
+    """Times as fast as the authors' operations, which keep nothing between edits, in the same run; and as published."""
+    found: dict[str, Any] = {}
     for run in measured:
-        reference, alone = REFERENCE_TOTAL * run["edits"], run["threads"] == 1
-        found[f"{run['edits']} edits" if run["edits"] > 1 else "1 edit"] = {
-            "by wall clock": round(reference / run["wall"]["total"], 2),
-            # The reference had 2 cores: one thread's processor seconds against its wall clock is a lower bound.
-            **({"by one thread's processor seconds": round(reference / run["cpu"]["total"], 2)} if alone else {}),
-            "memory": round(run["peak_gb"] / REFERENCE_GB, 2),
-        }
+        if run["kind"] == "authors":
+            continue
+        other = next((r for r in measured if r["kind"] == "authors" and r["size"] == run["size"]), None)
+        row: dict[str, float] = {}
+        if other:
+            for unit in ("wall", "cpu"):
+                row[unit] = round(other[unit]["total"] * run["edits"] / run[unit]["total"], 2)
+            row["memory"] = round(run["peak_gb"] / other["peak_gb"], 2)
+        if run["size"] == 1024 and device == "cpu":
+            row["published seconds / wall"] = round(PUBLISHED_TOTAL * run["edits"] / run["wall"]["total"], 2)
+            if run["threads"] == 1:  # the published seconds are of two cores: a lower bound
+                row["published seconds / one thread's cpu"] = round(
+                    PUBLISHED_TOTAL * run["edits"] / run["cpu"]["total"], 2
+                )
+            row["memory / published"] = round(run["peak_gb"] / PUBLISHED_GB, 2)
+        found[f"{run['kind']}, {run['size']} px, {run['edits']} edit{'s' * (run['edits'] > 1)}"] = row
     return found
 
 
 def plot(measured: list[dict[str, Any]], path: Path) -> None:
-    """Stacked parts for one edit, the reference beside ours."""
+    """Stacked parts of one edit at the largest size, as published (wall) and as measured (processor seconds)."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    columns: dict[str, dict[str, float]] = {"authors, each edit": REFERENCE}
-    for run in measured:
-        parts = {part: seconds / run["edits"] for part, seconds in run["wall"].items() if part != "total"}
-        columns[f"ours, {run['edits']} edit{'s' * (run['edits'] > 1)}, each"] = parts
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    largest = max(run["size"] for run in measured)
+    columns: dict[str, dict[str, float]] = {}
+    if largest == 1024:
+        columns["published,\nseconds x 2 cores"] = {part: 2 * seconds for part, seconds in PUBLISHED.items()}
+    for run in sorted((r for r in measured if r["size"] == largest), key=lambda r: r["kind"] != "authors"):
+        label = "authors' operations" if run["kind"] == "authors" else run["kind"]
+        parts = {part: seconds / run["edits"] for part, seconds in run["cpu"].items() if part != "total"}
+        columns[f"{label},\n{run['edits']} edit{'s' * (run['edits'] > 1)}"] = parts
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     bottom = [0.0] * len(columns)
-    for part in (*REFERENCE, "compose"):
+    for part in (*PUBLISHED, "compose"):
         heights = [parts.get(part, 0.0) for parts in columns.values()]
         axes.bar(list(columns), heights, bottom=bottom, label=part)
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
-    axes.set_ylabel("seconds for one edit (wall clock)")
+    axes.set_ylabel(f"processor seconds for each edit, {largest} px")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 def main(words: list[str]) -> None:
-    """Measure each number of edits in its own process, then write results and plot."""
+    """Measure each case in its own process, then write results and plot."""
     settings = {**DEFAULTS, **dict(word.split("=", 1) for word in words if "=" in word)}
-    if unknown := settings.keys() - DEFAULTS.keys() - {"note"}:
-        raise SystemExit(f"error: unknown setting {min(unknown)}; known: {', '.join(DEFAULTS)}, note")
+    if unknown := settings.keys() - DEFAULTS.keys() - {"kind"}:
+        raise SystemExit(f"error: unknown setting {min(unknown)}; known: {', '.join(DEFAULTS)}")
     if "--work" in words:
         print(json.dumps(work(settings)))
         return
+    sizes = settings["size"].split(",")
+    cases = [case for size in sizes for case in (("authors", size, "1"), ("ours", size, settings["edits"]))]
+    cases += [(kind, max(sizes, key=int), "1") for kind in settings["also"].split(",") if kind]
     measured = []
-    for edits in settings["edits"].split(","):
-        own = [f"{key}={value}" for key, value in {**settings, "edits": edits}.items()]
-        print(f"{edits} edit(s) at {settings['size']} px ...", file=sys.stderr, flush=True)
-        child = subprocess.run([sys.executable, __file__, "--work", *own], check=True, capture_output=True, text=True)
-        measured.append(json.loads(child.stdout.splitlines()[-1]))
-        print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
+    for kind, size, edits in cases:
+        own = [f"{key}={value}" for key, value in {**settings, "kind": kind, "size": size, "edits": edits}.items()]
+        print(f"{kind}: {edits} edit(s) at {size} px ...", file=sys.stderr, flush=True)
+        child = subprocess.run(
+            [sys.executable, __file__, "--work", *own], check=True, stdout=subprocess.PIPE, text=True
+        )
+        rows = json.loads(child.stdout.splitlines()[-1])
+        print(json.dumps(rows), file=sys.stderr, flush=True)
+        measured += rows
     result = {
         "machine": machine(),
-        "settings": {key: settings[key] for key in ("size", "repeats", "warmup", "device")},
-        "note": settings.get("note", ""),
-        "reference": {"parts": REFERENCE, "total": REFERENCE_TOTAL, "peak_gb": REFERENCE_GB},
+        "settings": {key: settings[key] for key in ("repeats", "warmup", "device")},
+        "note": settings["note"],
+        "published": {"parts": PUBLISHED, "total": PUBLISHED_TOTAL, "peak_gb": PUBLISHED_GB},
         "measured": measured,
+        "times as fast as the authors' operations": ratios(measured, settings["device"]),
     }
-    if settings["size"] == "1024" and settings["device"] == "cpu":
-        result["times as fast as the authors"] = ratios(measured)
     folder = Path(settings["output"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    plot(measured, folder / "parts.png")
+    plot(measured, folder / "edits.png")
 
 
 if __name__ == "__main__":
