@@ -75,7 +75,7 @@ def open_run(cfg: Any, folder: str | Path, stage: str) -> Any:
 
     if rank() or (cfg.get("logger") or {}).get("kind") != "wandb":
         return None
-    return loggers.wandb_logger(plain(cfg.logger), folder, stage, plain(cfg)).experiment
+    return loggers.wandb_logger(plain(cfg.logger), folder, stage, plain(cfg)).experiment  # type: ignore[attr-defined]
 
 
 def finish() -> None:
