@@ -108,7 +108,7 @@ class Visit:
 
     def says(self, text: str) -> None:
         """Wait until the line above the pictures holds this text."""
-        self.page.wait_for_function(f"document.querySelector('#status').innerText.includes({text!r})")
+        self.page.wait_for_function(f"document.querySelector('#status')?.innerText.includes({text!r})")
 
     def pictures(self) -> list[str]:
         """Addresses of the pictures that are shown."""

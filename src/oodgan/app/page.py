@@ -29,6 +29,7 @@ _DROP = "Drop a photo to begin."
 _CSS = """
 .gradio-container { max-width: 1360px !important; margin: auto; }
 .pair { gap: 0 !important; }
+.pair input[type=number] { width: 4em !important; min-width: 0 !important; }
 #status { min-height: 1.6em; }
 #status .trouble { color: #b91c1c; font-weight: 600; }
 .dark #status .trouble { color: #fca5a5; }
