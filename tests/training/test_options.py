@@ -48,8 +48,11 @@ def test_each_option_trains(tmp_path, kind, engine, settings):
     assert len(found) == 2 and found[1] < found[0]
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("16-mixed", torch.float16), ("bf16-mixed", torch.bfloat16)])
-def test_mixed_precision_is_the_one_that_was_asked_for(tmp_path, precision, dtype):
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("16-mixed", torch.float16), ("bf16-mixed", torch.bfloat16), ("64-true", torch.float64)],
+)
+def test_the_precision_is_the_one_that_was_asked_for(tmp_path, precision, dtype):
     seen = set()
 
     class Watched(Regression):

@@ -72,8 +72,8 @@ def fit(
     Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume`, `cfg.init_from` and `cfg.stage`, all
     optional. `settings.batch_size` is the global batch of one optimiser step; `data.batch_size` is set to what all
     processes load at a time, which is that divided by `settings.accumulate`. `resume` is a run folder, or "auto":
-    `folder` itself when it holds a checkpoint. After the call `module` has the last weights, on the CPU. `keep_run`
-    leaves a wandb run open for what the caller logs besides; the caller ends it (`oodgan.tracking.wandb.finish`).
+    `folder` itself when it holds a checkpoint. After the call `module` has the last weights, in fp32 on the CPU.
+    `keep_run` leaves a wandb run open for what the caller logs besides (`oodgan.tracking.wandb.finish` ends it).
 
     Raises:
         UserError: `folder` holds a run already, a batch that cannot be split, a loss that is not finite, a checkpoint
@@ -279,6 +279,8 @@ def _result(
     engine: pl.Trainer, module: pl.LightningModule, call: _Call, first: int, share: int | None, seconds: float
 ) -> FitResult:
     module.cpu()
+    if engine.precision in ("64-true", "bf16-true", "16-true"):
+        module.float()
     metrics = {k: float(v) for k, v in engine.callback_metrics.items()}
     done = engine.global_step - first
     batch = int(call.settings.get("batch_size") or 0)
