@@ -53,9 +53,9 @@ class DenseBlock(nn.Module):
         """The same on tiles (4, 4, C, h, w), without gradients."""
         work.append(x, 0)
         for i in range(1, 5):
-            conv = self.get_submodule(f"conv{i}")
+            conv: Any = self.get_submodule(f"conv{i}")
             work.append(leaky(work.convolve(conv.weight, conv.bias)), conv.in_channels)
-        last = self.get_submodule("conv5")
+        last: Any = self.get_submodule("conv5")
         return torch.add(x, work.convolve(last.weight, last.bias), alpha=RESIDUAL_SCALE)
 
 
@@ -88,12 +88,13 @@ class DenseEncoder(nn.Module):
     def _tiled(self, x: Tensor) -> Tensor:
         """`self.body(x)` without gradients on a CPU: a third faster, as the dense blocks' many products are smaller."""
         down, across = x.shape[2] // winograd.TILE, x.shape[3] // winograd.TILE
-        first = self.body[0].rdb1.conv1
+        body: Any = self.body
+        first = body[0].rdb1.conv1
         work = winograd.DenseTiles(first.in_channels, first.out_channels, 4, down, across)
         found = torch.empty_like(x, memory_format=torch.channels_last)
         for image, result in zip(x, found, strict=True):
             tiles = winograd.to_tiles(image)
-            for block in self.body:
+            for block in body:
                 before = tiles
                 for dense in block.children():
                     tiles = dense.tiled(tiles, work)
@@ -274,7 +275,7 @@ class Deghoster(nn.Module):
         def fuse(size: int, x: Tensor) -> Tensor:
             if size not in pyramid:
                 return x
-            conv = self.fusion_out[self.pyramid.index(size)]
+            conv: Any = self.fusion_out[self.pyramid.index(size)]
             # The pyramid's finest level starts the decoder; the others are read here only.
             own = pyramid[size] if size == self.in_size else pyramid.pop(size)
             return winograd.conv3x3(torch.cat([x, own], 1), conv.weight, conv.bias)
