@@ -19,7 +19,7 @@ from PIL import Image
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodgan[app]'")
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
-PATIENCE = 300  # seconds until the server has loaded, on a busy machine
+PATIENCE = 600  # seconds until the server has loaded, on a busy machine
 
 
 @pytest.fixture(scope="module")
