@@ -59,8 +59,9 @@ with open("labels.csv", "w", newline="") as file:
         rows.writerow([f"{i:03}.png", "warm", red - blue])
 
 # %% [markdown]
-# The stage trains a probe on the labels, scores new samples with it, solves for the direction in W, and calibrates
-# strength 1. A good one takes some thousand samples and a check on others (`check.samples`); this is a sketch.
+# The stage trains a probe on the labels, scores new samples with it, and solves for the direction in W. Strength 1 is a
+# step of 4 here; without `step` the stage finds its length. A good direction takes some thousand samples and a check on
+# others (`check.samples`); this is a sketch.
 
 # %%
 cfg = compose(
@@ -69,7 +70,7 @@ cfg = compose(
         "directions=probe",
         "labels=labels.csv",
         "images=faces",
-        "directions.attributes={warm: {layers: 6-15}}",
+        "directions.attributes={warm: {layers: 6-15, step: 4.0}}",
         "directions.samples=40",
         "directions.holdout=0",
         "calibrate.samples=2",
