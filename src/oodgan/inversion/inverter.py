@@ -52,7 +52,7 @@ class EncoderInverter(nn.Module):
         return codes if self.refinement is None else self.refinement(self.generator, codes, photos)
 
 
-def offsets_in_passes(encoder: nn.Module, generator: Generator, photos: Tensor, passes: int) -> Tensor:
+def offsets_in_passes(encoder: Any, generator: Generator, photos: Tensor, passes: int) -> Tensor:
     """Photos (B, 3, R, R) -> offsets (B, L, 512) after `passes` looks (ReStyle, Alaluf et al. 2021).
 
     Each further look compares the photo with the inversion so far; gradients reach all looks, but not the pictures

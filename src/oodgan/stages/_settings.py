@@ -69,7 +69,7 @@ def _load(path: Path) -> dict[str, Any]:
     for key in found:
         if key not in (*PLAIN, *PARTS):
             raise unknown(f"key in {path}", str(key), (*PLAIN, *PARTS))
-    return found
+    return {str(key): value for key, value in found.items()}
 
 
 def _checked(name: str, part: Any, path: Path) -> Any:
