@@ -143,7 +143,9 @@ def test_pages_build_strictly_and_load_nothing_from_elsewhere(tmp_path: Path) ->
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
-    assert {"configs.html", "api.html", "import.html", "export.html", "encoder_light.html", "embedded.html"} <= {p.name for p in pages}
+    assert {"configs.html", "api.html", "import.html", "export.html", "encoder_light.html", "embedded.html"} <= {
+        p.name for p in pages
+    }
     for page in pages:
         loaded = _Loaded()
         loaded.feed(page.read_text(encoding="utf-8"))
