@@ -50,7 +50,7 @@ def test_all_parts_are_written_once(export: Callable[..., int], capsys: pytest.C
     assert export("format=openvino") == 0
     assert (folder / "synthesis.xml").stat().st_mtime_ns == before
     assert table in capsys.readouterr().out
-    assert export("format=openvino", "repeats=2") == 2
+    assert export("format=openvino", "threads=1") == 2
     assert "made with other settings" in capsys.readouterr().err
 
 

@@ -67,12 +67,13 @@ def write_artifact(
     mark: str,
     fill: Callable[[Path], None],
     uses: Mapping[str, Path | None] | None = None,
+    inputs: Mapping[str, str] | None = None,
     **manifest: Any,
 ) -> Path:
     """Write `<folder>/artifact` by `fill(folder)` with its manifest; what was there is replaced when complete.
 
     `uses` names the artifacts and weights files that it was made from; the manifest keeps their hashes, and wandb the
-    lineage, in the run that the stage's fit left open or in one for the artifact alone.
+    lineage, in the run that the stage's fit left open or in one for the artifact alone. `inputs` are further marks.
     """
     folder, sources = artifact_folder(cfg), {name: path for name, path in (uses or {}).items() if path is not None}
     with writing(folder, replace=True) as temporary:
@@ -82,7 +83,7 @@ def write_artifact(
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
             seed=cfg.seed,
             fingerprint=mark,
-            inputs={name: digest(path) for name, path in sources.items()},
+            inputs={**(inputs or {}), **{name: digest(path) for name, path in sources.items()}},
             **manifest,
         ).save(temporary)
     if tracker.active_run() or tracker.open_run(cfg, cfg.folder, cfg.stage):
