@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,18 @@ from PIL import Image
 import oodgan  # noqa: F401  cures torchvision before any test imports Lightning
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def absl_leaves_stderr_open() -> Iterator[None]:
+    """absl (which OpenVINO's converter and TensorBoard import) closes whatever stderr was when it was imported as soon
+    as logging is set up anew, as a command run within the tests does; here that is pytest's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError):
+            from absl.logging import PythonHandler
+
+            patch.setattr(PythonHandler, "close", logging.StreamHandler.close)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
