@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
     place, shown = tmp_path_factory.mktemp("readme"), ""
     for first, *words in commands():
         assert first == "oodgan"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}  # a table as wide as its keys
         command = [sys.executable, "-m", "oodgan", *words]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{words}: {done.stderr[-2000:]}"

@@ -96,7 +96,7 @@ class Page:
             self.reset = gr.Button("All to zero", size="sm")
         self.mask: dict[str, gr.Slider] = {}
         own = self.studio.mask
-        with gr.Accordion("Mask", open=False, visible=bool(own)):
+        with gr.Accordion("Mask", visible=bool(own)):
             if own:
                 for name, most, step in (("strength", 2.0, 0.05), ("feather", 0.08, 0.005)):
                     self.mask[name] = gr.Slider(
