@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -92,23 +91,3 @@ def test_places_without_runs_are_named(tmp_path):
         runs.collect([tmp_path / "nowhere"])
     with pytest.raises(UserError, match="no run in"):
         runs.collect([tmp_path])
-
-
-def test_a_run_of_the_wandb_api_becomes_one_of_ours():
-    """What `wandb.Api().runs` gives, by its documented attributes; no server here answers the API itself."""
-    history = [
-        {"_step": 0, "trainer/global_step": 9, "train/loss": 0.5, "sheet": {"_type": "images/separated"}},
-        {"_step": 1, "trainer/global_step": 19, "train/loss": 0.25, "val/loss": 0.3},
-    ]
-    entry = SimpleNamespace(
-        name="diffcam-1a2b3c4d",
-        config={"diffcam": {"fit": {"lr": 0.1}}, "seed": 1},
-        summary={"val/loss": 0.3, "_runtime": 7, "sheet": {"_type": "images/separated", "count": 1, "width": 8}},
-        state="finished",
-        group="lr",
-        scan_history=lambda: iter(history),
-    )
-    run = runs._from_api(entry)
-    assert run.config == {"diffcam.fit.lr": 0.1, "seed": 1} and run.metrics == {"val/loss": 0.3}
-    assert run.curves["train/loss"] == [(9, 0.5), (19, 0.25)] and run.curves["val/loss"] == [(19, 0.3)]
-    assert (run.name, run.state, run.group) == ("diffcam-1a2b3c4d", "finished", "lr")

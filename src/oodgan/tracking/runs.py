@@ -12,7 +12,7 @@ from oodgan.errors import UserError
 from oodgan.tracking.artifacts import MANIFEST, Manifest
 
 Curve = list[tuple[int, float]]
-_PICTURES = ("*.png", "*.jpg", "artifact/*.png", "images/*.png", "result/*.png", "sheet/*.png")
+_PICTURES = ("*.png", "*.jpg", "artifact/*.png", "images/*.png", "result/*.png", "sheet/*.png", "training/*/*.png")
 
 
 @dataclass
@@ -168,9 +168,10 @@ def from_wandb(project: str, group: str | None = None) -> list[Run]:
 def _from_api(entry: Any) -> Run:
     curves: dict[str, Curve] = {}
     for row in entry.scan_history():
+        step = int(row.get("trainer/global_step", row.get("_step", 0)))
         for key, value in row.items():
-            if isinstance(value, int | float) and not key.startswith("_"):
-                curves.setdefault(key, []).append((int(row.get("trainer/global_step") or row.get("_step") or 0), value))
+            if isinstance(value, int | float) and not key.startswith(("_", "trainer/")) and key != "epoch":
+                curves.setdefault(key, []).append((step, value))
     # Pictures and tables stand in the summary by their sizes.
     media = {k for k, v in dict(entry.summary).items() if hasattr(v, "get") and v.get("_type")}
     summary = {k: v for k, v in dict(entry.summary).items() if not k.startswith("_") and k not in media}
