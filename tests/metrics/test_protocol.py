@@ -34,6 +34,7 @@ def test_the_id_follows_every_field():
     [
         ({"filter": "bicubicc"}, "did you mean 'bicubic'"),
         ({"metrics": ["psnrr"]}, "did you mean 'psnr'"),
+        ({"metrics": ["psnr", "mask_share_inside"]}, "mask_share_inside needs a region for each photo"),
         ({"sets": ["fid_inception"]}, "did you mean 'fid_inception2015'"),
         ({"resolutions": 3}, "did you mean 'resolution'"),
         ({"resolution": 4}, "at least 16"),

@@ -18,6 +18,7 @@ from oodgan.errors import UserError, unknown
 FILTERS = ("bilinear", "bicubic")
 ROUNDINGS = ("8bit", "none")
 SETS = ("fid_inception2015", "kid_inception2015")
+INPUTS = {"result", "target", "labels", "mask"}  # what there is to measure in an evaluation
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Protocol:
             if name not in SETS:
                 raise unknown("set metric", name, SETS)
         for name in self.metrics:
-            build_per_image(name)
+            for key in set(build_per_image(name).inputs) - INPUTS:
+                raise UserError(f"the metric {name} needs a {key} for each photo, which an evaluation does not have")
         if self.resolution < 16 or (self.count is not None and self.count < 1):
             raise UserError(f"resolution={self.resolution} must be at least 16 and count={self.count} at least 1")
         if not 0 < self.bootstrap_level < 1 or self.bootstrap_samples < 1:
