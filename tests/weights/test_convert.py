@@ -16,6 +16,7 @@ from oodgan.errors import UserError
 from oodgan.generators.ops import blur_kernel
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.e4e import E4E
+from oodgan.metrics.arcface import IRSE50, ArcFaceIdentity, recogniser
 from oodgan.tracking.artifacts import Manifest
 from oodgan.weights.convert import convert, load_deghoster, load_diffcam, load_discriminator
 from oodgan.weights.recognise import recognise
@@ -379,6 +380,34 @@ def test_backbones_and_lpips_heads(tmp_path):
     torch.save(heads, tmp_path / "alex.pth")
     folder = convert(tmp_path / "alex.pth", tmp_path / "l")
     assert Manifest.load(folder).config["architecture"] == {"net": "alex"}
+
+
+def test_ir_se50(tmp_path):
+    torch.manual_seed(0)
+    network = IRSE50().eval()
+    state = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
+    state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}  # old torch had none
+    torch.save(state, tmp_path / "model_ir_se50.pth")
+    folder = convert(tmp_path / "model_ir_se50.pth", tmp_path / "arcface")
+    (tmp_path / "model_ir_se50.pth").unlink()
+    assert Manifest.load(folder).config["part"] == "recogniser"
+    assert Manifest.load(folder).metrics["forward"]["shape"] == [1, 512]
+    metric = ArcFaceIdentity(folder)
+    assert metric.name.startswith("identity_arcface_arcface_")
+    network.load_state_dict(state)
+    faces = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(recogniser(folder)(faces), network(faces))
+
+
+def test_other_face_recognisers_are_said():
+    with torch.device("meta"):
+        state = IRSE50().state_dict()
+    assert recognise(state).what == "a face recogniser, ArcFace's IR-SE50"
+    with pytest.raises(UserError, match=r"not IR-SE50 .*body\.0\.res_layer\.5\.fc1\.weight is missing"):
+        recognise({n: t for n, t in state.items() if ".fc" not in n})
+    with pytest.raises(UserError, match="of 49 units, not IR-SE50"):
+        recognise(state | {f"body.{i}.res_layer.1.weight": torch.zeros(1) for i in range(24, 49)})
 
 
 class Hostile:

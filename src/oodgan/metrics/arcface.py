@@ -67,13 +67,13 @@ class OnnxRecogniser:
         return torch.stack(found).to(crops.device)
 
 
-@lru_cache(maxsize=2)
-def recogniser(path: Path, device: str = "cpu") -> Any:
-    """The network of a file: `.onnx` by OpenCV, else an IR-SE50 checkpoint; shared by all callers.
+def load(path: Path, device: str = "cpu") -> Any:
+    """The network of a file: `.onnx` by OpenCV, else an IR-SE50 checkpoint or the folder that it was converted to.
 
     Raises:
         UserError: no such file, not ONNX, or another network's checkpoint.
     """
+    path = _file(path)
     if not path.is_file():
         raise UserError(f"identity={path}: there is no such file")
     if path.suffix.lower() == ".onnx":
@@ -87,6 +87,18 @@ def recogniser(path: Path, device: str = "cpu") -> Any:
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"identity={path} is neither ONNX nor an IR-SE50 checkpoint (model_ir_se50.pth)") from error
     return network.eval().requires_grad_(False).to(device)
+
+
+@lru_cache(maxsize=2)
+def recogniser(path: Path, device: str = "cpu") -> Any:
+    """`load`, once for all callers."""
+    return load(path, device)
+
+
+def _file(path: Path) -> Path:
+    from oodgan.weights.trained import FILE
+
+    return path / FILE if path.is_dir() else path
 
 
 def template_crop(images: Tensor, width: int = HEIGHT) -> Tensor:
@@ -129,8 +141,8 @@ class ArcFaceIdentity(PerImage):
     """Mean cosine of a given recogniser's embeddings of (result, target); FFHQ-aligned square pictures in [-1, 1].
 
     Args:
-        path: `.onnx` (input (1, 3, 112, `width`) RGB, (x - 127.5) / 127.5) or an IR-SE50 checkpoint. The metric's name
-            carries the file's name and the first 8 digits of its hash.
+        path: `.onnx` (input (1, 3, 112, `width`) RGB, (x - 127.5) / 127.5), an IR-SE50 checkpoint, or the folder that
+            `oodgan weights convert` made of one. The metric's name carries its name and the first 8 digits of its hash.
         width: of its crops, 112 or 96.
     """
 
@@ -142,7 +154,7 @@ class ArcFaceIdentity(PerImage):
 
         self.path, self.width = Path(path).expanduser().absolute(), width
         recogniser(self.path)
-        self.name = f"identity_arcface_{self.path.stem}_{sha256_of(self.path)[:8]}"
+        self.name = f"identity_arcface_{self.path.stem}_{sha256_of(_file(self.path))[:8]}"
 
     def per_image(self, result: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         network = recogniser(self.path, str(result.device))

@@ -15,7 +15,7 @@ from oodgan.weights import trained
 from oodgan.weights.checkpoint import read
 from oodgan.weights.recognise import VARIANTS, Part, Recognised, recognise
 
-KINDS = ("generator", "discriminator", "psp", "diffcam", "deghoster", "backbone", "lpips")
+KINDS = ("generator", "discriminator", "psp", "diffcam", "deghoster", "backbone", "lpips", "recogniser")
 
 
 def convert(source: str | Path, out: str | Path, to: str | None = None, replace: bool = False) -> Path:
@@ -23,7 +23,8 @@ def convert(source: str | Path, out: str | Path, to: str | None = None, replace:
 
     Args:
         source: the file: pSp / e4e / ReStyle, StyleGAN2 (rosinality, NVlabs pickle, mmgen), the paper's
-            `diff_cam_weight.pt` and `deghosting.pt`, LPIPS heads, or VGG16 / AlexNet / ResNet in torchvision's layout.
+            `diff_cam_weight.pt` and `deghosting.pt`, LPIPS heads, ArcFace's `model_ir_se50.pth`, or VGG16 / AlexNet /
+            ResNet in torchvision's layout.
         out: artifact folder. `weights.safetensors` and `manifest.json` are of the network that the file is mainly for;
             a generator or discriminator that comes with it lies in a sub-folder of that name, an artifact too.
         to: what is wanted: one of KINDS, or an encoder variant (`psp`, `psp_w`, `psp_wplus`, `e4e`, `restyle_psp`,
@@ -146,6 +147,12 @@ def _lpips(folder: Path, _root: Path) -> Tensor:
     return torch.cat([state[f"lin{i}.model.1.weight"].flatten() for i in range(5)])
 
 
+def _recogniser(folder: Path, _root: Path) -> Tensor:
+    from oodgan.metrics.arcface import load
+
+    return load(folder)(_random(1, 3, 112, 112))
+
+
 PROOFS: dict[str, Callable[[Path, Path], Tensor]] = {
     "generator": _generator,
     "discriminator": _discriminator,
@@ -154,6 +161,7 @@ PROOFS: dict[str, Callable[[Path, Path], Tensor]] = {
     "deghoster": _deghoster,
     "backbone": _backbone,
     "lpips": _lpips,
+    "recogniser": _recogniser,
 }
 
 

@@ -84,10 +84,12 @@ def recognise(content: Any, to: str | None = None) -> Recognised:
         return Recognised("a StyleGAN2 generator in rosinality's layout", [generator_part(tensors, None)])
     if "shared.0.weight" in tensors and "fc.weight" in tensors:
         return _diffcam(tensors)
+    if FIRST[0] in tensors and "output_layer.3.weight" in tensors:
+        return _recogniser(tensors)
     backbone = _backbone(tensors)
     if backbone:
         return backbone
-    known = "StyleGAN2, pSp/e4e/ReStyle, Diff-CAM, deghoster, LPIPS, VGG, AlexNet or ResNet weights"
+    known = "StyleGAN2, pSp/e4e/ReStyle, Diff-CAM, deghoster, LPIPS, ArcFace IR-SE50, VGG, AlexNet or ResNet weights"
     raise UserError(f"it holds {_glimpse(names)}; expected {known}")
 
 
@@ -272,6 +274,23 @@ def _diffcam(state: State) -> Recognised:
             names[index] = name
     part = Part("diffcam", state, {"backbone": "resnet101", "num_classes": classes}, {"directions": names})
     return Recognised(f"a Diff-CAM of {classes} classes", [part])
+
+
+def _recogniser(state: State) -> Recognised:
+    """ArcFace's IR-SE50 with its embedding layer, in TreB1eN's layout (`model_ir_se50.pth`)."""
+    import torch
+
+    from oodgan.metrics.arcface import IRSE50
+
+    with torch.device("meta"):
+        wanted = {n: t.shape for n, t in IRSE50().state_dict().items() if not n.endswith("num_batches_tracked")}
+    units = len({m[1] for n in state if (m := re.match(r"body\.(\d+)\.", n))})
+    wrong = next((n for n, shape in wanted.items() if n not in state or state[n].shape != shape), None)
+    if units != 24 or wrong:
+        why = f"{wrong} is missing or of another size" if wrong else "24 are expected"
+        raise UserError(f"it holds a face recogniser of {units} units, not IR-SE50 (`model_ir_se50.pth`): {why}")
+    tensors = {name: t.float() for name, t in state.items() if name in wanted}
+    return Recognised("a face recogniser, ArcFace's IR-SE50", [Part("recogniser", tensors, {"name": "ir_se50"})])
 
 
 def _backbone(state: State) -> Recognised | None:
