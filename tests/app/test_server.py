@@ -85,3 +85,11 @@ def test_a_missing_gradio_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"oodgan\[app\]"):
         serve.run(compose("serve"))
+
+
+def test_an_unknown_backend_is_told() -> None:
+    from oodgan.stages import serve
+
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodgan[app]'")
+    with pytest.raises(UserError, match="did you mean 'openvino'"):
+        serve.run(compose("serve", ["backend=openvin"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,25 @@ def test_settings_come_back_as_they_were(studio: Studio, crop: Path, tmp_path: P
             if isinstance(stripped, dict):
                 stripped.pop("fit", None)
         assert found == expected
+
+
+def test_what_openvino_drew_comes_back_with_it(
+    studio: Studio, words: list[str], crop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="the export extra is not installed")
+    from oodgan.export import backend
+
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
+    cfg = compose("serve", [*words, "backend=openvino"])
+    fast = copy.copy(studio.editor)
+    backend.accelerate(fast, cfg)
+    theirs = Studio(fast, cfg, tmp_path / "scratch")
+    session = theirs.open(crop, aligned=True)
+    drawn = theirs.edit(session, MOVED).tensors["edited"]
+    plain = studio.edit(studio.open(crop, aligned=True), MOVED).tensors["edited"]
+    assert torch.allclose(drawn, plain, atol=1e-3) and not torch.equal(drawn, plain)
+    assert read(Path(theirs.settings(session, MOVED, "result", "png")).read_text(), tmp_path).backend == "openvino"
+    assert read(Path(studio.settings(session, MOVED, "result", "png")).read_text(), tmp_path).backend == "torch"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The page is at http://127.0.0.1:7860: drop a photo, move the sliders, download t
     oodgan serve
     oodgan serve port=8000 max_upload=10 keep=5         small uploads, forgotten after five minutes
     oodgan serve deghoster=none compose=paper           other parts, as in `oodgan edit`
+    oodgan serve backend=openvino                       decodes faster on a CPU
     oodgan serve host=0.0.0.0                           for everyone in the network, without a password
 
 Nothing is fetched from elsewhere and nothing is sent. Photos stay in memory and in a folder of their own, and are
