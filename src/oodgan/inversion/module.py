@@ -91,6 +91,13 @@ class InversionModule(pl.LightningModule):
         values = {f"val/{name}": value for name, value in {**parts, "loss": total}.items()}
         self.log_dict(values, batch_size=size, sync_dist=True)
 
+    def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What to show of a batch: photos and their inversions; nothing of a batch of codes alone."""
+        if "image" not in batch:
+            return {}
+        inverted = self.generator.synthesis(self(batch["image"]), size=self.size).clamp(-1, 1)
+        return {"photo": resize_area(batch["image"], self.size), "inverted": inverted}
+
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.encoder.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, self.lr, betas=self.betas, weight_decay=self.weight_decay)

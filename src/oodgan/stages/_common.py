@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor
 
 from oodgan.directions import bank
@@ -88,6 +89,8 @@ def write_artifact(
         ).save(temporary)
     if tracker.active_run() or tracker.open_run(cfg, cfg.folder, cfg.stage):
         tracker.log_artifact(folder, list(sources.values()))
+        paths = [*folder.glob("*.png"), *folder.glob("pictures/*")]
+        tracker.log_images({path.stem: Image.open(path).convert("RGB") for path in sorted(paths)})
         tracker.finish()
     log.info("%s: wrote %s", cfg.stage, folder)
     return folder

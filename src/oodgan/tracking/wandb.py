@@ -8,6 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, plain
 from oodgan.training.ranks import rank
 
@@ -30,16 +32,16 @@ def active_run(trainer: pl.Trainer | None = None) -> Any:
 
 
 def log_images(
-    images: Mapping[str, Tensor | Sequence[Tensor]],
+    images: Mapping[str, Tensor | Sequence[Tensor] | Image.Image],
     step: int | None = None,
     trainer: pl.Trainer | None = None,
 ) -> bool:
-    """Show images (3, H, W) or batches (B, 3, H, W) in [-1, 1] under their names; False when no wandb run is open.
+    """Show images (3, H, W), batches (B, 3, H, W) in [-1, 1] or pictures under their names; False without a wandb run.
 
     wandb would cast floats to bytes unscaled (black pictures), so they go as PIL images.
     """
     run = active_run(trainer)
-    if run is None:
+    if run is None or not images:
         return False
     import wandb
 
@@ -47,6 +49,9 @@ def log_images(
 
     shown: dict[str, Any] = {}
     for name, value in images.items():
+        if isinstance(value, Image.Image):
+            shown[name] = wandb.Image(value)
+            continue
         single = getattr(value, "ndim", 0) == 3
         shown[name] = [wandb.Image(to_pil(image)) for image in ([value] if single else value)]  # type: ignore[arg-type]
     if step is not None:

@@ -1,0 +1,64 @@
+"""What a network makes, to be looked at while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from oodgan.data.images import to_pil
+from oodgan.tracking import wandb as tracker
+from oodgan.tracking.sheet import sheet
+
+FILE = "validation.png"
+COLUMNS = ("photo", "inverted", "edited", "coarse", "result", "target")
+
+
+class Pictures(pl.Callback):
+    """At each validation a sheet of its first pictures in the run's folder (`validation.png`), and in wandb when on.
+
+    Shown is what `module.pictures(batch)` gives, {name: (B, 3, H, W) in [-1, 1]}, or else the pictures of the batch and
+    of what the validation step returns, by the names of `COLUMNS`. A batch's `photo` with `mask` (B, 1, H, W) goes to
+    wandb as a photo with its mask over it. Batches without pictures show nothing.
+
+    Args:
+        count: pictures of the first validation batch.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        self.count = count
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx or trainer.sanity_checking or not trainer.is_global_zero or not isinstance(batch, Mapping):
+            return
+        first = self._first(batch)
+        shown = self._shown(pl_module, outputs, first)
+        if not shown:
+            return
+        rows = [[to_pil(image) for image in row] for row in zip(*shown.values(), strict=True)]
+        picture = sheet(rows, list(shown), size=max(64, min(256, rows[0][0].width)))
+        picture.save(Path(trainer.default_root_dir) / FILE)
+        tracker.log_images({"validation": picture}, trainer.global_step, trainer)
+        if {"photo", "mask"} <= set(first):
+            tracker.log_mask("mask", first["photo"][0], first["mask"][0], trainer=trainer)
+
+    def _shown(self, module: Any, outputs: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if hasattr(module, "pictures"):
+            found = module.pictures(batch)
+        else:
+            found = batch | (self._first(outputs) if isinstance(outputs, Mapping) else {})
+        return {name: found[name].float() for name in COLUMNS if name in found and found[name].ndim == 4}
+
+    def _first(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {key: value[: self.count].detach() for key, value in values.items() if isinstance(value, Tensor)}

@@ -1,0 +1,59 @@
+"""The sheet that each validation leaves."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import oodgan  # noqa: F401
+from oodgan.training.pictures import FILE, Pictures
+
+
+def fit_small(folder, module):
+    from small import PointData
+
+    from oodgan.training.fit import fit
+
+    cfg = {"trainer": {"accelerator": "cpu"}, "stage": "small"}
+    settings = {"max_steps": 4, "batch_size": 8, "val_every": 2}
+    fit(module, PointData(), cfg=cfg, settings=settings, folder=folder, callbacks=[Pictures(count=3)])
+
+
+def pixels(picture, column, row=0, size=64, gap=4, head=18):
+    """The colour in the middle of a cell."""
+    return picture.getpixel((gap + column * (size + gap) + size // 2, head + gap + row * (size + gap) + size // 2))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_pictures_of_the_module_or_of_its_validation(tmp_path, own):
+    from small import Regression
+
+    red = torch.tensor([1.0, -1, -1])[:, None, None]
+
+    class Shows(Regression):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            count = len(batch["image"])
+            return {"result": red.expand(count, 3, 64, 64), "target": -red.expand(count, 3, 64, 64)}
+
+    module = Shows()
+    if own:
+        module.pictures = lambda batch: {"photo": (0 * batch["image"] + red).expand(-1, 3, 8, 8)}
+    fit_small(tmp_path, module)
+    picture = Image.open(tmp_path / FILE)
+    columns = 1 if own else 2
+    assert picture.size == (columns * 68 + 4, 18 + 3 * 68 + 4)
+    assert pixels(picture, 0, row=2) == (255, 0, 0)
+    if not own:
+        assert pixels(picture, 1, row=2) == (0, 255, 255)
+
+
+def test_without_pictures_there_is_no_sheet(tmp_path):
+    from small import Regression
+
+    fit_small(tmp_path, Regression())
+    assert not (tmp_path / FILE).exists() and (tmp_path / "metrics.csv").is_file()
