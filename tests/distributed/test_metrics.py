@@ -165,7 +165,7 @@ def test_no_metric_is_left_out():
     assert {name for name in names() if type(build(name)) is LPIPS} == {LPIPS().name, "lpips_vgg_v0.1"}
 
 
-def evaluated(tmp_path, draw_face, size, metrics, sets=()):
+def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
     """What the evaluate stage writes about 9 photos by one process and by two: every kind of column it has."""
     import numpy as np
     from omegaconf import OmegaConf
@@ -190,7 +190,8 @@ def evaluated(tmp_path, draw_face, size, metrics, sets=()):
     recogniser(tmp_path / "face.onnx")
     results = []
     for processes in (1, 2):
-        output = tmp_path / f"out{processes}"
+        output, cache = tmp_path / f"out{processes}", tmp_path / f"statistics{processes}"
+        monkeypatch.setattr("oodgan.metrics.summary.statistics_path", lambda key, cache=cache: cache / key)
         values = {
             **{"photos": str(place["photos"]), "masks": str(place["parsing"]), "edits": {"smile": 1.0}},
             **{"methods": {"plain": str(place["plain"]), "made": str(tmp_path / "made")}, "probes": "ffhq"},
@@ -214,9 +215,9 @@ def same(one, two):
 
 
 @pytest.mark.network
-def test_the_evaluate_stage_on_two_processes(tmp_path, draw_face):
+def test_the_evaluate_stage_on_two_processes(tmp_path, monkeypatch, draw_face):
     """Real processes: the same numbers, every photo scored once."""
-    made = same(*evaluated(tmp_path, draw_face, 48, ["psnr", "ssim_gauss11", "psnr_background_hat_cloth"]))
+    made = same(*evaluated(tmp_path, monkeypatch, draw_face, 48, ["psnr", "ssim_gauss11", "psnr_background_hat_cloth"]))
     kinds = ("psnr", "mask_area", "mask_share_on_parts", "identity_arcface_face_", "change_smile_", "change_share_")
     assert all(any(name.startswith(kind) for name in made) for kind in kinds), list(made)
     assert made["mask_share_on_parts"]["count"] == 6 and made["psnr"]["count"] == 9
@@ -224,11 +225,11 @@ def test_the_evaluate_stage_on_two_processes(tmp_path, draw_face):
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_the_whole_protocol_on_two_processes(tmp_path, draw_face):
+def test_the_whole_protocol_on_two_processes(tmp_path, monkeypatch, draw_face):
     """The networks of protocol_v1, FID and KID by the registry's Inception among them."""
     from oodgan.launch import compose
 
     protocol = compose("evaluate", ["photos=x", "methods={}"]).metrics
     with pytest.warns(UserWarning, match="FID and KID from 9 images"):
-        made = same(*evaluated(tmp_path, draw_face, 176, list(protocol.metrics), protocol.sets))
+        made = same(*evaluated(tmp_path, monkeypatch, draw_face, 176, list(protocol.metrics), protocol.sets))
     assert {*protocol.metrics, *protocol.sets} <= set(made)
