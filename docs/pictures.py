@@ -1,10 +1,13 @@
 """Draws docs/pictures/ with the shipped weights: python docs/pictures.py [SHEET ...] (a minute or two on a CPU).
 
-The face is scikit-image's astronaut (NASA, public domain). docs/demo.jpg is the sheet that `make demo` writes.
+The face is scikit-image's astronaut (NASA, public domain). docs/demo.jpg is the sheet that `make demo` writes. `serve`
+needs the extras `app` and `dev`, and a Chromium.
 """
 
 from __future__ import annotations
 
+import io
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +74,37 @@ def strengths(editor: Editor) -> None:
     write([[edit.result for edit in found]], "strengths", 256)
 
 
-SHEETS = {"masks": masks, "compositions": compositions, "strengths": strengths}
+def serve(editor: Editor) -> None:
+    """The web page with an edit in it, as a headless Chromium shows it."""
+    from playwright.sync_api import sync_playwright
+
+    from oodgan.app.page import Page
+    from oodgan.app.server import Scratch
+    from oodgan.app.session import Studio
+    from oodgan.launch import compose
+
+    with Scratch(keep=600) as folder, sync_playwright() as driver:
+        page = Page(Studio(editor, compose("serve", ["port=0"]), folder))
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1400, "height": 1000})
+        tab.set_default_timeout(300_000)
+        tab.goto(page.launch())
+        PHOTO.save(folder / "photo.png")
+        tab.set_input_files("#photo input[type=file]", folder / "photo.png")
+        for says, slider, strength in (("no edit yet", "eyeglasses", 1.0), ("eyeglasses", "bangs", 0.5)):
+            tab.wait_for_function(f"document.querySelector('#status')?.innerText.includes({says!r})")
+            field = tab.locator(f"#edit_{slider} input[type=number]")
+            field.fill(str(strength))
+            field.blur()
+        tab.wait_for_function("document.querySelector('#status')?.innerText.includes('bangs')")
+        tab.wait_for_timeout(2000)  # pictures load, and what they replace fades
+        shown = Image.open(io.BytesIO(tab.screenshot(full_page=True))).convert("RGB")
+        shown.save(FOLDER / "serve.jpg", quality=80, optimize=True)
+        browser.close()
+        page.close()
+
+
+SHEETS = {"masks": masks, "compositions": compositions, "strengths": strengths, "serve": serve}
 
 if __name__ == "__main__":
     shared = Editor.from_pretrained("mobile_ffhq")
