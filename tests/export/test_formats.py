@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,3 +61,16 @@ def test_unknown_formats_and_missing_packages_are_one_line(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"pip install 'oodgan\[export\]'"):
         formats.check("openvino")
+
+
+def test_openvino_reports_nothing_to_its_makers() -> None:
+    pytest.importorskip("openvino", reason="the export extra is not installed")
+    # In a process of its own: what was imported first decides.
+    code = """
+from oodgan.export import formats
+formats.need("openvino", "a test")
+from openvino.tools.ovc import convert_impl, telemetry_utils
+print(telemetry_utils.tm.__name__, convert_impl.tm.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub"] * 2, done.stdout + done.stderr

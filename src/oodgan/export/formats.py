@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ def check(format: str) -> None:
 
 def need(package: str, wanted_by: str) -> Any:
     """Import a package of the extra `export`; UserError with the command that installs it."""
+    if package == "openvino":
+        # Its converter reports each use to its makers; where their package is not to be had, it does not.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(package)
     except ImportError:
