@@ -88,6 +88,10 @@ def test_any_file_name_survives_the_override_grammar(name: str) -> None:
         (["weights", "lst"], "did you mean 'list'?"),
         (["weights", "fetch"], "fetch what?"),
         (["doctor", "sed=1"], "unknown key 'sed' (did you mean 'seed'?)"),
+        (
+            ["doctor", "-m", "hydra/launcher=moon", "seed=1,2"],
+            "launcher 'moon' is not installed; pip install 'oodgan[sweep]'",
+        ),
         (["edit", "generator=mobile_fhq"], "did you mean 'mobile_ffhq'?"),
         (["edit", "edits={smile: 1}"], "which photo?"),
         (["edit", "none.jpg", "edits={smile: 1}"], "no such file or folder: none.jpg"),

@@ -97,6 +97,9 @@ def explain(error: Exception, stage: str) -> str:
         return f"unknown key {key!r}{nearest(key, _keys(stage))}; add it with +{key}=... if it is meant to be new"
     if match := re.search(r"Could not find '([^']+)/([^']+)'", text):
         group, option = match.groups()
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            package = "hydra-ray-launcher" if option.startswith("ray") else "'oodgan[sweep]'"
+            return f"Hydra's {group.partition('/')[2]} {option!r} is not installed; pip install {package} may bring it"
         options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
         return f"unknown option {group}={option}{nearest(option, options)}; known: {', '.join(options)}"
     return text.partition("\nfull_key")[0].replace("\n", " ")
