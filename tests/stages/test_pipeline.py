@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from oodgan.tracking.artifacts import Manifest, digest
 from oodgan.tracking.loggers import read_csv
@@ -75,11 +76,16 @@ def test_the_report_has_a_row_for_each_edit_and_the_curves(finished: Path) -> No
     assert all(any(name == "val/loss" for _, name, _ in read_csv(path)) for path in curves)
 
 
+def inspected(folder: Path, *options: str) -> str:
+    """What wandb reads in the one offline run below a folder."""
+    (place,) = folder.rglob("offline-run-*")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", *options, str(place)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+
+
 def lineage(folder: Path) -> tuple[set[str], set[str]]:
     """The artifacts that the one offline wandb run below a folder made, and those that it used."""
-    (place,) = folder.rglob("offline-run-*")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(place)]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    text = inspected(folder)
     records = [json.loads(line)["artifact"] for line in text.splitlines() if '"type":"artifact"' in line]
     used = {record["name"] for record in records if record.get("use_after_commit")}
     return {record["name"] for record in records} - used, used
@@ -106,6 +112,26 @@ def test_wandb_gets_each_artifact_and_what_it_was_made_from(finished: Path, draw
     for stage, sources in {**used, "evaluate": parts.values()}.items():
         made, taken = lineage(sorted((folder / stage).rglob("wandb"))[-1])
         assert names[stage] in made and taken == {names[source] for source in sources}, stage
+
+
+@pytest.mark.slow
+def test_wandb_gets_settings_curves_pictures_and_the_machines_figures(finished: Path) -> None:
+    folders = {"deghost": finished / "tiny" / "deghost"}
+    (folders["inversion"],) = (finished / "tiny/inversion/training").glob("images-*")
+    for stage, folder in folders.items():
+        held = json.loads(inspected(folder, "--summary"))
+        assert held["config"]["stage"] == stage and held["config"]["deghoster"]["fit"]["max_steps"] == 8
+        assert held["summary"]["val/loss"] > 0 and held["state"] == "finished"
+        assert held["name"].startswith(f"{stage}-")
+        (place,) = folder.rglob("offline-run-*")
+        logged = Image.open(place / "files" / held["summary"]["validation"]["path"]).convert("RGB")
+        (own,) = folder.rglob("validation.png")
+        assert logged.tobytes() == Image.open(own).convert("RGB").tobytes()
+        assert all(high - low > 100 for low, high in logged.getextrema()), "a picture that shows something"
+        records = inspected(folder)
+        assert '"type":"stats"' in records and records.count('"val/loss"') > 2
+        assert ("mask" in held["summary"]) == (stage == "deghost")
+    assert held["config"]["run"] == "tiny"
 
 
 @pytest.mark.slow
