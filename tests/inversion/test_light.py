@@ -145,14 +145,14 @@ def test_real_images_beside_samples_leave_the_code_loss_to_the_samples(generator
     batch = {"image": images, "w_plus": codes * torch.tensor([1.0, 0.0])[:, None, None]}
     module = InversionModule(an_encoder(), generator, CODES, size=32)
 
-    def loss(*known: bool) -> Tensor | None:
-        return module._losses(module.encoder.eval(), {**batch, "has_w_plus": torch.tensor(known)}).get("code")
+    def loss(*known: bool) -> Tensor:
+        return module._losses(module.encoder.eval(), {**batch, "has_w_plus": torch.tensor(known)})["code"]
 
     alone = module._losses(
         module.encoder, {"image": images[:1], "w_plus": codes[:1], "has_w_plus": torch.tensor([True])}
     )
-    assert torch.allclose(loss(True, False), alone["code"], rtol=1e-4)
-    assert loss(False, False) is None
+    assert torch.allclose(2 * loss(True, False), alone["code"], rtol=1e-4)
+    assert loss(False, False) == module._losses(module.encoder, {"image": images})["code"] == 0
 
 
 def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generator(

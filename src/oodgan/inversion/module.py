@@ -29,7 +29,8 @@ class InversionModule(pl.LightningModule):
 
     Losses, each weighted by `losses` (0 leaves it out and costs nothing):
 
-    - `code`: squared error to the exact code, in units of the deviation of w (samples only),
+    - `code`: squared error to the exact code, in units of the deviation of w; an image without one counts as 0, so that
+      processes whose parts of a batch hold more of them or fewer take the step of one,
     - `l2`, `lpips` (`lpips_net`), `identity`: between photo and G(w+) at `size` pixels,
     - `norm`: mean square of the offsets, in the same units (pSp, section 3.3: w-norm regularisation),
     - `delta`: mean square of each layer's difference from the mean layer (e4e, section 4.1.1),
@@ -108,10 +109,10 @@ class InversionModule(pl.LightningModule):
         described = batch.get("features")
         offsets = encoder.head(described) if described is not None else self._encode(encoder, batch["image"])
         found = {}
-        code, known = _exact_codes(batch)
-        if self.losses["code"] and code is not None:
-            error = (self.generator.mean_w + offsets[known] - code[known]) / self.deviation
-            found["code"] = error.square().mean()
+        if self.losses["code"]:
+            code, known = _exact_codes(batch, offsets)
+            error = (self.generator.mean_w + offsets - code) / self.deviation
+            found["code"] = (error.square().mean((1, 2)) * known).mean()
         found |= self._offset_losses(offsets)
         if "image" in batch and any(self.losses[name] for name in ("l2", "lpips", "identity")):
             photos = resize_area(batch["image"], self.size)
@@ -144,9 +145,9 @@ class InversionModule(pl.LightningModule):
         return found
 
 
-def _exact_codes(batch: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | slice]:
-    """The exact codes of a batch (None if it has none) and which of its rows have one."""
+def _exact_codes(batch: Mapping[str, Any], offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The exact codes of a batch, shaped as `offsets` (B, L, 512), and which of its rows have one, (B,) of 0 and 1."""
     if "code" in batch:
-        return batch["code"], slice(None)
-    known = batch.get("has_w_plus")
-    return (batch["w_plus"], known) if known is not None and bool(known.any()) else (None, slice(0))
+        return batch["code"], offsets.new_ones(len(offsets))
+    known = batch.get("has_w_plus", offsets.new_zeros(len(offsets)))
+    return batch.get("w_plus", torch.zeros_like(offsets)), known.to(offsets)
