@@ -64,13 +64,38 @@ def test_difference_adds_the_edit_and_nothing_else(seed: int) -> None:
     photo, inverted, edited = images(seed)
     mask = a_mask(seed)
     assert torch.equal(compose(photo, inverted, inverted, mask, "difference"), photo)
-    step = compose(photo * 0.2, inverted * 0.2, edited * 0.2, mask) - photo * 0.2  # far from the clamp
+    step = compose(photo * 0.2, inverted * 0.2, edited * 0.2, mask, "difference") - photo * 0.2  # far from the clamp
     assert torch.allclose(step, mask * (edited - inverted) * 0.2, atol=1e-6)
+
+
+@quick
+@given(seeds)
+def test_layered_is_difference_where_the_inversion_is_exact_or_little_changes(seed: int) -> None:
+    photo, inverted, edited = images(seed, size=64)
+    mask = a_mask(seed, size=64)
+    exact = [compose(photo, photo, edited, mask, mode) for mode in ("layered", "difference", "paper")]
+    assert torch.allclose(exact[0], exact[1], atol=1e-6) and torch.allclose(exact[0], exact[2], atol=1e-6)
+    slightly = inverted + 0.1 * edited
+    found, wanted = (compose(photo, inverted, slightly, mask, mode) for mode in ("layered", "difference"))
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_layered_takes_the_edits_detail_in_the_photos_colours_where_much_changes() -> None:
+    """A photo 0.2 brighter than its inversion, with a line that the inversion has elsewhere; the edit paints all white."""
+    ones = torch.ones(1, 1, 64, 64)
+    photo, inverted, edited = (v * ones.expand(1, 3, 64, 64) for v in (-0.3, -0.5, 0.4))
+    photo, inverted = photo.clone(), inverted.clone()
+    photo[..., 30, :] = -0.9
+    inverted[..., 34, :] = -0.9
+    shown = {mode: compose(photo, inverted, edited, ones, mode) for mode in ("difference", "layered")}
+    spread = {mode: float(found[..., 10:-10, 10:-10].std()) for mode, found in shown.items()}
+    assert spread["difference"] > 3 * spread["layered"]
+    assert torch.allclose(shown["layered"].mean(), torch.tensor(0.6), atol=0.02)
 
 
 def test_difference_stays_in_range() -> None:
     one = torch.ones(1, 3, 4, 4)
-    assert torch.equal(compose(0.8 * one, -one, one, one[:, :1]), one)
+    assert torch.equal(compose(0.8 * one, -one, one, one[:, :1], "difference"), one)
 
 
 @quick

@@ -105,7 +105,7 @@ def test_a_sample_has_the_edit_in_its_target_and_its_error_in_the_coarse_image(g
 
 
 def test_without_disturbance_a_sample_has_no_ghost(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
-    for row in write(generator, bank, tmp_path, batch=5, disturbance=0.0):
+    for row in write(generator, bank, tmp_path, batch=5, inverted=0.0, disturbance=0.0):
         assert (row["coarse"] - row["target"]).abs().max() < 0.01
         assert (row["inverted"] - row["photo"]).abs().max() < 0.01
 

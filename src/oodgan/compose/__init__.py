@@ -6,22 +6,31 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from oodgan.diffcam.masks import blur
 from oodgan.errors import unknown
 
-MODES = ("difference", "paper", "alpha", "poisson")
+MODES = ("layered", "difference", "paper", "alpha", "poisson")
+
+_WORK = 256  # pixels at which layers are told apart
+_YIELD = (0.15, 0.4)  # change of the pixels, of the range [-1, 1], from which and up to which the photo's detail yields
 
 
-def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode: str = "difference") -> Tensor:
+def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode: str = "layered") -> Tensor:
     """Coarse image (B, 3, R, R) in [-1, 1] from images in [-1, 1] and a mask (B, 1, R, R) in [0, 1].
 
+    - `layered`: as `difference`, but where the edit draws much anew (lips over teeth), the photo's own detail gives way
+      to the edited image's and only its colours stay, so that nothing shines through,
     - `difference`: photo + mask x (edited - inverted), keeps the photo's own texture and likeness,
     - `paper`, `alpha`: mask x edited + (1 - mask) x photo (paper, equation 4),
     - `poisson`: the edited image's gradients inside the mask (Perez et al. 2003), a baseline.
 
     Where the mask is 0 the photo's pixels come out as they are.
     """
-    if mode == "difference":
+    if mode == "layered":
+        coarse = photo + mask * (edited - inverted - _yielding(photo, inverted, edited))
+    elif mode == "difference":
         coarse = photo + mask * (edited - inverted)
     elif mode in ("paper", "alpha"):
         coarse = mask * edited + (1 - mask) * photo
@@ -30,6 +39,21 @@ def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode:
     else:
         raise unknown("compose mode", mode, MODES)
     return torch.where(mask > 0, coarse.clamp(-1, 1), photo)
+
+
+def _yielding(photo: Tensor, inverted: Tensor, edited: Tensor) -> Tensor:
+    """What the photo has and its inversion has not, without its low frequencies, where the edit changes much."""
+    missed, size = photo - inverted, min(_WORK, photo.shape[-1])
+    low = _smooth(F.adaptive_avg_pool2d(missed, size), size // 25)
+    changed = _smooth(F.adaptive_avg_pool2d((edited - inverted).abs().mean(1, keepdim=True), size), size // 85)
+    share = ((changed - _YIELD[0]) / (_YIELD[1] - _YIELD[0])).clamp(0, 1)
+    share = share.square() * (3 - 2 * share)  # no edge at either end
+    low, share = (F.interpolate(x, photo.shape[2:], mode="bilinear") for x in (low, share))
+    return share * (missed - low)
+
+
+def _smooth(x: Tensor, radius: int) -> Tensor:
+    return blur(blur(x, radius), radius)
 
 
 def fold(mask: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Ghosts to train the deghoster on: coarse images whose clean target is known.
 
 - Real faces (paper, section 3.3): the mask is folded so that the original dominates, and the original is the target.
-- Generator samples: their code is known, so the inversion is disturbed on purpose, and the target is what an exact
-  inversion would have composed. The edit stays in the target.
+- Generator samples: their code is known, and the target is what this exact inversion would have composed; the ghost is
+  what the inverter's code composes, or the known code with noise. The edit stays in the target.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class GhostWriter(pl.LightningModule):
     Args:
         modes: compositions to draw from.
         low, high: strengths, in both senses.
-        disturbance: deviation of the code error that stands for a sample's inexact inversion, in units of w's own.
+        inverted: share of the samples whose inexact inversion is the inverter's.
+        disturbance: deviation of the code's noise that stands for it in the others, in units of w's own.
     """
 
     def __init__(
@@ -49,16 +50,18 @@ class GhostWriter(pl.LightningModule):
         masker: Masker,
         folder: Path,
         size: int = 256,
-        modes: Sequence[str] = ("difference", "paper"),
+        modes: Sequence[str] = ("layered", "difference", "paper"),
         low: float = 0.6,
         high: float = 1.5,
+        inverted: float = 0.5,
         disturbance: float = 0.35,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.generator, self.inverter, self.bank, self.masker = generator, inverter, bank, masker
         self.folder, self.size, self.modes = Path(folder), min(size, generator.resolution), tuple(modes)
-        self.low, self.high, self.disturbance, self.seed = low, high, disturbance, seed
+        self.low, self.high, self.seed = low, high, seed
+        self.inverted, self.disturbance = inverted, disturbance
 
     def predict_step(self, batch: dict[str, Any], _: int) -> list[str]:
         known = batch.get("has_w_plus")
@@ -77,7 +80,7 @@ class GhostWriter(pl.LightningModule):
         rng = torch.Generator().manual_seed(name_seed(name, self.seed))
         names, edits = self._edit(rng)
         photo = resize_area(photo, self.size)
-        start = self.inverter.invert(photo) if code is None else self._disturbed(code, rng)
+        start = self._start(photo, code, rng)
         codes = [start, self.bank.apply(start, edits)]
         if code is not None:
             codes += [code, self.bank.apply(code, edits)]
@@ -101,6 +104,12 @@ class GhostWriter(pl.LightningModule):
         sign = 1 - 2 * torch.randint(0, 2, (count,), generator=rng)
         names = [self.bank.names[i] for i in order]
         return names, {name: float(s) for name, s in zip(names, strength * sign, strict=True)}
+
+    def _start(self, photo: Tensor, code: Tensor | None, rng: torch.Generator) -> Tensor:
+        """The code of an inexact inversion."""
+        if code is None or float(torch.rand((), generator=rng)) < self.inverted:
+            return self.inverter.invert(photo)
+        return self._disturbed(code, rng)
 
     def _disturbed(self, code: Tensor, rng: torch.Generator) -> Tensor:
         shared = torch.randn(1, 1, code.shape[2], generator=rng)
