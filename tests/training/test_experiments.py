@@ -20,6 +20,13 @@ SCRIPTS = [
     "diffcam_layers/study.sh",
 ]
 JOBS = {"strength_and_threshold/run.sh": 16, "deghost_losses/run.sh": 12, "diffcam_layers/run.sh": 8}
+TINY = ["experiment=tiny", "root=elsewhere"]
+SMALL = {
+    "strength_and_threshold/run.sh": ["photos/*.png", "sefa_01", "aligned=true"],
+    "deghost_losses/run.sh": ["run=tiny", "deghoster.fit.max_steps=2"],
+    "diffcam_layers/run.sh": ["diffcam.fit.max_steps=2"],
+    "diffcam_layers/study.sh": ["diffcam.fit.max_steps=4", "hydra.sweeper.n_trials=3"],
+}
 
 
 def calls(script, folder):
@@ -59,3 +66,41 @@ def test_the_sweep_composes(tmp_path, script):
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in EXPERIMENTS.glob("*/run.sh")))
 def test_each_has_a_question(folder):
     assert (EXPERIMENTS / folder / "README.md").read_text().partition("\n")[0].endswith("?") or folder == "embedded"
+
+
+def run(folder, *command):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, draw_face):
+    """A folder with the tiny chain's run, elsewhere than in `runs`, and a photo."""
+    folder = tmp_path_factory.mktemp("experiments")
+    (folder / "photos").mkdir()
+    draw_face(0, 64).save(folder / "photos" / "a.png")
+    run(folder, "oodgan", "pipeline", *TINY)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_sweep_runs(finished, script):
+    """All its jobs, a few steps each: one to two minutes a sweep."""
+    parts = {"inverter": "inversion", "diffcam": "diffcam", "deghoster": "deghost"}
+    weights = [f"{part}.weights=elsewhere/tiny/{stage}/artifact" for part, stage in parts.items()]
+    words = [*SMALL[script], *TINY, *(weights if script.startswith("strength") else [])]
+    run(finished, "sh", str(EXPERIMENTS / script), *words)
+    name = "diffcam_study" if script.endswith("study.sh") else script.partition("/")[0]
+    jobs = list((finished / "elsewhere/sweeps" / name).glob("*/job.json"))
+    assert len(jobs) == JOBS.get(script, 3)
+    states = {json.loads(job.read_text())["state"] for job in jobs}
+    if script.startswith("strength"):
+        assert states == {"finished"} and len(list(finished.glob("elsewhere/sweeps/*/*/result/a.png"))) == 16
+        return
+    assert states <= {"finished", "pruned"}
+    table = (finished / "elsewhere/comparison" / name / "comparison.md").read_text().splitlines()
+    measured = {"deghost_losses": ("val/lpips_alex_v0.1", "val/psnr"), "diffcam_layers": ("val/accuracy",)}
+    assert all(column in table[0] for column in measured.get(name, ("diffcam.fit.lr",)))
