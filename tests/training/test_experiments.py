@@ -25,7 +25,7 @@ SMALL = {
     "strength_and_threshold/run.sh": ["photos/*.png", "sefa_01", "aligned=true"],
     "deghost_losses/run.sh": ["run=tiny", "deghoster.fit.max_steps=2"],
     "diffcam_layers/run.sh": ["diffcam.fit.max_steps=2"],
-    "diffcam_layers/study.sh": ["diffcam.fit.max_steps=4", "hydra.sweeper.n_trials=3"],
+    "diffcam_layers/study.sh": ["diffcam.fit.max_steps=4", "diffcam.fit.pairs=96", "hydra.sweeper.n_trials=3"],
 }
 
 

@@ -15,7 +15,10 @@ from oodgan import launch
 CRASH = "+callbacks.crash={_target_: small.StopAt, step: 5}"
 PARTS = {"inversion": "inverter.fit.codes", "diffcam": "diffcam.fit", "deghost": "deghoster.fit"}
 PARTS["images"] = "inverter.fit.images"  # the second fit of the inversion stage
-ONLY = {"inversion": ["inverter.fit.images.max_steps=0"], "images": ["inverter.fit.codes.max_steps=0"]}
+ONLY = {
+    "inversion": ["inverter.fit.images.max_steps=0"],
+    "images": ["inverter.fit.codes.max_steps=0", "inverter.fit.images.max_steps=8"],
+}
 # Each process draws its own dropout and covers of the faces: without them two take the steps of one.
 DRAWN = {"inversion": ["inverter.encoder.dropout=0"], "images": ["inverter.fit.images.occlusion=0"]}
 DRAWN["images"] += DRAWN["inversion"]
