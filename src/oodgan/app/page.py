@@ -27,9 +27,16 @@ photo stays on this machine.
 """
 _DROP = "Drop a photo to begin."
 _CSS = """
-.gradio-container { max-width: 1360px !important; margin: auto; }
+.gradio-container { width: 100% !important; max-width: 1360px !important; margin: auto; }
+@media (min-width: 1000px) { #compare { min-height: 560px; } }
 .pair { gap: 0 !important; }
-.pair input[type=number] { width: 4em !important; min-width: 0 !important; }
+.pair input[type=number] {
+  width: 4em !important; min-width: 0 !important; padding: 0 0.2em !important; appearance: textfield;
+}
+.pair input[type=number]::-webkit-inner-spin-button { appearance: none; }
+.pair .head { flex-wrap: nowrap; }
+.pair .head .tab-like-container { flex: none; }
+.pair .head label span { font-size: 0.75rem; padding: 0 0.35em; }
 #status { min-height: 1.6em; }
 #status .trouble { color: #b91c1c; font-weight: 600; }
 .dark #status .trouble { color: #fca5a5; }
@@ -80,7 +87,7 @@ class Page:
         self._events()
 
     def _photo_controls(self) -> None:
-        self.upload = gr.File(label=f"Photo (up to {self.cfg.max_upload:g} MB)", height=140, elem_id="photo")
+        self.upload = gr.File(label=f"Photo (up to {self.cfg.max_upload:g} MB)", height=170, elem_id="photo")
         self.aligned = gr.Checkbox(label="It is an aligned face crop (FFHQ) already", elem_id="aligned")
         with gr.Group(visible=False) as self.choice:
             self.boxes = gr.Image(show_label=False, interactive=False, buttons=[], alt_text="faces with numbers")
@@ -113,7 +120,7 @@ class Page:
     def _pictures(self) -> None:
         self.status = gr.HTML(_DROP, elem_id="status")
         self.compare = gr.ImageSlider(
-            label="Before and after", interactive=False, max_height=640, buttons=["fullscreen"], elem_id="compare"
+            label="Before and after", interactive=False, max_height=720, buttons=["fullscreen"], elem_id="compare"
         )
         self.small: dict[str, gr.Image] = {}
         with gr.Row():
@@ -127,8 +134,8 @@ class Page:
             self.what = gr.Radio([WHOLE, CROP], value=WHOLE, label="Download", scale=3)
             self.form = gr.Dropdown(list(FORMATS), value=str(self.cfg.format), label="Format", min_width=110, scale=1)
             with gr.Column(scale=2, min_width=160):
-                self.make_picture = gr.Button("Picture", variant="primary", size="md", elem_id="make_picture")
-                self.make_settings = gr.Button("Settings", size="md", elem_id="make_settings")
+                self.make_picture = gr.Button("Save picture", variant="primary", size="md", elem_id="make_picture")
+                self.make_settings = gr.Button("Save settings", size="md", elem_id="make_settings")
         # Buttons that hold a file download the one they held before they were clicked, so hidden ones follow.
         self.picture_file = gr.DownloadButton(visible="hidden", elem_id="picture_file")
         self.settings_file = gr.DownloadButton(visible="hidden", elem_id="settings_file")
