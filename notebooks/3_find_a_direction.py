@@ -31,7 +31,7 @@ from oodgan.stages import directions
 # ## Without labels
 #
 # SeFa takes the directions that the style layers answer to most. They have no names: the contact sheet shows what
-# they do.
+# they do. The first one here breaks the picture at both ends: what the layers answer to most need not be a face.
 
 # %%
 cfg = compose(
