@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("oodgan")
 BACKENDS = ("torch", "openvino")
 FASTER = ("synthesis",)
-"""The parts that are seen to gain on a CPU, of those that can be replaced: synthesis, encoder, deghoster."""
+"""The part that is seen to gain on a CPU, of those that can be replaced: synthesis, encoder, deghoster."""
 GROUPS = {"synthesis": "generator", "encoder": "inverter", "deghoster": "deghoster"}
 """The config group that each of them is built from."""
 NOT_USED = ("fit", "refine", "ghosts", "discriminator", "weights", "download")
