@@ -189,4 +189,6 @@ def on_files(files: Any, config: Any) -> Any:
 
     for name, text in {"configs.md": config_page(), **elsewhere()}.items():
         files.append(File.generated(config, name, content=text))
+    for path in sorted((ROOT / "experiments").glob("*/*.png")):
+        files.append(File.generated(config, f"experiments/{path.name}", abs_src_path=str(path)))
     return files
