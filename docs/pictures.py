@@ -60,7 +60,7 @@ def compositions(editor: Editor) -> None:
     edit = editor.edit(PHOTO, {"smile": -1.0})
     known = {key: edit.tensors[key] for key in ("photo", "inverted", "edited", "mask")}
     kept, made = editor.composition, []
-    for mode in ("paper", "poisson", "difference"):
+    for mode in ("paper", "poisson", "difference", "layered"):
         editor.composition = {"mode": mode}
         made.append(images.to_pil(editor.compose(**known)))
     editor.composition = kept
@@ -84,19 +84,20 @@ def serve(editor: Editor) -> None:
     from oodgan.launch import compose
 
     with Scratch(keep=600) as folder, sync_playwright() as driver:
-        page = Page(Studio(editor, compose("serve", ["port=0"]), folder))
+        studio = Studio(editor, compose("serve", ["port=0"]), folder)
+        studio.warm_up()
+        page = Page(studio)
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1400, "height": 1000})
         tab.set_default_timeout(300_000)
         tab.goto(page.launch())
         PHOTO.save(folder / "photo.png")
         tab.set_input_files("#photo input[type=file]", folder / "photo.png")
-        for says, slider, strength in (("no edit yet", "eyeglasses", 1.0), ("eyeglasses", "bangs", 0.5)):
-            tab.wait_for_function(f"document.querySelector('#status')?.innerText.includes({says!r})")
-            field = tab.locator(f"#edit_{slider} input[type=number]")
-            field.fill(str(strength))
-            field.blur()
-        tab.wait_for_function("document.querySelector('#status')?.innerText.includes('bangs')")
+        tab.wait_for_function("document.querySelector('#status')?.innerText.includes('no edit yet')")
+        strength = tab.locator("#edit_eyeglasses input[type=number]")
+        strength.fill("1")
+        strength.blur()
+        tab.wait_for_function("document.querySelector('#status')?.innerText.includes('eyeglasses +1')")
         tab.wait_for_timeout(2000)  # pictures load, and what they replace fades
         shown = Image.open(io.BytesIO(tab.screenshot(full_page=True))).convert("RGB")
         shown.save(FOLDER / "serve.jpg", quality=80, optimize=True)
