@@ -6,8 +6,9 @@ masks=${2:-null}
 root=${ROOT:-runs/embedded}
 methods='{inversion: inversion, plain: plain, alpha: alpha, poisson: poisson, paper: paper, ours: ours}'
 folders=
-for edit in ${EDITS:-smile eyeglasses beard}; do
-  oodgan evaluate "photos=$photos" "masks=$masks" "edits={$edit: 1.0}" "methods=$methods" "output=$root/$edit"
+for edit in ${EDITS:-smile eyeglasses beard age smile+eyeglasses}; do # names joined by + are one edit
+  edits=$(printf '%s' "$edit" | sed 's/+/: 1.0, /g')
+  oodgan evaluate "photos=$photos" "masks=$masks" "edits={$edits: 1.0}" "methods=$methods" "output=$root/$edit"
   folders="$folders $root/$edit"
 done
 # shellcheck disable=SC2086

@@ -14,7 +14,7 @@ from oodgan.errors import unknown
 MODES = ("layered", "difference", "paper", "alpha", "poisson")
 
 _WORK = 256  # pixels at which layers are told apart
-_YIELD = (0.15, 0.4)  # change of the pixels, of the range [-1, 1], from which and up to which the photo's detail yields
+_YIELD = (0.25, 0.45)  # change of the pixels, in [-1, 1], from which on the photo's detail yields, and by which it is gone
 
 
 def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode: str = "layered") -> Tensor:
@@ -42,11 +42,14 @@ def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode:
 
 
 def _yielding(photo: Tensor, inverted: Tensor, edited: Tensor) -> Tensor:
-    """What the photo has and its inversion has not, without its low frequencies, where the edit changes much."""
+    """What the photo has and its inversion has not, without its low frequencies, where the edit changes much and
+    around there (a smaller mouth leaves a rim of the larger one)."""
     missed, size = photo - inverted, min(_WORK, photo.shape[-1])
     low = _smooth(F.adaptive_avg_pool2d(missed, size), size // 25)
-    changed = _smooth(F.adaptive_avg_pool2d((edited - inverted).abs().mean(1, keepdim=True), size), size // 85)
+    changed = _smooth(F.adaptive_avg_pool2d((edited - inverted).abs().mean(1, keepdim=True), size), size // 128)
     share = ((changed - _YIELD[0]) / (_YIELD[1] - _YIELD[0])).clamp(0, 1)
+    reach = size // 50
+    share = _smooth(F.max_pool2d(share, 2 * reach + 1, 1, reach), reach // 2 + 1)
     share = share.square() * (3 - 2 * share)  # no edge at either end
     low, share = (F.interpolate(x, photo.shape[2:], mode="bilinear") for x in (low, share))
     return share * (missed - low)
