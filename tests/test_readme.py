@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -30,9 +33,9 @@ def reader(tmp_path: Path, astronaut: Image.Image) -> Path:
     """A reader's folder: photos under the names that the README uses, and the environment as `.venv`."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
     astronaut.save(tmp_path / "photo.jpg", quality=95)
-    for folder, name in (("holiday", "beach.jpg"), ("shots", "one.webp")):
-        (tmp_path / folder).mkdir()
-        astronaut.save(tmp_path / folder / name, quality=95)
+    for name in ("holiday/beach.jpg", "shots/one.webp", "frames/0001.jpg", "frames/0002.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        astronaut.save(tmp_path / name, quality=95)
     group = Image.new("RGB", (1024, 512))
     group.paste(astronaut, (0, 0))
     group.paste(astronaut.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (512, 0))
@@ -40,14 +43,33 @@ def reader(tmp_path: Path, astronaut: Image.Image) -> Path:
     return tmp_path
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]])}
+
+
 def run(script: str, folder: Path) -> str:
-    path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
     command = ["bash", "-euo", "pipefail", "-c", script]
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=1500
-    )
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def serve(block: str, folder: Path) -> str:
+    """Start the block's one command, fetch the page at the address that it names, and end it as Ctrl-C does."""
+    command, address = block.partition("  #")[0], re.findall(r"http://\S+", block)[0]
+    log, limit = folder / "serve.log", time.monotonic() + 600
+    with log.open("w") as out:
+        server = subprocess.Popen(command.split(), cwd=folder, env=environment(), stdout=out, stderr=out)
+    try:
+        while f"the page is at {address}" not in log.read_text() and server.poll() is None:
+            assert time.monotonic() < limit, log.read_text()
+            time.sleep(1)
+        assert server.poll() is None, log.read_text()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        return opener.open(address, timeout=60).read().decode()
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0, log.read_text()
 
 
 def lines() -> list[str]:
@@ -83,12 +105,15 @@ def test_every_file_that_it_points_at_is_there() -> None:
 @pytest.mark.network
 def test_the_shell_blocks_run_as_printed(reader: Path) -> None:
     for block in blocks("sh"):
-        if not any(command in block for command in NOT_RUN):
+        if block.startswith("oodgan serve"):
+            assert '"title":"oodgan"' in serve(block, reader)
+        elif not any(command in block for command in NOT_RUN):
             run(block, reader)
     assert Image.open(reader / "edited/result/photo.png").size == (1024, 1024)
     assert Image.open(reader / "holiday_edited/pasted/beach.jpg").size == (512, 512)
     assert len(list((reader / "ages/result").rglob("*.png"))) >= 3
     assert Image.open(reader / "group/pasted/group.png").size == (1024, 512)
+    assert len(list((reader / "video").rglob("000?.png"))) >= 2
 
 
 @pytest.mark.slow

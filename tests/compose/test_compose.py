@@ -81,7 +81,7 @@ def test_layered_is_difference_where_the_inversion_is_exact_or_little_changes(se
 
 
 def test_layered_takes_the_edits_detail_in_the_photos_colours_where_much_changes() -> None:
-    """A photo 0.2 brighter than its inversion, with a line that the inversion has elsewhere; the edit paints all white."""
+    """A photo 0.2 brighter than its inversion, its dark line elsewhere; the edit paints all white."""
     ones = torch.ones(1, 1, 64, 64)
     photo, inverted, edited = (v * ones.expand(1, 3, 64, 64) for v in (-0.3, -0.5, 0.4))
     photo, inverted = photo.clone(), inverted.clone()

@@ -14,7 +14,7 @@ from oodgan.errors import unknown
 MODES = ("layered", "difference", "paper", "alpha", "poisson")
 
 _WORK = 256  # pixels at which layers are told apart
-_YIELD = (0.25, 0.45)  # change of the pixels, in [-1, 1], from which on the photo's detail yields, and by which it is gone
+_YIELD = (0.25, 0.45)  # change of the pixels at which the photo's detail begins to yield, and at which it is gone
 
 
 def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode: str = "layered") -> Tensor:
@@ -42,8 +42,10 @@ def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode:
 
 
 def _yielding(photo: Tensor, inverted: Tensor, edited: Tensor) -> Tensor:
-    """What the photo has and its inversion has not, without its low frequencies, where the edit changes much and
-    around there (a smaller mouth leaves a rim of the larger one)."""
+    """The detail that the photo has and its inversion has not, where the edit changes much.
+
+    And a little around there: a mouth that grew smaller would leave a rim of the larger one.
+    """
     missed, size = photo - inverted, min(_WORK, photo.shape[-1])
     low = _smooth(F.adaptive_avg_pool2d(missed, size), size // 25)
     changed = _smooth(F.adaptive_avg_pool2d((edited - inverted).abs().mean(1, keepdim=True), size), size // 128)
