@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from oodgan import __version__
 
-OPTIONAL = ("gradio", "openvino", "onnx", "optuna", "dlib-bin", "tensorboard")
+OPTIONAL = ("gradio", "openvino", "onnx", "optuna", "tensorboard")
 LEAST_FREE = 3e9  # bytes that the demo needs: weights, their archives, samples
 
 
