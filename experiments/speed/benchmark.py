@@ -258,6 +258,8 @@ def main(words: list[str]) -> None:
         own = [f"{key}={value}" for key, value in {**settings, "kind": kind, "size": size, "edits": edits}.items()]
         print(f"{kind}: {edits} edit(s) at {size} px ...", file=sys.stderr, flush=True)
         child = subprocess.run([sys.executable, __file__, "--work", *own], stdout=subprocess.PIPE, text=True)
+        if child.returncode and kind not in settings["also"].split(","):
+            raise SystemExit(f"error: {kind} at {size} px ended with {child.returncode}")
         if child.returncode:
             print(f"{kind} at {size} px ended with {child.returncode}: left out", file=sys.stderr, flush=True)
             continue
