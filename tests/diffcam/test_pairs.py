@@ -101,6 +101,18 @@ def test_a_second_call_keeps_whole_shards_and_makes_missing_ones_again(
     assert {path.suffix for path in shards[0].parent.iterdir()} == {".safetensors"}
 
 
+def test_mirrored_pairs_stand_beside_the_others(
+    bank: Bank, network: DiffCAM, shards: list[Path], tmp_path: Path
+) -> None:
+    both = PairRenderer(Painter(), bank, 256, 64, edits_per_code=2, mirrored=True)  # type: ignore[arg-type]
+    found, plain = Pairs(render_pairs(both, network, tmp_path, 96, seed=3)), Pairs(shards)
+    assert len(found) == 2 * len(plain)
+    labels, pooled = (found.data[key].unflatten(0, (-1, 2, 2)) for key in ("label", "pooled"))  # code, view, edit
+    assert torch.equal(labels[:, 0].flatten(), plain.data["label"]) and torch.equal(labels[:, 0], labels[:, 1])
+    # The painter's pictures are symmetric but for the shade, which no direction moves.
+    assert torch.allclose(pooled[:, 0].flatten(0, 1), plain.data["pooled"], atol=1e-5)
+
+
 def test_pooled_features_are_what_the_network_pools(
     renderer: PairRenderer, network: DiffCAM, shards: list[Path], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ class PairRenderer:
 
     Truncation varies between 0.5 and 1; strengths between `low` and `high` times the calibrated step, in both senses
     (the published training uses one fixed strength, section 4.1). Images are rendered at `size` and given to
-    the network at `network_size`.
+    the network at `network_size`; `mirrored` gives it each pair's mirror image, too, which costs no rendering.
     """
 
     def __init__(
@@ -40,12 +40,13 @@ class PairRenderer:
         low: float = 0.5,
         high: float = 1.5,
         both_senses: bool = True,
+        mirrored: bool = False,
     ) -> None:
         self.generator, self.bank = generator, bank
         self.size = min(size, generator.resolution)
         self.network_size = min(network_size, self.size)
         self.edits_per_code = min(edits_per_code, len(bank))
-        self.low, self.high, self.both_senses = low, high, both_senses
+        self.low, self.high, self.both_senses, self.mirrored = low, high, both_senses, mirrored
 
     @torch.no_grad()
     def draw(self, rng: torch.Generator, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +69,7 @@ class PairRenderer:
 
 
 def render_pairs(renderer: PairRenderer, network: DiffCAM, folder: Path, count: int, seed: int) -> list[Path]:
-    """Write at least `count` pairs into shards; existing ones are kept.
+    """Write at least `count` pairs into shards, and as many mirrored ones beside them; existing shards are kept.
 
     A shard holds `label` and, when only the network's head trains, `pooled` features; else uint8 images `inverted` and
     `edited`.
@@ -93,14 +94,15 @@ def _shard(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int) -> d
     parts: dict[str, list[Tensor]] = {}
     for i in range(codes):
         inverted, edited, labels = renderer.draw(rng, seed * 1009 + i)
-        features = network.target_features(inverted, edited)
-        row = {"label": labels}
-        if network.only_head_trains:
-            row["pooled"] = pool(features, network.grid)
-        else:
-            row |= {"inverted": to_uint8(inverted).expand(len(labels), -1, -1, -1), "edited": to_uint8(edited)}
-        for key, value in row.items():
-            parts.setdefault(key, []).append(value)
+        views = [(inverted, edited), (inverted.flip(3), edited.flip(3))]
+        for before, after in views if renderer.mirrored else views[:1]:
+            row = {"label": labels}
+            if network.only_head_trains:
+                row["pooled"] = pool(network.target_features(before, after), network.grid)
+            else:
+                row |= {"inverted": to_uint8(before).expand(len(labels), -1, -1, -1), "edited": to_uint8(after)}
+            for key, value in row.items():
+                parts.setdefault(key, []).append(value)
     return {key: torch.cat(values).contiguous() for key, values in parts.items()}
 
 

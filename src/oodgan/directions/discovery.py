@@ -16,6 +16,7 @@ from oodgan.directions.calibrate import Bench
 from oodgan.directions.features import Extractor, list_images, photo_features, sample_features
 from oodgan.directions.labels import read_labels
 from oodgan.directions.linear import conditional, fit_codes, fit_linear, parse_layers, spread
+from oodgan.directions.polish import Polisher
 from oodgan.directions.probes import Probes, fit_probes, merge_probes
 from oodgan.directions.solve import Solver
 from oodgan.errors import UserError, unknown
@@ -30,7 +31,8 @@ class Discovered:
 
     `vectors` (K, L, 512) have length 1 in the layer that they move most, unless `calibrated`; `quality` says how well
     probes and linear models do on held-out labels; `probes` calibrate, `check` judges independently (other labels);
-    `settings` holds what each direction's own calibration should respect.
+    `settings` holds what each direction's own calibration should respect, and its `place`, where the `polisher` is to
+    keep it once its strength is known.
     """
 
     names: list[str]
@@ -41,6 +43,7 @@ class Discovered:
     calibrated: bool = False
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    polisher: Polisher | None = None
 
 
 class ProbeDiscovery:
@@ -56,6 +59,8 @@ class ProbeDiscovery:
         cache: folder for the samples' features; null keeps nothing.
         solve: settings of `oodgan.directions.solve.Solver`, which then combines the lines of all attributes from
             their measured effects; null: each line as it is, made orthogonal and kept to layers as its options say.
+        polish: settings of `oodgan.directions.polish.Polisher`, which then keeps the attributes that have the option
+            `place` to it; null: none is polished.
     """
 
     def __init__(
@@ -63,9 +68,10 @@ class ProbeDiscovery:
         attributes: Mapping[str, Mapping[str, Any]] | None = None, samples: int = 2000, truncation: float = 0.85,
         seed: int = 100, model: str = "ridge", regulariser: float = 0.3, backbone: str = "alexnet", size: int = 256,
         ridge: float = 0.5, holdout: float = 0.5, cache: str | None = None,
-        solve: Mapping[str, Any] | None = None,
+        solve: Mapping[str, Any] | None = None, polish: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.solver = None if solve is None else Solver(**solve)
+        self.polisher = None if polish is None else Polisher(**polish, cache=cache)
         self.sources = _pairs(labels, images)
         self.attributes = {str(k): dict(v or {}) for k, v in (attributes or {}).items()}
         self.samples, self.truncation, self.seed = samples, truncation, seed
@@ -93,10 +99,10 @@ class ProbeDiscovery:
         if self.solver is not None:
             bench = Bench(generator, extractor, probes, self.size)
             steps = self._steps(vectors, fit_codes(codes, scores), probes, wanted)
-            vectors = _unit(self.solver(bench, list(wanted), steps))
+            vectors = unit(self.solver(bench, list(wanted), steps))
         return Discovered(
             list(wanted), vectors, self._provenance(generator), probes, check,
-            quality=self._quality(codes, scores, probes, list(wanted)), settings=wanted,
+            quality=self._quality(codes, scores, probes, list(wanted)), settings=wanted, polisher=self.polisher,
         )  # fmt: skip
 
     def _steps(
@@ -108,7 +114,7 @@ class ProbeDiscovery:
         for line, (name, options) in zip(lines, wanted.items(), strict=True):
             layers = parse_layers(options.get("layers"), len(line))
             second = spread(risen[probes.index(name)], layers, len(line))
-            pairs.append(_unit(torch.stack([line, second])) * float(options.get("try", 4.0)))
+            pairs.append(unit(torch.stack([line, second])) * float(options.get("try", 4.0)))
         return torch.stack(pairs)
 
     def _probes(self, extractor: Extractor) -> tuple[Probes, Probes | None]:
@@ -151,7 +157,18 @@ class ProbeDiscovery:
         return fit_linear(codes, score, str(options.get("model", self.model)), regulariser)
 
     def _direction(self, name: str, options: dict[str, Any], normals: Mapping[str, Tensor], num_ws: int) -> Tensor:
-        known = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step", "try"}
+        known = {
+            "orthogonal",
+            "layers",
+            "model",
+            "regulariser",
+            "target",
+            "identity",
+            "step",
+            "max_step",
+            "try",
+            "place",
+        }
         for option in options.keys() - known:
             raise unknown(f"option of attribute {name!r}:", option, known)
         others = [str(o) for o in options.get("orthogonal") or ()]
@@ -183,7 +200,7 @@ class ProbeDiscovery:
         }  # fmt: skip
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
     """Directions (K, L, 512) scaled so that the layer that each moves most is moved by 1."""
     return vectors / vectors.norm(dim=2).amax(1)[:, None, None]
 

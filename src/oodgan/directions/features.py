@@ -42,7 +42,6 @@ class Extractor(nn.Module):
         self.backbone, self.size = backbone, size
         self.layers = alexnet_features() if backbone == "alexnet" else vgg16_features()
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         images = images if images.shape[-1] == self.size else _fit(images, self.size)
         x, found = imagenet_normalise(images), []
@@ -62,6 +61,7 @@ def _fit(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
 
 
+@torch.no_grad()
 def photo_features(extractor: Extractor, files: Sequence[Path], batch: int = 8) -> Tensor:
     """Features (N, D) of aligned photos, one file after another."""
     device = next(extractor.parameters()).device

@@ -91,6 +91,7 @@ class ImageProbe:
         self.probes, self.column = probes, probes.index(attribute)
         self.extractor = extractor or Extractor(probes.backbone, probes.size)
 
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         self.extractor.to(images.device)
         return self.probes.score(self.extractor(images).cpu())[:, self.column].to(images.device)

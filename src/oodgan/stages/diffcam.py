@@ -85,6 +85,7 @@ def _renderer(cfg: DictConfig, generator: Generator, bank: Bank) -> PairRenderer
         settings.low,
         settings.high,
         settings.both_senses,
+        settings.mirrored,
     )
 
 
@@ -96,4 +97,4 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
     return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 
 
-_RENDERING = ("render_size", "edits_per_code", "low", "high", "both_senses")
+_RENDERING = ("render_size", "edits_per_code", "low", "high", "both_senses", "mirrored")

@@ -21,7 +21,7 @@ from torch import Tensor
 from oodgan.directions import calibrate as measure
 from oodgan.directions.bank import FILENAME, Bank, latent_space
 from oodgan.directions.card import write_card, write_pictures
-from oodgan.directions.discovery import Discovered
+from oodgan.directions.discovery import Discovered, unit
 from oodgan.directions.features import Extractor, list_images
 from oodgan.directions.formats import ImportDiscovery
 from oodgan.directions.probes import SHIPPED_PROBES, Probes
@@ -100,7 +100,8 @@ def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findin
         vectors, steps = measure.calibrate(
             bench, found.names, vectors, codes, settings.target, settings.identity, found.settings
         )
-        notes = {n: {**notes[n], **steps[n]} for n in found.names}
+        vectors, again = _polished(found, bench, vectors, codes, cfg.calibrate)
+        notes = {n: {**notes[n], **steps[n], **again.get(n, {})} for n in found.names}
     bank = Bank(tuple(found.names), vectors, generator.id, space, notes, found.provenance)
     bank = _with_curves(cfg, bench, bank, codes, generator)
     judge = found.check or probes
@@ -115,6 +116,22 @@ def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findin
             extra["published"] = measure.against_published(bench, bank, _published(cfg, generator), some, judge)
         bank = _checked(bank, result)
     return Findings(bank, result, extra, found.check)
+
+
+def _polished(
+    found: Discovered, bench: measure.Bench, vectors: Tensor, codes: Tensor, settings: DictConfig
+) -> tuple[Tensor, dict[str, dict[str, Any]]]:
+    """Directions (K, L, 512) with those that have a place polished and calibrated anew, and the latter's steps."""
+    places = {n: o["place"] for n, o in found.settings.items() if o.get("place")} if found.polisher else {}
+    if not places:
+        return vectors, {}
+    assert found.polisher is not None
+    at = [found.names.index(name) for name in places]
+    moved = [found.polisher(bench, n, vectors[i], place) for i, (n, place) in zip(at, places.items(), strict=True)]
+    polished, steps = measure.calibrate(
+        bench, list(places), unit(torch.stack(moved)), codes, settings.target, settings.identity, found.settings
+    )
+    return vectors.index_copy(0, torch.tensor(at), polished), steps
 
 
 def _given_probes(cfg: DictConfig) -> Probes | None:

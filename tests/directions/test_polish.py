@@ -1,0 +1,61 @@
+"""Polished directions keep to their place, and come out of the cache as they went in."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from oodgan.directions.calibrate import Bench
+from oodgan.directions.discovery import ProbeDiscovery
+from oodgan.directions.features import Extractor
+from oodgan.directions.polish import Polisher
+from oodgan.errors import UserError
+
+BELOW = [0.0, 0.5, 1.0, 1.0]
+
+
+@pytest.fixture
+def bench(painter, painted: Path) -> Bench:
+    settings = {"samples": 60, "truncation": 1.0, "size": 64, "holdout": 0.3}
+    found = ProbeDiscovery(str(painted / "labels.csv"), str(painted / "images"), **settings).discover(painter)
+    assert found.probes is not None
+    return Bench(painter, Extractor("alexnet", 64), found.probes, 64)
+
+
+@pytest.mark.network
+def test_what_changes_outside_of_the_place_shrinks(painter, bench: Bench, tmp_path: Path, caplog) -> None:
+    # In all layers, so that the disc below and the upper half grow together.
+    direction = (painter.disc.weight[0] * 3).expand(4, -1).clone()
+    polisher = Polisher(steps=25, codes=8, components=8, lr=0.1, cache=tmp_path)
+    with caplog.at_level(logging.INFO, "oodgan"):
+        polished = polisher(bench, "disc", direction, BELOW)
+    assert "polish disc 25/25" in caplog.text
+
+    def leak(steps: torch.Tensor) -> float:
+        change = painter.synthesis(steps[None]) - painter.synthesis(torch.zeros_like(steps)[None])
+        return float(change[..., :32, :].abs().mean() / change[..., 32:, :].abs().mean())
+
+    assert leak(polished) < 0.5 * leak(direction)
+    assert float(painter.disc.weight[0] @ polished[2]) > 0.7 * float(painter.disc.weight[0] @ direction[2])
+
+    (kept,) = tmp_path.glob("polished-disc-*.safetensors")
+    stamp = kept.stat().st_mtime_ns
+    assert torch.equal(polisher(bench, "disc", direction, BELOW), polished) and kept.stat().st_mtime_ns == stamp
+    for other in (Polisher(steps=1, codes=8, components=8, cache=tmp_path), polisher):
+        other(bench, "disc", direction * (1 if other is not polisher else 2), BELOW)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3, "other settings or another start are other directions"
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("place", [[0.1, 0.2, 0.3], [0.5, 0, 0.4, 1], [0, 0, 1, 1.2]])
+def test_a_place_that_is_none_is_told(bench: Bench, place: list[float]) -> None:
+    with pytest.raises(UserError, match=r"disc\.place=.*left, top, right, bottom"):
+        Polisher()(bench, "disc", torch.zeros(4, 512), place)
+
+
+def test_nothing_to_do_is_told() -> None:
+    with pytest.raises(UserError, match="steps=0"):
+        Polisher(steps=0)
