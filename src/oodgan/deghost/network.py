@@ -11,7 +11,8 @@ is left out: the outputs are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +21,12 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators import winograd
-from oodgan.generators.protocol import Generator
+from oodgan.generators.protocol import Fuse, Generator
+from oodgan.generators.strips import Cut, Strip, give_back, in_strips
 from oodgan.training.frozen import Frozen
 
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2
-# Pixels of the tail that are computed at a time, and the rows that its blocks read beyond them (whole tiles).
-STRIP, HALO = 64 * 512, winograd.TILE
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -115,40 +115,20 @@ class PixelShuffleUp(nn.Module):
         return F.pixel_shuffle(winograd.conv3x3(x, conv.weight, conv.bias), 2)
 
 
-def in_strips(
-    blocks: Sequence[nn.Module], x: Tensor, others: Sequence[Tensor | None], rows: int, halo: int = HALO
-) -> Tensor:
-    """Run x (B, C, H, W) through the blocks, `rows` rows at a time, so that little between them is held.
+def tail(blocks: Sequence[nn.Module], x: Tensor, priors: Sequence[Strip | None]) -> Tensor:
+    """Run x (B, C, H, W) through the blocks, each of which may enlarge it; (B, C', s H, s W).
 
-    Args:
-        blocks: one after the other; each may enlarge the image by a whole factor.
-        others: what is concatenated to each block's input, of that input's size.
-        halo: rows of x that one row of the result depends on, above and below.
+    `priors` are concatenated to the blocks' inputs, of their sizes.
     """
-    height, width = x.shape[2:]
 
-    def run(low: int, high: int) -> Tensor:
-        y = x[:, :, low:high]
-        for block, other in zip(blocks, others, strict=True):
-            if other is not None:
-                scale = other.shape[2] // height
-                y = torch.cat([y, other[:, :, low * scale : high * scale]], 1)
+    def run(cut: Cut) -> Tensor:
+        y = cut(x)
+        for block, prior in zip(blocks, priors, strict=True):
+            y = y if prior is None else torch.cat([y, prior(cut)], 1)
             y = block(y)
         return y
 
-    if height <= rows:
-        return run(0, height)
-    out: Tensor | None = None
-    for top in range(0, height, rows):
-        low = max(0, top - halo)
-        strip = run(low, min(height, top + rows + halo))
-        scale = strip.shape[3] // width
-        if out is None:
-            out = strip.new_empty(strip.shape[0], height * scale, width * scale, strip.shape[1]).permute(0, 3, 1, 2)
-        made = out[:, :, top * scale : (top + rows) * scale]
-        made.copy_(strip[:, :, (top - low) * scale :][:, :, : made.shape[2]])
-    assert out is not None
-    return out
+    return in_strips(run, x)
 
 
 def _down(n_in: int, n_out: int) -> nn.Sequential:
@@ -271,24 +251,39 @@ class Deghoster(nn.Module):
         if len(coarse) > 1 and coarse.device.type == "cpu" and self.out_size >= 512 and not torch.is_grad_enabled():
             return torch.cat([self(image[None]) for image in coarse])
         codes, pyramid = self.encode(coarse)
+        give_back()
 
         def fuse(size: int, x: Tensor) -> Tensor:
             if size not in pyramid:
                 return x
             conv: Any = self.fusion_out[self.pyramid.index(size)]
-            # The pyramid's finest level starts the decoder; the others are read here only.
-            own = pyramid[size] if size == self.in_size else pyramid.pop(size)
-            return winograd.conv3x3(torch.cat([x, own], 1), conv.weight, conv.bias)
+            return winograd.conv3x3(torch.cat([x, pyramid.pop(size)], 1), conv.weight, conv.bias)
 
-        features = self.generator.features(codes, fuse, last=max([self.in_size, *self.prior_sizes]))
-        features = {size: x for size, x in features.items() if size in self.prior_sizes}
-        x = pyramid.pop(self.in_size)
-        whole = x.device.type != "cpu" or torch.is_grad_enabled()
+        x, blocks = pyramid[self.in_size], dict(zip(self.tail, self.decoder, strict=True))
+        priors = self._priors(codes, fuse)
         # The last two blocks together: what lies between them is the largest of all.
-        groups = [self.tail[i : i + 1] for i in range(len(self.tail) - 2)] + [self.tail[-2:]]
-        blocks = dict(zip(self.tail, self.decoder, strict=True))
-        for sizes in groups:
-            others = [features.pop(size, None) for size in sizes]
-            rows = sizes[0] if whole else max(HALO, STRIP // sizes[0])
-            x = in_strips([blocks[size] for size in sizes], x, others, rows)
+        for sizes in [*([size] for size in self.tail[:-2]), self.tail[-2:]]:
+            read = [_until(size, priors) if size in self.prior_sizes else None for size in sizes]
+            x = tail([blocks[size] for size in sizes], x, read)
+            del read  # before the next ones are made
         return x.contiguous()
+
+    def _priors(self, codes: Tensor, fuse: Fuse) -> Iterator[tuple[int, Strip]]:
+        """Each of the prior's sizes, coarsest first, with what reads its activations; none is made before it is due.
+
+        The finest, the largest of all, is made where it is read, if the generator can make a few rows of it.
+        """
+        by_rows = self.out_size in self.prior_sizes and hasattr(self.generator, "level")
+        last = self.out_size // 2 if by_rows else max([self.in_size, *self.prior_sizes])
+        for size, x in self.generator.levels(codes, fuse, last=last):
+            yield size, partial(_read, x)
+            if by_rows and size == last:
+                yield self.out_size, partial(self.generator.level, x, codes, "const")
+
+
+def _read(x: Tensor, cut: Cut) -> Tensor:
+    return cut(x)
+
+
+def _until(size: int, priors: Iterator[tuple[int, Strip]]) -> Strip:
+    return next(read for found, read in priors if found == size)

@@ -8,6 +8,7 @@ upsampling and its first convolution, 2 + 2L for the second; the image head take
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -150,18 +151,22 @@ class MobileGenerator(nn.Module):
         self, w_plus: Tensor, fuse: Fuse | None = None, noise: bool = True, last: int | None = None
     ) -> dict[int, Tensor]:
         """Codes -> hidden activations {4: (B, 512, 4, 4), ... 512: (B, 64, 512, 512)}, up to resolution `last`."""
+        return dict(self.levels(w_plus, fuse, noise, last))
+
+    def levels(
+        self, w_plus: Tensor, fuse: Fuse | None = None, noise: bool = True, last: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield what `features` holds, coarsest first, each computed when it is asked for."""
         self._check(w_plus)
         x = self.stem(self.constant.expand(len(w_plus), -1, -1, -1), w_plus[:, 0], noise)
-        found: dict[int, Tensor] = {}
         for i, block in enumerate([None, *self.blocks]):
             if block is not None:
                 x = block(x, w_plus[:, 2 * i - 1 : 2 * i + 1], noise)
             if fuse is not None:
                 x = fuse(4 << i, x)
-            found[4 << i] = x
+            yield 4 << i, x
             if last == 4 << i:
-                break
-        return found
+                return
 
     @staticmethod
     def layer_of(resolution: int) -> int:

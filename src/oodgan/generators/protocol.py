@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,7 +18,7 @@ class Generator(Protocol):
     """w+ -> image. Everything else in the project asks a generator these things and knows no architecture's name.
 
     `synthesis(size=...)` decodes only as far as an image of that size needs: an approximation of the area-resized full
-    image, whose error each architecture documents. `features(fuse=...)` calls `fuse(resolution, x)` on the hidden
+    image, whose error each architecture documents. `levels(fuse=...)` calls `fuse(resolution, x)` on the hidden
     activations of each resolution before the next block uses them.
     """
 
@@ -41,11 +41,17 @@ class Generator(Protocol):
         """Codes (B, num_ws, style_dim) -> images (B, 3, size, size) around [-1, 1]."""
         ...
 
-    def features(self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None) -> dict[int, Tensor]:
-        """Codes -> hidden activations {resolution: (B, feature_channels[resolution], resolution, resolution)}.
+    def levels(
+        self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Codes -> (resolution, hidden activations (B, feature_channels[resolution], resolution, resolution)).
 
-        Coarsest first, up to the resolution `last` (all when None).
+        Coarsest first, up to the resolution `last` (all when None), each computed when it is asked for.
         """
+        ...
+
+    def features(self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None) -> dict[int, Tensor]:
+        """All of `levels` together, {resolution: hidden activations}."""
         ...
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from oodgan.errors import UserError
 from oodgan.generators.ops import BLUR_TAPS, EqualLinear, PixelNorm, StyledConv, ToRGB, blur_kernel
 from oodgan.generators.protocol import STYLE_DIM, Fuse, mean_code, weights_id
+from oodgan.generators.strips import Cut, in_strips, whole
 
 Noise = str | Sequence[Tensor]
 MEAN_SAMPLES = 4096
@@ -182,7 +184,7 @@ class StyleGAN2(nn.Module):
             # One image's activations already exceed the caches; one by one halves memory and is as fast.
             return torch.cat([self.synthesis(w[None], noise, size) for w in w_plus])
         rgb: Tensor | None = None
-        for level, (_, x) in enumerate(self._levels(w_plus, noise, None, size)):
+        for level, (_, x) in enumerate(self.levels(w_plus, noise=noise, last=size)):
             to_rgb = self.to_rgb1 if level == 0 else self.to_rgbs[level - 1]
             rgb = to_rgb(x, w_plus[:, 2 * level + 1], rgb)
         assert rgb is not None
@@ -191,32 +193,48 @@ class StyleGAN2(nn.Module):
     def features(
         self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const", last: int | None = None
     ) -> dict[int, Tensor]:
-        """Hidden activations {resolution: (B, feature_channels[resolution], r, r)}, coarsest first, up to `last`.
+        """All of `levels` together: {resolution: (B, feature_channels[resolution], r, r)}."""
+        return dict(self.levels(w_plus, fuse, noise, last))
 
-        `fuse(resolution, x) -> x` may change the activation before the block at the next resolution reads it;
-        the returned dictionary holds what came out of it.
+    def levels(
+        self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const", last: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield each resolution with its hidden activations (B, feature_channels[resolution], r, r), up to `last`.
+
+        `fuse(resolution, x) -> x` may change the activation before the block at the next resolution reads it; what
+        came out of it is yielded. Coarsest first, each computed when it is asked for.
         """
-        return dict(self._levels(w_plus, noise, fuse, last or self.resolution))
-
-    def _levels(self, w_plus: Tensor, noise: Noise, fuse: Fuse | None, size: int) -> Iterator[tuple[int, Tensor]]:
         if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != (self.num_ws, self.style_dim):
             raise UserError(
                 f"codes of shape {tuple(w_plus.shape)}: this generator takes (B, {self.num_ws}, {self.style_dim})"
             )
         batch = w_plus.shape[0]
+        if noise == "random":  # the same in all strips of a level
+            noise = [torch.randn_like(n.expand(batch, -1, -1, -1)) for n in self.noises.buffers()]
         x = self.input.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        x = self.conv1(x, w_plus[:, 0], self._noise(noise, 0, batch))
+        x = self.conv1(x, w_plus[:, 0], self._noise(noise, 0))
         x = fuse(4, x) if fuse else x
         yield 4, x
-        for i, res in enumerate(self.resolutions[1:]):
-            if res > size:
+        for res in self.resolutions[1:]:
+            if last and res > last:
                 return
-            x = self.convs[2 * i](x, w_plus[:, 2 * i + 1], self._noise(noise, 2 * i + 1, batch))
-            x = self.convs[2 * i + 1](x, w_plus[:, 2 * i + 2], self._noise(noise, 2 * i + 2, batch))
+            x = in_strips(partial(self.level, x, w_plus, noise), x)
             x = fuse(res, x) if fuse else x
             yield res, x
 
-    def _noise(self, noise: Noise, index: int, batch: int) -> Tensor | None:
+    def level(self, x: Tensor, w_plus: Tensor, noise: Noise = "const", cut: Cut = whole) -> Tensor:
+        """From hidden activations (B, C, r, r) to those of the next resolution, or to the rows that `cut` leaves.
+
+        Up to three rows next to a cut are wrong; `in_strips` drops them. `noise` as in `synthesis`, without "random".
+        """
+        first = 2 * int(math.log2(x.shape[2])) - 4
+        y = cut(x)
+        for i in (first, first + 1):
+            drawn = self._noise(noise, i + 1)
+            y = self.convs[i](y, w_plus[:, i + 1], None if drawn is None else cut(drawn))
+        return y
+
+    def _noise(self, noise: Noise, index: int) -> Tensor | None:
         stored = self.noises.get_buffer(f"noise_{index}")
         if not isinstance(noise, str):
             if len(noise) != self.num_ws - 1:
@@ -224,8 +242,6 @@ class StyleGAN2(nn.Module):
             return noise[index]
         if noise == "const":
             return stored
-        if noise == "random":
-            return torch.randn(batch, *stored.shape[1:], device=stored.device, dtype=stored.dtype)
         if noise == "none":
             return None
         raise UserError(f"unknown noise {noise!r}: const, random, none or a list of tensors")

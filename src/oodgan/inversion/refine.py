@@ -14,7 +14,6 @@ from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.light import resize_area
 from oodgan.metrics.facenet import IdentityLoss
-from oodgan.metrics.lpips import lpips_distance
 
 LOSSES: dict[str, float] = {"l2": 1.0, "lpips": 1.0, "identity": 0.5, "prior": 0.02, "delta": 0.0}
 
@@ -81,6 +80,8 @@ class Refinement:
         if weights["l2"]:
             total = total + weights["l2"] * F.mse_loss(image, target, reduction="none").mean((1, 2, 3))
         if weights["lpips"]:
+            from oodgan.metrics.lpips import lpips_distance  # brings torchmetrics: 2 s, 0.2 GB
+
             distance = lpips_distance("alex", str(target.device))
             total = total + weights["lpips"] * distance(image.clamp(-1, 1), target)
         if weights["identity"]:
