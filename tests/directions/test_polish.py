@@ -52,7 +52,7 @@ def test_what_changes_outside_of_the_place_shrinks(painter, bench: Bench, tmp_pa
 @pytest.mark.network
 @pytest.mark.parametrize("place", [[0.1, 0.2, 0.3], [0.5, 0, 0.4, 1], [0, 0, 1, 1.2]])
 def test_a_place_that_is_none_is_told(bench: Bench, place: list[float]) -> None:
-    with pytest.raises(UserError, match=r"disc\.place=.*left, top, right, bottom"):
+    with pytest.raises(UserError, match=r"disc\.polish\.place=.*left, top, right, bottom"):
         Polisher()(bench, "disc", torch.zeros(4, 512), place)
 
 

@@ -31,8 +31,8 @@ class Discovered:
 
     `vectors` (K, L, 512) have length 1 in the layer that they move most, unless `calibrated`; `quality` says how well
     probes and linear models do on held-out labels; `probes` calibrate, `check` judges independently (other labels);
-    `settings` holds what each direction's own calibration should respect, and its `place`, where the `polisher` is to
-    keep it once its strength is known.
+    `settings` holds what each direction's own calibration should respect, and under `polish` the place where the
+    `polisher` is to keep it once its strength is known, with what its second calibration should respect.
     """
 
     names: list[str]
@@ -59,8 +59,8 @@ class ProbeDiscovery:
         cache: folder for the samples' features; null keeps nothing.
         solve: settings of `oodgan.directions.solve.Solver`, which then combines the lines of all attributes from
             their measured effects; null: each line as it is, made orthogonal and kept to layers as its options say.
-        polish: settings of `oodgan.directions.polish.Polisher`, which then keeps the attributes that have the option
-            `place` to it; null: none is polished.
+        polish: settings of `oodgan.directions.polish.Polisher`, which then keeps the attributes that have an option
+            `polish: {place: [left, top, right, bottom]}` to their place; null: none is polished.
     """
 
     def __init__(

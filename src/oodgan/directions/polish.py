@@ -1,9 +1,9 @@
 """Directions that keep to their place: gradient steps through the generator, from a calibrated direction.
 
 A linear model in W finds what goes with an attribute in the samples, and so a little of everything: a smile narrows
-eyes, a beard darkens the whole picture. What an edit changes beside its own place no mask can use, and what the mask cuts
-off is lost to the edit. So each direction is moved by gradient descent until it does as much to its own score with less
-to the other scores, to the identity, and to the pixels outside of its place in the aligned face.
+eyes, a beard darkens the whole picture. What an edit changes beside its own place no mask can use, and what the mask
+cuts off is lost to the edit. So each direction is moved by gradient descent until it does as much to its own score with
+less to the other scores, to the identity, and to the pixels outside of its place in the aligned face.
 
 The offsets stay in the span of W's strongest principal components, scaled as these are: a free one would please the
 probe by what no eye sees.
@@ -43,9 +43,9 @@ class Looks:
 class Polisher:
     """Polishes calibrated directions.
 
-    Each step edits three samples: one by strength 1, one by 0.7 to 1.2, one by -0.6 to -1.1. The loss is the own score's
-    shortfall from `target` (of the first two) + `others` x mean square movement of the other scores + `outside` x mean
-    absolute change of the pixels outside of the place + `identity` x (1 - FaceNet similarity).
+    Each step edits three samples: one by strength 1, one by 0.7 to 1.2, one by -0.6 to -1.1. The loss is the own
+    score's shortfall from `target` (of the first two) + `others` x mean square movement of the other scores + `outside`
+    x mean absolute change of the pixels outside of the place + `identity` x (1 - FaceNet similarity).
 
     Args:
         steps: of Adam, with cosine decay from `lr`.
@@ -150,7 +150,8 @@ def _outside(name: str, place: Sequence[float]) -> Tensor:
     """(64, 64): 0 in the place, 1 outside, with a soft border."""
     edges = [float(edge) for edge in place]
     if len(edges) != 4 or not (0 <= edges[0] < edges[2] <= 1 and 0 <= edges[1] < edges[3] <= 1):
-        raise UserError(f"directions.attributes.{name}.place={list(place)}: [left, top, right, bottom] from 0 to 1")
+        key = f"directions.attributes.{name}.polish.place"
+        raise UserError(f"{key}={list(place)}: [left, top, right, bottom] from 0 to 1 expected")
     centres = (torch.arange(_THUMB) + 0.5) / _THUMB
 
     def between(low: float, high: float) -> Tensor:

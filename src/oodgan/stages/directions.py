@@ -122,14 +122,15 @@ def _polished(
     found: Discovered, bench: measure.Bench, vectors: Tensor, codes: Tensor, settings: DictConfig
 ) -> tuple[Tensor, dict[str, dict[str, Any]]]:
     """Directions (K, L, 512) with those that have a place polished and calibrated anew, and the latter's steps."""
-    places = {n: o["place"] for n, o in found.settings.items() if o.get("place")} if found.polisher else {}
-    if not places:
+    wanted = {n: dict(o["polish"]) for n, o in found.settings.items() if o.get("polish")} if found.polisher else {}
+    if not wanted:
         return vectors, {}
     assert found.polisher is not None
-    at = [found.names.index(name) for name in places]
-    moved = [found.polisher(bench, n, vectors[i], place) for i, (n, place) in zip(at, places.items(), strict=True)]
+    at = [found.names.index(name) for name in wanted]
+    moved = [found.polisher(bench, n, vectors[i], wanted[n].get("place", ())) for i, n in zip(at, wanted, strict=True)]
+    own = {name: {**found.settings[name], **more} for name, more in wanted.items()}
     polished, steps = measure.calibrate(
-        bench, list(places), unit(torch.stack(moved)), codes, settings.target, settings.identity, found.settings
+        bench, list(wanted), unit(torch.stack(moved)), codes, settings.target, settings.identity, own
     )
     return vectors.index_copy(0, torch.tensor(at), polished), steps
 
