@@ -64,6 +64,39 @@ def test_unknown_formats_and_missing_packages_are_one_line(monkeypatch: pytest.M
         formats.check("openvino")
 
 
+def test_signals_are_still_handled_after_openvino_has_come_and_gone() -> None:
+    if find_spec("openvino") is None:
+        pytest.skip("the export extra is not installed")
+    # Without the stack's safekeeping the second signal kills Python: SIGSEGV, exit code -11.
+    code = """
+import faulthandler, gc, os, signal, sys, tempfile
+from pathlib import Path
+faulthandler.enable()
+import oodgan, openvino, torch
+from oodgan.export import formats
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+class Square(torch.nn.Module):
+    def forward(self, x):
+        return x @ x
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "square.xml"
+    openvino.save_model(openvino.convert_model(torch.export.export(Square(), (torch.rand(4, 4),))), path)
+    runs = [formats.open_run(path, threads=1) for _ in range(3)]
+    for run in runs:
+        run([torch.rand(4, 4)])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    while runs:
+        del runs[0], run
+        run = None
+        gc.collect()
+        os.kill(os.getpid(), signal.SIGUSR1)
+print(len(seen))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.split() == ["4"], (done.returncode, done.stdout, done.stderr[-2000:])
+
+
 def test_openvino_reports_nothing_to_its_makers() -> None:
     if find_spec("openvino") is None:
         pytest.skip("the export extra is not installed")

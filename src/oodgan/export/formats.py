@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,13 +121,32 @@ def _open_openvino(path: Path, threads: int, cache: Path | None) -> Run:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    with _own_signal_stack():
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         found = compiled([tensor.numpy() for tensor in inputs])
         return [torch.from_numpy(found[port]) for port in compiled.outputs]
 
     return run
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Keep this thread's alternate signal stack.
+
+    Compiling, OpenVINO's CPU plugin gives the calling thread one of its own, and may free it with the model: the next
+    signal that Python handles there (Ctrl-C, the end of a data loader's worker) would then be a crash without a trace.
+    """
+    exchange = getattr(ctypes.CDLL(None), "sigaltstack", None) if os.name == "posix" else None
+    before = ctypes.create_string_buffer(64)  # a stack_t, larger than on any system, and not looked into
+    if exchange is not None:
+        exchange(None, before)
+    try:
+        yield
+    finally:
+        if exchange is not None:
+            exchange(before, None)
 
 
 @contextmanager
