@@ -23,6 +23,7 @@ from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator
 
 log = logging.getLogger("oodgan")
+_OPTIONS = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step", "try", "polish"}
 
 
 @dataclass
@@ -157,20 +158,8 @@ class ProbeDiscovery:
         return fit_linear(codes, score, str(options.get("model", self.model)), regulariser)
 
     def _direction(self, name: str, options: dict[str, Any], normals: Mapping[str, Tensor], num_ws: int) -> Tensor:
-        known = {
-            "orthogonal",
-            "layers",
-            "model",
-            "regulariser",
-            "target",
-            "identity",
-            "step",
-            "max_step",
-            "try",
-            "place",
-        }
-        for option in options.keys() - known:
-            raise unknown(f"option of attribute {name!r}:", option, known)
+        for option in options.keys() - _OPTIONS:
+            raise unknown(f"option of attribute {name!r}:", option, _OPTIONS)
         others = [str(o) for o in options.get("orthogonal") or ()]
         for other in others:
             if other not in normals:
