@@ -31,6 +31,10 @@ IMAGES = ("photo", "inverted", "edited", "mask", "coarse", "result")
 STEPS = {"inverted": "invert", "edited": "edit", "mask": "mask", "coarse": "compose", "result": "deghost"}
 """The step that makes each of them, as `Edit.seconds` names it."""
 
+DECODE = ("full", "needed")
+WITHOUT_INVERTED = ("paper", "alpha", "poisson")
+"""The modes of `oodgan.compose` that do not read the inverted image."""
+
 
 class Editor:
     """Edits faces in real photos, one step after the other as the paper does (section 3, figure 2).
@@ -46,6 +50,11 @@ class Editor:
         remover: separates the result from the ghosts of the composition; None leaves the coarse image as it is.
         composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
         device: where everything is computed.
+        decode: `full`, or `needed`: the inverted image only to the pixels that Diff-CAM looks at, unless it is asked
+            for. Masks are then approximate (`Editor.glimpse`).
+
+    Raises:
+        UserError: `decode` is unknown, or is `needed` though another part reads the whole inverted image.
 
     Example::
 
@@ -69,6 +78,7 @@ class Editor:
         remover: Remover | None = None,
         composition: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
+        decode: str = "full",
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
@@ -77,6 +87,8 @@ class Editor:
             if isinstance(part, nn.Module):
                 part.to(self.device).eval()
         self.subjects = Subjects(generator.resolution, self.device)
+        self.decode = decode
+        self._check_decode()
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> Editor:
@@ -105,6 +117,7 @@ class Editor:
             remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
             cfg.get("compose"),
             device,
+            str(cfg.get("decode", "full")),
         )
         if chosen == "openvino":
             backend.accelerate(editor, cfg)
@@ -159,6 +172,16 @@ class Editor:
         return self.masker(inverted, edited, names, photo)
 
     @torch.no_grad()
+    def glimpse(self, w_plus: Tensor) -> Tensor:
+        """The inverted image of codes (1, L, 512), only as large as Diff-CAM sees it: (1, 3, s, s) in [-1, 1].
+
+        It takes the place of `inverted` with decode=needed, and differs from the area-resized full image as
+        `generator.synthesis(size=s)` does.
+        """
+        size = min(self.masker.size, self.generator.resolution)
+        return self.generator.synthesis(w_plus, size=size).clamp(-1, 1)
+
+    @torch.no_grad()
     def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
         """Step 4: the coarse image, the edited region in the untouched photo."""
         return compose(photo, inverted, edited, mask, **self.composition).clamp(-1, 1)
@@ -172,6 +195,19 @@ class Editor:
             return coarse
         found = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
         return found.clamp(-1, 1)
+
+    def _check_decode(self) -> None:
+        if self.decode not in DECODE:
+            raise unknown("decode", self.decode, DECODE)
+        if self.decode == "full":
+            return
+        readers = {
+            f"compose.mode={self.composition.get('mode')}": self.composition.get("mode") not in WITHOUT_INVERTED,
+            "diffcam.mask.kind=guided": getattr(self.masker, "kind", "") != "paper",
+            "this deghoster": getattr(self.remover, "reads_inverted", self.remover is not None),
+        }
+        if found := next((name for name, reads in readers.items() if reads), None):
+            raise UserError(f"decode=needed, but {found} reads the whole inverted image: use decode=full")
 
     @overload
     def edit(
@@ -332,11 +368,21 @@ class Tensors(Mapping[str, Tensor]):
         if name not in IMAGES:
             raise unknown("image of an edit", name, IMAGES)
         if name not in self._found:
-            have = {earlier: self[earlier] for earlier in IMAGES[: IMAGES.index(name)]}
+            have = {earlier: self._given(earlier) for earlier in IMAGES[: IMAGES.index(name)]}
             start = time.perf_counter()
             self._found[name] = self._make(name, have)
             self._seconds[STEPS[name]] = time.perf_counter() - start
         return self._found[name]
+
+    def _given(self, name: str) -> Tensor:
+        """An image as the steps after it get it."""
+        if name != "inverted" or self._editor.decode == "full":
+            return self[name]
+        start, subject = time.perf_counter(), self._subject
+        if subject.glimpse is None:
+            subject.glimpse = self._editor.glimpse(self.w_plus)
+        self._seconds.setdefault("invert", time.perf_counter() - start)
+        return subject.glimpse
 
     def __iter__(self) -> Iterator[str]:
         return iter(IMAGES)
@@ -347,12 +393,20 @@ class Tensors(Mapping[str, Tensor]):
     @property
     def w_plus(self) -> Tensor:
         """The photo's code, (1, L, 512)."""
-        return once(self._subject, self._editor.invert)[0]
+        if self._editor.decode == "full":
+            return once(self._subject, self._editor.invert)[0]
+        if self._subject.w_plus is None:
+            self._subject.w_plus = self._editor.inverter.invert(self._subject.photo)
+        return self._subject.w_plus
 
     def _make(self, name: str, have: Mapping[str, Tensor]) -> Tensor:
         editor = self._editor
-        if name == "inverted":
+        if name == "inverted" and editor.decode == "full":
             return once(self._subject, editor.invert)[1]
+        if name == "inverted":
+            if self._subject.inverted is None:
+                self._subject.inverted = editor.change(self.w_plus, {})
+            return self._subject.inverted
         if name == "edited":
             return editor.change(self.w_plus, self._edits)
         if name == "mask":

@@ -28,8 +28,8 @@ class Subject:
     """One face of one photo.
 
     `source` is the photo as it came (upright RGB), `aligned` the FFHQ crop with its place in it, `photo` the crop as
-    (1, 3, R, R) in [-1, 1]. `w_plus` (1, L, 512) and `inverted` (1, 3, R, R) appear with the first edit and serve all
-    further ones.
+    (1, 3, R, R) in [-1, 1]. `w_plus` (1, L, 512) and `inverted` (1, 3, R, R), or `glimpse`, a small one (1, 3, s, s),
+    appear with the first edit and serve all further ones.
     """
 
     source: Photo
@@ -37,6 +37,7 @@ class Subject:
     photo: Tensor
     w_plus: Tensor | None = None
     inverted: Tensor | None = None
+    glimpse: Tensor | None = None
 
 
 def read_picture(picture: Picture) -> Photo:
