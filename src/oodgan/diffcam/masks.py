@@ -48,7 +48,7 @@ class Masker(nn.Module):
         regions: Tensor | None = None,
         size: int = 128,
         kind: str = "guided",
-        threshold: float = 0.3,
+        threshold: float = 0.25,
         sharpness: float = 12.0,
         feather: float = 0.01,
         strength: float = 1.0,
@@ -99,7 +99,7 @@ class Masker(nn.Module):
         before, after = _shrink(inverted, work), _shrink(edited, work)
         changed = blur((after - before).abs().mean(1, keepdim=True), work // 64)
         changed = (changed / _top(changed * regions)).clamp(max=1)  # (B, K, H, W): against each region's own change
-        evidence = (regions.sqrt() * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)).amax(1, keepdim=True)
+        evidence = (regions * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)).amax(1, keepdim=True)
         mask = torch.sigmoid(self.sharpness * (evidence - self.threshold))
         low = torch.sigmoid(torch.tensor(-self.sharpness * self.threshold))
         mask = ((mask - low) / (1 - low)).clamp(0, 1)
