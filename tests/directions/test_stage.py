@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
 from oodgan.directions.bank import Bank
+from oodgan.directions.discovery import ProbeDiscovery
+from oodgan.launch import compose
+from oodgan.stages.directions import _measure
 from oodgan.tracking.artifacts import Manifest
 
 
@@ -32,3 +37,26 @@ def test_a_mistake_is_one_line(tmp_path: Path):
     done = _oodgan("directions=ffhq", "~directions.count", f"root={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: this stage makes directions")
+
+
+@pytest.mark.network
+def test_what_has_a_place_is_polished_and_calibrated_anew(painter, painted: Path):
+    attributes = {"top": {"target": 1.0}, "disc": {"target": 1.0}}
+    banks = []
+    for polish in (None, {"place": [0.0, 0.5, 1.0, 1.0], "target": 0.7}):
+        given = {**attributes, "disc": {**attributes["disc"], **({"polish": polish} if polish else {})}}
+        method = ProbeDiscovery(
+            str(painted / "labels.csv"), str(painted / "images"), given, samples=100, truncation=1.0, size=64,
+            holdout=0.3, polish={"steps": 15, "codes": 8, "components": 8, "lr": 0.1},
+        )  # fmt: skip
+        cfg = compose("directions", ["generator=tiny", "check.samples=0", "calibrate.samples=4"])
+        banks.append(_measure(cfg, painter, method.discover(painter)).bank)
+    plain, polished = banks
+    assert torch.equal(plain.vectors[0], polished.vectors[0]), "what has no place stays as it was"
+    assert plain.calibration["disc"]["target"] == 1.0 and polished.calibration["disc"]["target"] == 0.7
+
+    def leak(bank: Bank) -> float:
+        change = painter.synthesis(bank.vectors[1:]) - painter.synthesis(torch.zeros(1, 4, 512))
+        return float(change[..., :32, :].abs().mean() / change[..., 32:, :].abs().mean())
+
+    assert leak(polished) < 0.7 * leak(plain)
