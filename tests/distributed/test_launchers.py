@@ -104,7 +104,7 @@ def test_tasks_of_slurm_spread_a_stage(place):
 
 @pytest.mark.slow
 def test_a_mistake_ends_all_tasks(place):
-    found = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *place[1]], timeout=120)
+    found = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *place[1]])
     assert [code for _, code in found] == [2, 2], found
     assert "unknown key 'diffcam.fit.lrr'" in found[0][0]
 
