@@ -24,6 +24,7 @@ from oodgan.generators.protocol import Generator
 
 log = logging.getLogger("oodgan")
 _OPTIONS = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step", "try", "polish"}
+_POLISH = {"place", "spare", "beside", "target", "identity", "step", "max_step"}
 
 
 @dataclass
@@ -61,7 +62,11 @@ class ProbeDiscovery:
         solve: settings of `oodgan.directions.solve.Solver`, which then combines the lines of all attributes from
             their measured effects; null: each line as it is, made orthogonal and kept to layers as its options say.
         polish: settings of `oodgan.directions.polish.Polisher`, which then keeps the attributes that have an option
-            `polish: {place: [left, top, right, bottom]}` to their place; null: none is polished.
+            `polish: {place: [left, top, right, bottom]}` to their place; null: none is polished. Further options there:
+            `spare` and `beside` (names) of the polisher, `target`, `identity`, `step` of the calibration that follows.
+
+    Raises:
+        UserError: an option that is none, fewer than 20 samples.
     """
 
     def __init__(
@@ -81,6 +86,19 @@ class ProbeDiscovery:
         self.cache = Path(cache).expanduser() if cache else None
         if samples < 20:
             raise UserError(f"samples={samples}: a direction needs at least 20 samples (2000 make good ones)")
+        for name, options in self.attributes.items():
+            self._options_known(name, options)
+
+    def _options_known(self, name: str, options: Mapping[str, Any]) -> None:
+        """Said at once, not after an hour of scoring samples."""
+        for option in options.keys() - _OPTIONS:
+            raise unknown(f"option of attribute {name!r}:", option, _OPTIONS)
+        polish = options.get("polish") or {}
+        for option in polish.keys() - _POLISH:
+            raise unknown(f"option of {name}.polish:", option, _POLISH)
+        for other in polish.get("beside") or ():
+            if other not in self.attributes or other == name:
+                raise unknown(f"attribute in {name}.polish.beside:", other, self.attributes.keys() - {name})
 
     def discover(self, generator: Generator) -> Discovered:
         """Fit probes, score samples, and solve for every attribute's direction."""
@@ -158,8 +176,6 @@ class ProbeDiscovery:
         return fit_linear(codes, score, str(options.get("model", self.model)), regulariser)
 
     def _direction(self, name: str, options: dict[str, Any], normals: Mapping[str, Tensor], num_ws: int) -> Tensor:
-        for option in options.keys() - _OPTIONS:
-            raise unknown(f"option of attribute {name!r}:", option, _OPTIONS)
         others = [str(o) for o in options.get("orthogonal") or ()]
         for other in others:
             if other not in normals:

@@ -12,7 +12,7 @@ probe by what no eye sees.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodgan.directions.calibrate import Bench
-from oodgan.errors import UserError
+from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.tracking.artifacts import fingerprint
 
@@ -70,32 +70,44 @@ class Polisher:
         self.target, self.others, self.outside, self.identity = target, others, outside, identity
         self.cache = Path(cache).expanduser() if cache else None
 
-    def __call__(self, bench: Bench, name: str, vector: Tensor, place: Sequence[float]) -> Tensor:
+    def __call__(
+        self, bench: Bench, name: str, vector: Tensor, place: Sequence[float],
+        spare: Mapping[str, float] | None = None, beside: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Direction (L, 512) of strength 1 -> the polished one, about as strong.
 
         Args:
             place: left, top, right, bottom of where the attribute is, as shares of the aligned picture.
+            spare: how many times dearer it is to move these other scores than the rest.
+            beside: (N, L, 512) other edits that every second sample wears, so that both hold together.
 
         Raises:
-            UserError: a place that is none.
+            UserError: a place that is none, a score to spare that no probe gives.
         """
         outside = _outside(name, place)
-        kept = self._kept(bench, name, place)
+        prices = _prices(bench, name, spare or {})
+        beside = vector.new_zeros(0, *vector.shape) if beside is None else beside
+        kept = self._kept(bench, name, place, spare or {})
         start = {"start": vector.cpu(), "probe": bench.probes.weights[:, bench.probes.index(name)].cpu()}
+        start |= {"beside": beside.cpu()} if len(beside) else {}
         if kept is not None and (found := _read(kept, start)) is not None:
             return found
         with torch.inference_mode(False), torch.enable_grad():
-            found = self._descend(bench, name, vector, outside)
+            found = self._descend(bench, name, vector, outside, prices, beside)
         if kept is not None:
             _keep(kept, {**start, "vector": found})
         return found
 
-    def _descend(self, bench: Bench, name: str, vector: Tensor, outside: Tensor) -> Tensor:
+    def _descend(
+        self, bench: Bench, name: str, vector: Tensor, outside: Tensor, prices: Tensor, beside: Tensor
+    ) -> Tensor:  # fmt: skip
         generator, column = bench.generator, bench.probes.index(name)
         device = generator.mean_w.device
-        outside, vector = outside.to(device), vector.to(device)
+        outside, vector, prices, beside = (x.to(device) for x in (outside, vector, prices, beside))
         basis, rng = _basis(generator, self.components), torch.Generator().manual_seed(5)
         codes = torch.cat([self._sample(generator, i, rng) for i in range(self.codes)])
+        if len(beside):
+            codes[1::2] += beside[torch.arange(len(codes[1::2])) % len(beside)]
         with torch.no_grad():
             before = [_look(bench, code[None]) for code in codes]
         amounts = torch.zeros(len(vector), len(basis), requires_grad=True, device=device)
@@ -106,7 +118,7 @@ class Polisher:
             for index, strength in _draw(len(codes), rng):
                 direction = vector + amounts @ basis
                 after = _look(bench, (codes[index] + strength * direction)[None])
-                parts = self._parts(before[index], after, strength, column, outside)
+                parts = self._parts(before[index], after, strength, column, outside, prices)
                 # Not backward(), which would pile up gradients in networks that are not frozen.
                 (gradient,) = torch.autograd.grad(parts.sum(), amounts)
                 amounts.grad = gradient if amounts.grad is None else amounts.grad + gradient
@@ -119,11 +131,13 @@ class Polisher:
                 log.info("directions: polish %s %d/%d: %s", name, step, self.steps, shown)
         return (vector + amounts @ basis).detach().cpu()
 
-    def _parts(self, before: Looks, after: Looks, strength: float, column: int, outside: Tensor) -> Tensor:
+    def _parts(
+        self, before: Looks, after: Looks, strength: float, column: int, outside: Tensor, prices: Tensor
+    ) -> Tensor:  # fmt: skip
         """The terms of the loss (4,), as `_PARTS` names them."""
         moved = (after.scores - before.scores)[0] / abs(strength)
         short = F.relu(self.target - moved[column]) / 2 if strength > 0 else torch.zeros_like(moved[column])
-        others = torch.cat([moved[:column], moved[column + 1 :]]).square().mean()
+        others = (moved.square() * prices).sum() / (len(prices) - 1)
         changed = ((after.thumb - before.thumb).abs().mean(1)[0] * outside).sum() / outside.sum()
         left = 1 - (after.face * before.face).sum()
         return torch.stack([short, self.others * others / 3, self.outside * changed / 3, self.identity * left / 3])
@@ -132,10 +146,11 @@ class Polisher:
         truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
         return sample_codes(generator, 1, self.seed + index, truncation, mixing=0.3)
 
-    def _kept(self, bench: Bench, name: str, place: Sequence[float]) -> Path | None:
+    def _kept(self, bench: Bench, name: str, place: Sequence[float], spare: Mapping[str, float]) -> Path | None:
         if self.cache is None:
             return None
         settings: dict[str, Any] = {k: v for k, v in vars(self).items() if k != "cache"} | {"place": list(place)}
+        settings |= {"spare": dict(spare)} if spare else {}
         mark = fingerprint(settings, {"generator": bench.generator.id, "name": name})
         return self.cache / f"polished-{name}-{mark[:12]}.safetensors"
 
@@ -156,6 +171,18 @@ def _outside(name: str, place: Sequence[float]) -> Tensor:
 
     left, top, right, bottom = edges
     return 1 - between(top, bottom)[:, None] * between(left, right)[None]
+
+
+def _prices(bench: Bench, name: str, spare: Mapping[str, float]) -> Tensor:
+    """(P,): 0 for the own score, 1 for the others, more for those to spare."""
+    prices = torch.ones(len(bench.probes.names))
+    prices[bench.probes.index(name)] = 0
+    for other, factor in spare.items():
+        if other == name or other not in bench.probes.names:
+            known = [n for n in bench.probes.names if n != name]
+            raise unknown(f"score in directions.attributes.{name}.polish.spare:", other, known)
+        prices[bench.probes.names.index(other)] = float(factor)
+    return prices
 
 
 def _look(bench: Bench, code: Tensor) -> Looks:
@@ -189,8 +216,12 @@ def _read(path: Path, start: dict[str, Tensor]) -> Tensor | None:
     if not path.is_file():
         return None
     kept = load_file(str(path))
-    same = all(torch.allclose(kept[name], wanted, rtol=1e-2, atol=1e-3) for name, wanted in start.items())
+    same = kept.keys() == start.keys() | {"vector"} and all(_alike(kept[n], wanted) for n, wanted in start.items())
     return kept["vector"] if same else None
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-2, atol=1e-3)
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:

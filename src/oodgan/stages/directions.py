@@ -126,11 +126,14 @@ def _polished(
     if not wanted:
         return vectors, {}
     assert found.polisher is not None
-    at = [found.names.index(name) for name in wanted]
-    moved = [found.polisher(bench, n, vectors[i], wanted[n].get("place", ())) for i, n in zip(at, wanted, strict=True)]
+    at, moved = [found.names.index(name) for name in wanted], vectors.clone()
+    for i, (name, options) in zip(at, wanted.items(), strict=True):
+        beside = moved[[found.names.index(other) for other in options.get("beside") or ()]]
+        place, spare = options.get("place", ()), options.get("spare")
+        moved[i] = found.polisher(bench, name, vectors[i], place, spare, beside)
     own = {name: {**found.settings[name], **more} for name, more in wanted.items()}
     polished, steps = measure.calibrate(
-        bench, list(wanted), unit(torch.stack(moved)), codes, settings.target, settings.identity, own
+        bench, list(wanted), unit(moved[at]), codes, settings.target, settings.identity, own
     )
     return vectors.index_copy(0, torch.tensor(at), polished), steps
 
