@@ -41,7 +41,7 @@ def test_check_names_the_strongest_other_and_the_card_shows_it(tmp_path):
     result = Check(("smile", "beard"), ("smile", "beard", "pitch"), moves, torch.tensor([0.8, 0.6]), 40)
     assert result.own("beard") == 1.5 and result.strongest_other("smile") == ("beard", -0.5)
     bank = Bank(("smile", "beard"), torch.ones(2, 4, 512), "g", "g", {"smile": {"range": [-1, 2]}})
-    extra = {"compose": [{"pair": ["smile", "beard"], "kept": [0.9, 1.1], "identity": 0.5}]}
+    extra = {"compose": [{"pair": ["smile", "beard"], "kept": [0.9, 1.1], "kept_learnt": [0.95, 1.0], "identity": 0.5}]}
     text = write_card(bank, tmp_path / "card.md", "oodgan directions", ["p/sheet.jpg"], result, extra).read_text()
     for wanted in ("| smile | 22.63 | 0 to 3 | -1 to 2 |", "beard -0.50", "![sheet](p/sheet.jpg)", "smile + beard"):
         assert wanted in text

@@ -197,7 +197,19 @@ def check(bench: Bench, bank: Bank, codes: Tensor, judge: Probes) -> Check:
 def compose(
     bench: Bench, bank: Bank, codes: Tensor, judge: Probes, pairs: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Two edits at once: for each pair, each attribute's movement together relative to alone."""
+    """Two edits at once: for each pair, each attribute's movement together relative to alone.
+
+    `kept` is by the judge, `kept_learnt` by the probes that the directions were learnt with, which may see one edit in
+    the other's picture as little as the directions were made to show it.
+    """
+    found = _together(bench, bank, codes, judge, pairs)
+    learnt = _together(bench, bank, codes, bench.probes, pairs)
+    return [{**row, "kept_learnt": own["kept"]} for row, own in zip(found, learnt, strict=True)]
+
+
+def _together(
+    bench: Bench, bank: Bank, codes: Tensor, judge: Probes, pairs: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
     base = bench(codes, judge)
     alone: dict[str, float] = {}
     found = []
@@ -209,6 +221,7 @@ def compose(
         moved, kept = bench(bank.apply(codes, {first: 1.0, second: 1.0}), judge).against(base)
         ratio = [round(float(moved[:, judge.index(n)].mean()) / alone[n], 3) for n in (first, second)]
         found.append({"pair": [first, second], "kept": ratio, "identity": round(float(kept.median()), 3)})
+        log.info("directions: %s with %s keep %.2f and %.2f", first, second, *ratio)
     return found
 
 

@@ -147,9 +147,13 @@ def _curves(bank: Bank) -> str:
 
 
 def _compose(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[" + ".join(f["pair"]), *(f"{k:.2f}" for k in f["kept"]), f"{f['identity']:.2f}"] for f in found]
-    head = ["two at once", "first, relative to alone", "second, relative to alone", "identity"]
-    return "## Two edits at once\n\n" + markdown_table(head, rows)
+    rows = [
+        [" + ".join(f["pair"]), *(f"{k:.2f}" for k in (*f["kept"], *f["kept_learnt"])), f"{f['identity']:.2f}"]
+        for f in found
+    ]
+    head = ["two at once", "first keeps", "second keeps", "first, learnt probe", "second, learnt probe", "identity"]
+    said = "Of the movement alone, by the independent probes and by those that the directions were learnt with:"
+    return f"## Two edits at once\n\n{said}\n\n" + markdown_table(head, rows)
 
 
 def _published(found: Sequence[Mapping[str, Any]]) -> str:

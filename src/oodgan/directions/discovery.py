@@ -24,7 +24,8 @@ from oodgan.generators.protocol import Generator
 
 log = logging.getLogger("oodgan")
 _OPTIONS = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step", "try", "polish"}
-_POLISH = {"place", "spare", "beside", "target", "identity", "step", "max_step"}
+POLISHER = {"steps", "lr", "others", "outside", "colour"}  # settings that an attribute may have its own of
+_POLISH = {"place", "spare", "target", "identity", "step", "max_step"} | POLISHER
 
 
 @dataclass
@@ -63,7 +64,7 @@ class ProbeDiscovery:
             their measured effects; null: each line as it is, made orthogonal and kept to layers as its options say.
         polish: settings of `oodgan.directions.polish.Polisher`, which then keeps the attributes that have an option
             `polish: {place: [left, top, right, bottom]}` to their place; null: none is polished. Further options there:
-            `spare` and `beside` (names) of the polisher, `target`, `identity`, `step` of the calibration that follows.
+            `spare`, and own settings, of the polisher; `target`, `identity`, `step` of the calibration that follows.
 
     Raises:
         UserError: an option that is none, fewer than 20 samples.
@@ -96,9 +97,6 @@ class ProbeDiscovery:
         polish = options.get("polish") or {}
         for option in polish.keys() - _POLISH:
             raise unknown(f"option of {name}.polish:", option, _POLISH)
-        for other in polish.get("beside") or ():
-            if other not in self.attributes or other == name:
-                raise unknown(f"attribute in {name}.polish.beside:", other, self.attributes.keys() - {name})
 
     def discover(self, generator: Generator) -> Discovered:
         """Fit probes, score samples, and solve for every attribute's direction."""

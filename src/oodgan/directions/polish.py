@@ -45,14 +45,15 @@ class Polisher:
 
     Each step edits three samples: one by strength 1, one by 0.7 to 1.2, one by -0.6 to -1.1. The loss is the own
     score's shortfall from `target` (of the first two) + `others` x mean square movement of the other scores + `outside`
-    x mean absolute change of the pixels outside of the place + `identity` x (1 - FaceNet similarity).
+    x mean absolute change of the pixels outside of the place + `colour` x mean absolute change of the colours (channels
+    less their mean, on a grid of 8 x 8) + `identity` x (1 - FaceNet similarity).
 
     Args:
         steps: of Adam, with cosine decay from `lr`.
         codes, seed: the samples, of truncation 0.5 to 1, some with mixed styles.
         components: of W's principal components, that an offset may use.
         target: standard deviations that strength 1 should move the own score by.
-        others, outside, identity: prices, see above.
+        others, outside, colour, identity: prices, see above.
         cache: folder that keeps each polished direction, so that an interrupted run goes on where it stopped.
 
     Raises:
@@ -61,53 +62,52 @@ class Polisher:
 
     def __init__(
         self, steps: int = 110, lr: float = 0.04, codes: int = 96, seed: int = 900, components: int = 128,
-        target: float = 1.6, others: float = 1.5, outside: float = 12.0, identity: float = 1.0,
+        target: float = 1.6, others: float = 1.5, outside: float = 12.0, colour: float = 0.0,
+        identity: float = 1.0,
         cache: str | Path | None = None,
     ) -> None:  # fmt: skip
         if steps < 1 or codes < 2:
             raise UserError(f"directions.polish: steps={steps} and codes={codes}: at least 1 and 2")
         self.steps, self.lr, self.codes, self.seed, self.components = steps, lr, codes, seed, components
-        self.target, self.others, self.outside, self.identity = target, others, outside, identity
+        self.target, self.others, self.outside = target, others, outside
+        self.colour, self.identity = colour, identity
         self.cache = Path(cache).expanduser() if cache else None
+
+    def but(self, **changed: Any) -> Polisher:
+        """The same with some settings changed."""
+        return Polisher(**{**vars(self), **changed})
 
     def __call__(
         self, bench: Bench, name: str, vector: Tensor, place: Sequence[float],
-        spare: Mapping[str, float] | None = None, beside: Tensor | None = None,
+        spare: Mapping[str, float] | None = None,
     ) -> Tensor:  # fmt: skip
         """Direction (L, 512) of strength 1 -> the polished one, about as strong.
 
         Args:
             place: left, top, right, bottom of where the attribute is, as shares of the aligned picture.
             spare: how many times dearer it is to move these other scores than the rest.
-            beside: (N, L, 512) other edits that every second sample wears, so that both hold together.
 
         Raises:
             UserError: a place that is none, a score to spare that no probe gives.
         """
         outside = _outside(name, place)
         prices = _prices(bench, name, spare or {})
-        beside = vector.new_zeros(0, *vector.shape) if beside is None else beside
         kept = self._kept(bench, name, place, spare or {})
         start = {"start": vector.cpu(), "probe": bench.probes.weights[:, bench.probes.index(name)].cpu()}
-        start |= {"beside": beside.cpu()} if len(beside) else {}
         if kept is not None and (found := _read(kept, start)) is not None:
             return found
         with torch.inference_mode(False), torch.enable_grad():
-            found = self._descend(bench, name, vector, outside, prices, beside)
+            found = self._descend(bench, name, vector, outside, prices)
         if kept is not None:
             _keep(kept, {**start, "vector": found})
         return found
 
-    def _descend(
-        self, bench: Bench, name: str, vector: Tensor, outside: Tensor, prices: Tensor, beside: Tensor
-    ) -> Tensor:  # fmt: skip
+    def _descend(self, bench: Bench, name: str, vector: Tensor, outside: Tensor, prices: Tensor) -> Tensor:
         generator, column = bench.generator, bench.probes.index(name)
         device = generator.mean_w.device
-        outside, vector, prices, beside = (x.to(device) for x in (outside, vector, prices, beside))
+        outside, vector, prices = (x.to(device) for x in (outside, vector, prices))
         basis, rng = _basis(generator, self.components), torch.Generator().manual_seed(5)
         codes = torch.cat([self._sample(generator, i, rng) for i in range(self.codes)])
-        if len(beside):
-            codes[1::2] += beside[torch.arange(len(codes[1::2])) % len(beside)]
         with torch.no_grad():
             before = [_look(bench, code[None]) for code in codes]
         amounts = torch.zeros(len(vector), len(basis), requires_grad=True, device=device)
@@ -134,13 +134,15 @@ class Polisher:
     def _parts(
         self, before: Looks, after: Looks, strength: float, column: int, outside: Tensor, prices: Tensor
     ) -> Tensor:  # fmt: skip
-        """The terms of the loss (4,), as `_PARTS` names them."""
+        """The terms of the loss (5,), as `_PARTS` names them."""
         moved = (after.scores - before.scores)[0] / abs(strength)
         short = F.relu(self.target - moved[column]) / 2 if strength > 0 else torch.zeros_like(moved[column])
         others = (moved.square() * prices).sum() / (len(prices) - 1)
         changed = ((after.thumb - before.thumb).abs().mean(1)[0] * outside).sum() / outside.sum()
+        tinted = (_colours(after.thumb) - _colours(before.thumb)).abs().mean()
         left = 1 - (after.face * before.face).sum()
-        return torch.stack([short, self.others * others / 3, self.outside * changed / 3, self.identity * left / 3])
+        costs = (self.others * others, self.outside * changed, self.colour * tinted, self.identity * left)
+        return torch.stack([short, *(cost / 3 for cost in costs)])
 
     def _sample(self, generator: Generator, index: int, rng: torch.Generator) -> Tensor:
         truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
@@ -155,7 +157,7 @@ class Polisher:
         return self.cache / f"polished-{name}-{mark[:12]}.safetensors"
 
 
-_PARTS = ("short of the target", "others", "outside", "identity")
+_PARTS = ("short of the target", "others", "outside", "colour", "identity")
 
 
 def _outside(name: str, place: Sequence[float]) -> Tensor:
@@ -193,6 +195,11 @@ def _look(bench: Bench, code: Tensor) -> Looks:
     weights, bias = (x.to(image.device) for x in (bench.probes.weights, bench.probes.bias))
     scores = bench.extractor(image) @ weights + bias
     return Looks(scores, identity_embedding(image), F.interpolate(image, (_THUMB, _THUMB), mode="area"))
+
+
+def _colours(thumb: Tensor) -> Tensor:
+    """(N, 3, 64, 64) -> (N, 3, 8, 8): what light and dark leave."""
+    return F.avg_pool2d(thumb - thumb.mean(1, keepdim=True), 8)
 
 
 def _basis(generator: Generator, components: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from oodgan.directions import calibrate as measure
 from oodgan.directions.bank import FILENAME, Bank, latent_space
 from oodgan.directions.card import write_card, write_pictures
-from oodgan.directions.discovery import Discovered, unit
+from oodgan.directions.discovery import POLISHER, Discovered, unit
 from oodgan.directions.features import Extractor, list_images
 from oodgan.directions.formats import ImportDiscovery
 from oodgan.directions.probes import SHIPPED_PROBES, Probes
@@ -128,9 +128,8 @@ def _polished(
     assert found.polisher is not None
     at, moved = [found.names.index(name) for name in wanted], vectors.clone()
     for i, (name, options) in zip(at, wanted.items(), strict=True):
-        beside = moved[[found.names.index(other) for other in options.get("beside") or ()]]
-        place, spare = options.get("place", ()), options.get("spare")
-        moved[i] = found.polisher(bench, name, vectors[i], place, spare, beside)
+        polisher = found.polisher.but(**{key: options[key] for key in POLISHER & options.keys()})
+        moved[i] = polisher(bench, name, vectors[i], options.get("place", ()), options.get("spare"))
     own = {name: {**found.settings[name], **more} for name, more in wanted.items()}
     polished, steps = measure.calibrate(
         bench, list(wanted), unit(moved[at]), codes, settings.target, settings.identity, own
