@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from oodgan import Editor
 from oodgan.data import images
 from oodgan.directions.bank import Bank
-from oodgan.editing import IMAGES, STEPS, paste
+from oodgan.edit import IMAGES, STEPS, paste
 from oodgan.errors import UserError
 from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2

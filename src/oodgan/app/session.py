@@ -18,7 +18,8 @@ from oodgan.data.align import align, align_photo
 from oodgan.data.detect import Face, detect_faces
 from oodgan.data.images import Photo
 from oodgan.diffcam.masks import Masker
-from oodgan.editing import Edit, Editor
+from oodgan.edit import Edit
+from oodgan.editing import Editor
 from oodgan.errors import UserError
 from oodgan.stages import _settings
 from oodgan.subject import Subject

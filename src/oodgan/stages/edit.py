@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from oodgan.data.detect import Face
     from oodgan.data.images import Photo
-    from oodgan.editing import Edit, Editor
+    from oodgan.edit import Edit
+    from oodgan.editing import Editor
 
 __all__ = ["FORMATS", "POSITIONAL", "run"]
 POSITIONAL = ("*input",)
@@ -153,7 +154,7 @@ class _Run:
 def _write(every: Sequence[Sequence[Edit]], source: Photo, job: Job, plan: Plan, numbers: Numbers) -> dict[str, float]:
     """Compute and write all pictures of one photo; seconds of each step over faces and edits together."""
     from oodgan.data.images import write_image
-    from oodgan.editing import paste
+    from oodgan.edit import paste
 
     def write(picture: Image.Image, path: Path, kind: str) -> None:
         icc = None if kind == "mask" else source.icc

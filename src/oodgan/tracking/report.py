@@ -19,7 +19,7 @@ from oodgan.tracking.curves import Curves, draw, read
 from oodgan.tracking.sheet import BACKGROUND, INK, fitted, sheet
 
 if TYPE_CHECKING:
-    from oodgan.editing import Edit
+    from oodgan.edit import Edit
 
 COLUMNS = ("photo", "inverted", "edited", "mask over the photo", "coarse", "result")
 HTML, PNG, METRICS = "report.html", "report.png", "metrics.json"
