@@ -189,6 +189,7 @@ class Zip(_Files):
                 raise UserError(f"{name} is larger than {MAX_MEMBER_BYTES // 2**20} MB unpacked")
             with self._archive().open(name) as member:
                 return member.read(count)
+        # zipfile's answers to damaged, encrypted (RuntimeError) and strangely packed (NotImplementedError) members.
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError, EOFError) as error:
             raise UserError(f"{name} cannot be read from {self.path}: {error}") from None
 

@@ -199,8 +199,8 @@ def compose(
 ) -> list[dict[str, Any]]:
     """Two edits at once: for each pair, each attribute's movement together relative to alone.
 
-    `kept` is by the judge, `kept_learnt` by the probes that the directions were learnt with, which may see one edit in
-    the other's picture as little as the directions were made to show it.
+    `kept` is by the judge, `kept_learnt` by the probes that the directions were learnt with. Where these say that both
+    hold and the judge does not, it is the probes that disagree on what one edit shows of the other.
     """
     found = _together(bench, bank, codes, judge, pairs)
     learnt = _together(bench, bank, codes, bench.probes, pairs)
