@@ -121,6 +121,17 @@ def test_images_of_a_batch_do_not_mix(maskers) -> None:
         assert torch.allclose(together, alone, atol=1e-4)
 
 
+def test_a_look_at_several_edits_serves_for_all_their_masks(maskers) -> None:
+    image = an_image(4)
+    edits = {name: edited_at(image, name) for name in NAMES}
+    for masker in maskers.values():
+        logits, maps = masker.look(image, torch.cat(list(edits.values())))
+        assert logits.shape == (3, 3)
+        for i, (name, edited) in enumerate(edits.items()):
+            again = masker(image, edited, [name], maps=maps[i : i + 1])
+            assert torch.allclose(again, masker(image, edited, [name]), atol=1e-4)
+
+
 def test_a_box_mean_is_a_box_mean() -> None:
     x = torch.rand(1, 1, 9, 9)
     assert torch.equal(blur(x, 0), x)

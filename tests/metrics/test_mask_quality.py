@@ -17,18 +17,18 @@ pytestmark = pytest.mark.network  # LPIPS finds the regions
 
 
 class Fixed(torch.nn.Module):
-    """A masker whose mask is given, and whose network names every edit by its first class."""
+    """A masker whose mask is given, and whose Diff-CAM names every edit by its first class."""
 
     size, classes, names = 32, {"smile": 0, "age": 1}, ("smile", "age")
 
     def __init__(self, rows):
         super().__init__()
-        self.rows = rows
+        self.rows, self.network = rows, object()
 
-    def network(self, inverted, edited):
-        return torch.tensor([[2.0, 1.0]])
+    def look(self, inverted, edited):
+        return torch.tensor([[2.0, 1.0]]).expand(len(edited), 2), torch.zeros(len(edited), 2, 4, 4)
 
-    def forward(self, inverted, edited, names, photo=None):
+    def forward(self, inverted, edited, names, photo=None, maps=None):
         mask = torch.zeros_like(edited[:, :1])
         mask[..., self.rows, :] = 1
         return mask

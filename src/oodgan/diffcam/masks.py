@@ -67,22 +67,40 @@ class Masker(nn.Module):
         self.register_buffer("regions", regions)
 
     @torch.no_grad()
-    def forward(self, inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        inverted: Tensor,
+        edited: Tensor,
+        names: Sequence[str],
+        photo: Tensor | None = None,
+        maps: Tensor | None = None,
+    ) -> Tensor:
         """Images (B, 3, R, R) in [-1, 1] and the edit's names -> mask (B, 1, R, R) in [0, 1].
+
+        Args:
+            maps: (B, K, h, w) of all classes from `look`, which then looks no second time.
 
         Raises UserError for a name that Diff-CAM was not trained on.
         """
         if not names:
             raise UserError("a mask needs at least one direction name")
         classes = [self._class(name) for name in names]
-        small, small_edited = (_shrink(x, self.size) for x in (inverted, edited))
-        _, maps = self.network.maps(small, small_edited)
+        chosen = self._maps(inverted, edited, classes)[1] if maps is None else maps[:, classes]
         if self.kind == "paper":
-            cams = normalise_maps(maps[:, classes], tuple(edited.shape[2:]))  # type: ignore[arg-type]
+            cams = normalise_maps(chosen, tuple(edited.shape[2:]))  # type: ignore[arg-type]
             mask = cams.amax(1, keepdim=True)
         else:
-            mask = self._guided(maps, classes, inverted, edited, inverted if photo is None else photo)
+            mask = self._guided(chosen, classes, inverted, edited, inverted if photo is None else photo)
         return mask if self.strength == 1 else (mask * self.strength).clamp(0, 1)
+
+    @torch.no_grad()
+    def look(self, inverted: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
+        """Diff-CAM's logits (B, K) and maps (B, K, h, w) of all its classes; one `inverted` may serve for several."""
+        return self._maps(inverted, edited, None)
+
+    def _maps(self, inverted: Tensor, edited: Tensor, classes: list[int] | None) -> tuple[Tensor, Tensor]:
+        small, small_edited = (_shrink(x, self.size) for x in (inverted, edited))
+        return self.network.maps(small, small_edited, classes)
 
     def adjusted(self, strength: float, feather: float) -> Masker:
         """The same masker with another strength and feather; both share one network."""
@@ -92,7 +110,7 @@ class Masker(nn.Module):
 
     def _guided(self, maps: Tensor, classes: list[int], inverted: Tensor, edited: Tensor, photo: Tensor) -> Tensor:
         work = min(_WORK, edited.shape[-1])
-        chosen = _resize(maps[:, classes].clamp(min=0), work)
+        chosen = _resize(maps.clamp(min=0), work)
         cams = (chosen / _top(chosen)).clamp(max=1)
         regions = _resize(self.regions[classes][None].to(maps), work)  # type: ignore[index]
         regions = ((regions - _TAIL) / (1 - _TAIL)).clamp(min=0)
@@ -113,17 +131,20 @@ class Masker(nn.Module):
         return self.classes[name]
 
 
-def build(cfg: Mapping[str, Any], generator: Generator, bank: Bank) -> Masker:
-    """The masker of a config group `diffcam`, with its weights.
+Loaded = tuple[DiffCAM, Tensor | None, list[str]]
+
+
+def build(cfg: Mapping[str, Any], generator: Generator, bank: Bank, loaded: Loaded | None = None) -> Masker:
+    """The masker of a config group `diffcam`, with its weights, or with what `load_network` found before.
 
     Raises UserError for weights that are missing or made for another generator or other directions.
     """
-    network, regions, names = load_network(cfg, generator.id)
+    network, regions, names = loaded or load_network(cfg, generator.id)
     settings = {"aliases": cfg.get("aliases"), **dict(cfg.get("mask") or {})}
     return Masker(network, names or bank.names, regions, cfg["size"], **settings)
 
 
-def load_network(cfg: Mapping[str, Any], generator: str | None = None) -> tuple[DiffCAM, Tensor | None, list[str]]:
+def load_network(cfg: Mapping[str, Any], generator: str | None = None) -> Loaded:
     """The network of a config group `diffcam` with its weights, their regions, and the names of their classes."""
     source = trained.configured(cfg, "diffcam", "diffcam")
     found, metadata = trained.load(source, "diffcam", generator=generator)

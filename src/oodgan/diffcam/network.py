@@ -150,14 +150,15 @@ class DiffCAM(nn.Module):
         """Logits (B, num_classes); arguments as in `target_features`."""
         return self.classify(self.target_features(inverted, edited))
 
-    def maps(self, inverted: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and raw class maps (B, K, h, w) from one forward pass.
+    def maps(self, inverted: Tensor, edited: Tensor, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and raw maps (B, K, h, w) from one forward pass; of some classes only, (B, len(classes), h, w).
 
         A map's mean over the image plus the class's bias is its logit.
         """
         features = self.target_features(inverted, edited)
         size = features[0].shape[2:]
-        rows = self.fc.weight.split([width * self.grid**2 for width in self.widths], dim=1)
+        weight = self.fc.weight if classes is None else self.fc.weight[list(classes)]
+        rows = weight.split([width * self.grid**2 for width in self.widths], dim=1)
         total = torch.zeros((), device=inverted.device)
         for row, x in zip(rows, features, strict=True):
             weights = row.unflatten(1, (x.shape[1], self.grid, self.grid))

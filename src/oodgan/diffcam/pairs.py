@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +16,7 @@ from oodgan.diffcam.network import DiffCAM, pool
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.training.progress import track
 
 _SHARD = 48
 REGION_SIZE = 32
@@ -80,7 +80,7 @@ def render_pairs(renderer: PairRenderer, network: DiffCAM, folder: Path, count: 
         folder / f"pairs_{seed}_{i:04d}.safetensors" for i in range(-(-count // (per_shard * renderer.edits_per_code)))
     ]
     network.eval()
-    for i, path in enumerate(track(paths, f"render {count} edited pairs")):
+    for i, path in enumerate(track(paths, f"render {count} edited pairs", unit="shards")):
         if not path.exists():
             temporary = path.with_suffix(".tmp")
             save_file(_shard(renderer, network, per_shard, seed * 1_000_003 + i), temporary)
@@ -137,7 +137,7 @@ def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int
     sums: list[Tensor] = []
     squares: list[Tensor] = []
     network.eval()
-    for i in track(range(codes), "find the regions of the edits"):
+    for i in track(range(codes), "find the regions of the edits", unit="samples"):
         code = sample_codes(renderer.generator, 1, seed * 7919 + i, 0.7)
         before = renderer.render(code)
         for k in range(count):

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.augment import occlude, photometric
+from oodgan.training.progress import track
 
 _BATCH = 4
 _SHARD = 100
@@ -28,7 +28,7 @@ def render_shards(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"samples_{seed}_{i:04d}.safetensors" for i in range(-(-count // _SHARD))]
-    for i, path in enumerate(track(paths, f"render {count} samples")):
+    for i, path in enumerate(track(paths, f"render {count} samples", unit="shards")):
         if not path.exists():
             temporary = path.with_suffix(".tmp")
             save_file(_shard(generator, encoder, seed * 1_000_003 + i, size), temporary)

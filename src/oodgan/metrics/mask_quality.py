@@ -97,25 +97,43 @@ class MaskQuality:
         photo = inverted if face.photo is None else _to_side(face.photo, self.size)
         before = activations(inverted)
         self._sum, self._faces = self._sum + inverted[0].cpu(), self._faces + 1
-        for name in self.attributes:
-            edited = self._decode(self.bank.apply(face.code, {name: self.strength}))
+        edits = [self._decode(self.bank.apply(face.code, {name: self.strength})) for name in self.attributes]
+        looks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # maskers that share a network look once
+        for masker in (kind.masker for kind in self.kinds.values()):
+            network = (id(masker.network), masker.size)
+            looks[network] = looks.get(network) or masker.look(inverted, torch.cat(edits))
+        for i, (name, edited) in enumerate(zip(self.attributes, edits, strict=True)):
             self.consistent[name].add(before, activations(edited))
-            self._measure(name, photo, inverted, edited, face.labels)
+            found = {
+                kind: [x[i : i + 1] for x in looks[id(made.masker.network), made.masker.size]]
+                for kind, made in self.kinds.items()
+            }
+            self._measure(name, photo, inverted, edited, face.labels, found)
 
-    def _measure(self, name: str, photo: Tensor, inverted: Tensor, edited: Tensor, labels: Tensor | None) -> None:
-        pictures, found = [inverted, edited, photo], list(self.kinds.items())
-        for kind, (masker, mode) in ((k, (v.masker, v.mode)) for k, v in found):
-            mask = masker(inverted, edited, [name], photo)
+    def _measure(
+        self,
+        name: str,
+        photo: Tensor,
+        inverted: Tensor,
+        edited: Tensor,
+        labels: Tensor | None,
+        looks: Mapping[str, Sequence[Tensor]],
+    ) -> None:
+        """`looks`: kind -> Diff-CAM's logits (1, K) and maps (1, K, h, w)."""
+        pictures = [inverted, edited, photo]
+        for kind, (logits, maps) in looks.items():
+            masker, mode = self.kinds[kind].masker, self.kinds[kind].mode
+            mask = masker(inverted, edited, [name], photo, maps)
             seen = self.observed[name][kind]
             seen.masks.append(_to_side(mask, self.side)[0, 0].cpu())
-            seen.named.append(float(names_right(masker, inverted, edited, name)))
+            seen.named.append(float(int(logits.argmax(1)) == masker.classes[name]))
             if labels is not None and name.lower() in PARTS:
                 seen.on_parts.append(float(MaskShareOnParts([name]).per_image(mask, labels)))
             pictures.append(compose(photo, inverted, edited, mask, mode=mode))
         if name not in self.scores:
             return
         before, after, start, *composed = self.scores[name](torch.cat(pictures)).double().tolist()
-        for (kind, _), score in zip(found, composed, strict=True):
+        for kind, score in zip(looks, composed, strict=True):
             self.observed[name][kind].wanted.append(after - before)
             self.observed[name][kind].done.append(score - start)
 
@@ -166,12 +184,6 @@ class MaskQuality:
     def mean_masks(self, name: str) -> dict[str, Tensor]:
         """Kind -> mean mask (64, 64) of an attribute."""
         return {kind: torch.stack(seen.masks).mean(0) for kind, seen in self.observed[name].items()}
-
-
-def names_right(masker: Masker, inverted: Tensor, edited: Tensor, name: str) -> bool:
-    """Whether Diff-CAM finds that this edit was made, of all that it knows."""
-    small = [_to_side(x, masker.size) for x in (inverted, edited)]
-    return int(masker.network(*small).argmax(1)) == masker.classes[name]
 
 
 def _ratio(done: np.ndarray, wanted: np.ndarray, samples: int, seed: int) -> dict[str, Any]:

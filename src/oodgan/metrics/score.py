@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,24 +185,3 @@ def check_range(picture: Tensor, what: str) -> None:
     low, high = float(picture.min()), float(picture.max())
     if not (low >= -1.5 and high <= 1.5) or not torch.isfinite(picture).all():
         raise UserError(f"{what} is out of range: values from {low:.3g} to {high:.3g}, expected -1 to 1")
-
-
-class Counter(pl.Callback):
-    """Says how many photos are scored, how fast, and how long it will take: a line now and then on stderr."""
-
-    def __init__(self, seconds: float = 10.0):
-        self.seconds, self.seen, self.begun, self.said = seconds, 0, 0.0, 0.0
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.begun = self.said = time.monotonic()
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.seen += len(batch)
-        now, total = time.monotonic(), len(pl_module.pending)  # type: ignore[arg-type]
-        seen = min(self.seen * trainer.world_size, total)
-        if trainer.is_global_zero and (now - self.said >= self.seconds or seen == total):
-            self.said, rate = now, seen / max(now - self.begun, 1e-9)
-            left = (total - seen) / rate
-            print(f"evaluate {seen}/{total} photos  {rate:.2f}/s  {left:.0f} s left", file=sys.stderr, flush=True)

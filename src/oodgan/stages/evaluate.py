@@ -165,8 +165,9 @@ def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
 
 
 def _score(config: Mapping[str, Any], job: Job) -> None:
-    from oodgan.metrics.score import Counter, Scorer
+    from oodgan.metrics.score import Scorer
     from oodgan.training.engine import trainer
+    from oodgan.training.progress import Progress
 
     module = Scorer(job, int(config["batch_size"]), int(config["workers"]))
     if not module.pending:
@@ -174,7 +175,7 @@ def _score(config: Mapping[str, Any], job: Job) -> None:
     if len(module.pending) < len(job.pairs):
         left = len(module.pending)
         print(f"evaluate: {len(job.pairs) - left} photos are scored already, {left} to go", file=sys.stderr)
-    engine = trainer(config, folder=job.store.folder, callbacks=[Counter()])
+    engine = trainer(config, folder=job.store.folder, callbacks=[Progress("evaluate")])
     try:
         engine.test(module, verbose=False)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C; the command knows it by its own name

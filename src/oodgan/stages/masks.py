@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.tracking.artifacts import digest, plain, write_text
+from oodgan.tracking.artifacts import digest, fingerprint, plain, write_text
 
 if TYPE_CHECKING:
     from oodgan.directions.bank import Bank
@@ -80,7 +80,6 @@ def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
 
 def _inputs(cfg: DictConfig, photos: list[tuple[Path, Path | None]]) -> dict[str, str]:
     """Hashes of all that decides the numbers beside the config groups: stage keys, weights, photos."""
-    from oodgan.tracking.artifacts import fingerprint
     from oodgan.weights import trained
 
     groups = ("inverter", "diffcam") if photos else ("diffcam",)
@@ -93,9 +92,8 @@ def _measure(
     cfg: DictConfig, generator: Generator, bank: Bank, photos: list[tuple[Path, Path | None]]
 ) -> tuple[Tables, MaskQuality]:
     """Tables of samples and photos, and what was seen of the samples."""
-    from rich.progress import track
-
     from oodgan.metrics.mask_quality import MaskQuality
+    from oodgan.training.progress import track
 
     kinds = _kinds(cfg, generator, bank)
     attributes = _attributes(cfg, bank, kinds)
@@ -105,13 +103,13 @@ def _measure(
         return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength))
 
     samples = measure()
-    for face in track(samples.held_out(cfg.samples, cfg.seed, cfg.truncation), "edit held-out samples", cfg.samples):
+    for face in track(samples.held_out(cfg.samples, cfg.seed, cfg.truncation), "masks: samples", cfg.samples):
         samples.see(face)
     regions = samples.regions()
     tables: Tables = {f"{cfg.samples} held-out samples": samples.summary(regions)}
     if photos:
         real = measure()
-        for face in track(_faces(cfg, generator, photos), "edit photos", len(photos)):
+        for face in track(_faces(cfg, generator, photos), "masks: photos", len(photos)):
             real.see(face)
         tables[f"{len(photos)} photos"] = real.summary(regions)
     return tables, samples
@@ -126,9 +124,13 @@ def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]
     device = _device(str(cfg.get("accelerator", "cpu")))
     generator.to(device)  # type: ignore[attr-defined]
     config = plain(cfg)
-    found = {}
+    found: dict[str, Kind] = {}
+    loaded: dict[str, masks.Loaded] = {}
     for name, parts in (("paper", paper_config(config)), ("ours", config)):
-        masker = masks.build(parts["diffcam"], generator, bank).to(device).eval()
+        group = parts["diffcam"]
+        network = fingerprint({key: value for key, value in group.items() if key != "mask"})
+        loaded[network] = loaded.get(network) or masks.load_network(group, generator.id)
+        masker = masks.build(group, generator, bank, loaded[network]).to(device).eval()
         found[name] = Kind(masker, str((parts.get("compose") or {}).get("mode", "difference")))
     return found
 

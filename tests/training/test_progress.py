@@ -1,0 +1,52 @@
+"""What long work shows in a log: how much, how fast, how long."""
+
+import re
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from oodgan.training.progress import Meter, Progress, track
+
+
+def test_a_line_tells_count_speed_and_time_left(capsys):
+    meter = Meter("render", 4, "images", seconds=0.0)
+    for done in range(1, 5):
+        meter.show(done, f"loss {done}")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+    assert re.fullmatch(r"render 4/4  [\d.]+ images/s  0 s left  loss 4", lines[-1])
+
+
+def test_lines_are_seldom_and_the_last_one_is_never_left_out(capsys):
+    assert list(track(range(50), "render", unit="shards")) == list(range(50))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("render 1/50") and last.startswith("render 50/50")
+
+
+def test_speed_counts_only_what_this_run_did(capsys, monkeypatch):
+    times = iter([100.0, 110.0])
+    monkeypatch.setattr("oodgan.training.progress.time.monotonic", lambda: next(times))
+    Meter("train", 100, done=90).show(95)
+    assert "95/100  0.50 steps/s  10 s left" in capsys.readouterr().err
+
+
+def test_what_has_no_length_needs_a_total(capsys):
+    assert list(track(iter("abc"), "read", 3)) == list("abc") and "read 3/3" in capsys.readouterr().err
+    with pytest.raises(TypeError, match="total="):
+        list(track(iter("abc"), "read"))
+
+
+def test_predict_loops_count_images(capsys):
+    class Doubled(pl.LightningModule):
+        def predict_step(self, batch, _):
+            return batch * 2
+
+    engine = pl.Trainer(
+        accelerator="cpu", logger=False, callbacks=[Progress("double", 0.0)], enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    engine.predict(Doubled(), DataLoader(torch.arange(5.0), 2))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("double")]
+    assert [line.split()[1] for line in lines] == ["2/5", "4/5", "5/5"] and "images/s" in lines[0]
