@@ -112,6 +112,17 @@ def test_several_names_unite_their_masks_each_on_its_own_scale(maskers) -> None:
     assert torch.equal(paper, torch.maximum(one, two))
 
 
+def test_an_attributes_own_threshold_is_its_own(network: DiffCAM, regions: Tensor) -> None:
+    image = an_image(5)
+    edited = edited_at(image, "hat", "mouth")
+    usual, own = (
+        Masker(network, NAMES, regions, size=32, thresholds=thresholds)(image, edited, ["hat", "mouth"])
+        for thresholds in (None, {"mouth": 0.95, "a direction of another bank": 0.1})
+    )
+    assert torch.allclose(own[..., :28, :28], usual[..., :28, :28], atol=1e-4)
+    assert own[..., 40:58, 40:58].mean() < 0.75 * usual[..., 40:58, 40:58].mean()
+
+
 def test_images_of_a_batch_do_not_mix(maskers) -> None:
     image = an_image(3, 2)
     edited = torch.cat([edited_at(image[:1], "hat"), edited_at(image[1:], "hat", by=0.05)])

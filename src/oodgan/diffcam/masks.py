@@ -36,6 +36,8 @@ class Masker(nn.Module):
         names: direction names in class order.
         regions: (K, r, r) in [0, 1], needed by `guided`.
         threshold, sharpness: of the soft threshold.
+        thresholds: names with a threshold of their own, in place of `threshold`; those that Diff-CAM does not know are
+            passed over, so that one list serves several banks of directions.
         feather: width of the final blur, as a share of the image's width.
         strength: the mask is multiplied by it, and cut at 1.
         aliases: other names of classes, {name of a direction: class}; upper and lower case are the same anyway.
@@ -53,6 +55,7 @@ class Masker(nn.Module):
         feather: float = 0.01,
         strength: float = 1.0,
         aliases: Mapping[str, str] | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
@@ -63,7 +66,9 @@ class Masker(nn.Module):
         classes |= {name: classes[kept] for name, kept in (aliases or {}).items() if kept in classes}
         self.classes, self.names = classes, tuple(classes)
         self.network, self.size, self.kind = network.eval(), size, kind
-        self.threshold, self.sharpness, self.feather, self.strength = threshold, sharpness, feather, strength
+        self.sharpness, self.feather, self.strength = sharpness, feather, strength
+        own = {classes[name]: value for name, value in (thresholds or {}).items() if name in classes}
+        self.thresholds = [own.get(i, threshold) for i in range(len(names))]
         self.register_buffer("regions", regions)
 
     @torch.no_grad()
@@ -117,10 +122,11 @@ class Masker(nn.Module):
         before, after = _shrink(inverted, work), _shrink(edited, work)
         changed = blur((after - before).abs().mean(1, keepdim=True), work // 64)
         changed = (changed / _top(changed * regions)).clamp(max=1)  # (B, K, H, W): against each region's own change
-        evidence = (regions * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)).amax(1, keepdim=True)
-        mask = torch.sigmoid(self.sharpness * (evidence - self.threshold))
-        low = torch.sigmoid(torch.tensor(-self.sharpness * self.threshold))
-        mask = ((mask - low) / (1 - low)).clamp(0, 1)
+        evidence = regions * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)
+        middle = torch.tensor([self.thresholds[i] for i in classes]).to(maps)[:, None, None]
+        low = torch.sigmoid(-self.sharpness * middle)
+        steps = (torch.sigmoid(self.sharpness * (evidence - middle)) - low) / (1 - low)  # no evidence is no mask
+        mask = steps.amax(1, keepdim=True).clamp(0, 1)
         mask = guided_filter(_shrink(photo, work).mean(1, keepdim=True), mask, radius=max(1, work // 42)).clamp(0, 1)
         mask = blur(mask, round(self.feather * work))
         return _resize(mask, edited.shape[-1]).clamp(0, 1)
