@@ -91,9 +91,10 @@ def _mixed(seed: int, index: int) -> int:
 class Mix(Source):
     """Several sources in fixed proportions, e.g. `sources={generated: ..., real: ...}, ratios={generated: 3, real: 1}`.
 
-    Which source gives sample `i` depends on (`seed`, `i`) only; a source that is used up begins again. `length`
-    defaults to the sources' lengths together. Names begin with the source's key. Keys that only some samples have are
-    completed by the DataModule's collation.
+    Which source gives sample `i` depends on (`seed`, `i`) only. Each source is shuffled once, so that a few samples
+    come from all of a folder, not from its first names; one that is used up begins again. `length` defaults to the
+    sources' lengths together. Names begin with the source's key. Keys that only some samples have are completed by the
+    DataModule's collation.
     """
 
     def __init__(
@@ -116,7 +117,8 @@ class Mix(Source):
         self.inner = np.zeros(total, dtype=np.int64)
         for k, key in enumerate(self.keys):
             mine = self.choice == k
-            self.inner[mine] = np.arange(mine.sum()) % len(self.sources[key])
+            order = np.random.default_rng((seed, k)).permutation(len(self.sources[key]))
+            self.inner[mine] = order[np.arange(mine.sum()) % len(order)]
         self.skipped = {f"{k}/{n}": why for k, each in self.sources.items() for n, why in each.skipped.items()}
         self.set_size(size if size is not None else self.sources[self.keys[0]].size)
 
