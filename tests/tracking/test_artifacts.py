@@ -1,6 +1,10 @@
 import json
+import os
+import stat
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from oodgan.errors import UserError
 from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, fingerprint, require, up_to_date, writing
@@ -18,6 +22,18 @@ def test_an_artifact_appears_whole_or_not_at_all(tmp_path):
         assert not (tmp_path / "art").exists()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_read_an_artifact_if_the_umask_says_so(tmp_path):
+    for mask, of_folder, of_file in ((0o022, 0o755, 0o644), (0o077, 0o700, 0o600)):
+        before = os.umask(mask)
+        try:
+            with writing(tmp_path / str(mask)) as folder:
+                save_file({"x": torch.zeros(1)}, folder / "weights.safetensors")  # its owner's alone
+        finally:
+            os.umask(before)
+        modes = [stat.S_IMODE((tmp_path / str(mask) / name).stat().st_mode) for name in ("", "weights.safetensors")]
+        assert modes == [of_folder, of_file]
 
 
 def test_what_is_there_is_kept_unless_replaced(tmp_path):

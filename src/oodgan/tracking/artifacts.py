@@ -45,10 +45,18 @@ def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if rank() == 0:
-            temporary.chmod(0o755)
+            _usual_modes(temporary)
             _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _usual_modes(folder: Path) -> None:
+    """Modes as the umask wants them: temporary folders and safetensors' files are their owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _swap(temporary: Path, folder: Path) -> None:
