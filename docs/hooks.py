@@ -171,13 +171,20 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;") if text else ""
 
 
+def _site_links(path: Path) -> str:
+    """A card's or experiment's text; its links to pictures, cards and experiments lead to their pages."""
+    text = path.read_text(encoding="utf-8").replace("../../../../docs/cards/", "")
+    text = re.sub(r"\]\((\.\./)+experiments/(\w+)/README\.md\)", r"](../experiments/\2.md)", text)
+    return re.sub(r"\]\((\.\./)+src/oodgan/weights/shipped/(\w+)\.md\)", r"](../cards/\2.md)", text)
+
+
 def elsewhere() -> dict[str, str]:
     """Pages of Markdown files that lie outside docs/: the weights' cards and the experiments' answers."""
     pages = {}
     for path in sorted(SHIPPED.glob("*.md")):
-        pages[f"cards/{path.stem}.md"] = path.read_text(encoding="utf-8").replace("../../../../docs/cards/", "")
+        pages[f"cards/{path.stem}.md"] = _site_links(path)
     for path in sorted((ROOT / "experiments").glob("*/README.md")):
-        pages[f"experiments/{path.parent.name}.md"] = path.read_text(encoding="utf-8")
+        pages[f"experiments/{path.parent.name}.md"] = _site_links(path)
     pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     pages["contributing.md"] = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     return pages
