@@ -66,6 +66,15 @@ def test_empty_map_is_zero_never_nan():
     assert out[3].min() == 0 and out[3].max() == 1
 
 
+def test_rounding_of_a_constant_map_is_no_mask():
+    for size in ((1, 1), (4, 4)):
+        maps = torch.full(size, 0.0398) * (1 + 2e-7 * torch.rand(size))
+        assert normalise_maps(maps[None], (64, 64)).max() == 0
+        assert normalise_maps((maps + 1e-4 * torch.arange(maps.numel()).view(size))[None], (64, 64)).max() == (
+            maps.numel() > 1
+        ), "a little more than rounding does count"
+
+
 def test_normalisation_keeps_height_and_width_apart():
     maps = torch.zeros(1, 4, 4)
     maps[0, 0] = 1

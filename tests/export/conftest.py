@@ -26,7 +26,7 @@ def _make_editor() -> Editor:
     encoder = LightEncoder(generator.num_ws, hidden=32, rank=4, pretrained=False, identity=False, size=64)
     deghoster = LightDeghoster(generator, widths=(8, 16), prior=(16,), prior_width=8)
     torch.nn.init.normal_(deghoster.out.weight, std=0.1)
-    network = DiffCAM("alexnet", 2)
+    network = DiffCAM("alexnet", 2, layers=[1])  # at 64 px the last layers' maps are a single pixel
     network.fc.weight.data.abs_()  # or the maps may be empty but for rounding errors, which a mask then shows at large
     masker = Masker(network, bank.names, size=64, kind="paper")
     return Editor(generator, EncoderInverter(generator, encoder), bank, masker, Remover(deghoster), {"mode": "paper"})

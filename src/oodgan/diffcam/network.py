@@ -212,12 +212,16 @@ def hats(grid: int, size: int) -> Tensor:
 def normalise_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """ReLU, bilinear resize to `size` (H, W), minus its minimum, divided by its maximum: (..., H, W) in [0, 1].
 
-    An empty map (no positive evidence) becomes zeros, where the published code divides 0 by 0.
+    A map that is the same everywhere but for rounding (empty for want of positive evidence, or of one value) says
+    nothing of where and becomes zeros; the published code divides 0 by 0, or rounding errors by themselves.
     """
     positive = _resize(maps.clamp(min=0).flatten(0, -3)[:, None], size)[:, 0].view(*maps.shape[:-2], *size)
     shifted = positive - positive.amin((-2, -1), keepdim=True)
     peak = shifted.amax((-2, -1), keepdim=True)
-    return torch.where(peak > 0, shifted / peak.clamp(min=torch.finfo(maps.dtype).tiny), torch.zeros_like(shifted))
+    rounding = 16 * torch.finfo(maps.dtype).eps * positive.amax((-2, -1), keepdim=True)
+    return torch.where(
+        peak > rounding, shifted / peak.clamp(min=torch.finfo(maps.dtype).tiny), torch.zeros_like(shifted)
+    )
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
