@@ -13,7 +13,7 @@ from oodgan.training.progress import Meter, Progress, track
 def test_a_line_tells_count_speed_and_time_left(capsys):
     meter = Meter("render", 4, "images", seconds=0.0)
     for done in range(1, 5):
-        meter.show(done, f"loss {done}")
+        meter.show(done, lambda done=done: f"loss {done}")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
     assert re.fullmatch(r"render 4/4  [\d.]+ images/s  0 s left  loss 4", lines[-1])
@@ -23,6 +23,14 @@ def test_lines_are_seldom_and_the_last_one_is_never_left_out(capsys):
     assert list(track(range(50), "render", unit="shards")) == list(range(50))
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("render 1/50") and last.startswith("render 50/50")
+
+
+def test_numbers_are_asked_for_only_when_they_are_shown():
+    asked = []
+    meter = Meter("train", 100)
+    for done in range(1, 50):
+        meter.show(done, lambda: asked.append(1) or "")
+    assert len(asked) == 1
 
 
 def test_speed_counts_only_what_this_run_did(capsys, monkeypatch):

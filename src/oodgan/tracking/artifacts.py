@@ -55,7 +55,7 @@ def _usual_modes(folder: Path) -> None:
     """Modes as the umask wants them: temporary folders and safetensors' files are their owner's alone."""
     mask = os.umask(0)
     os.umask(mask)
-    for path in (folder, *folder.rglob("*")):
+    for path in (p for p in (folder, *folder.rglob("*")) if not p.is_symlink()):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -36,18 +36,18 @@ class Meter:
             self._bar.start()
             self._bar.add_task(title, total=total, completed=done, numbers="")
 
-    def show(self, done: int, numbers: str = "") -> None:
-        """`done` of the total now, with the newest `numbers`."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, numbers=numbers)
-            return
+    def show(self, done: int, numbers: Callable[[], str] = str) -> None:
+        """`done` of the total now; `numbers` is asked only when they are shown (a GPU waits for them)."""
         now = time.monotonic()
-        if done < self.total and now - self._printed < self.seconds:
+        if done < self.total and now - self._printed < (0.5 if self._bar is not None else self.seconds):
             return
         self._printed = now
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, numbers=numbers())
+            return
         rate = (done - self._first) / max(now - self._begun, 1e-9)
         left = f"{(self.total - done) / rate:.0f} s left" if rate else ""
-        line = f"{self.title} {done}/{self.total}  {rate:.2f} {self.unit}/s  {left}  {numbers}"
+        line = f"{self.title} {done}/{self.total}  {rate:.2f} {self.unit}/s  {left}  {numbers()}"
         print(line.rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self._meter is not None:
-            self._meter.show(trainer.global_step, _numbers(trainer))
+            self._meter.show(trainer.global_step, lambda: _numbers(trainer))
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._open(trainer, trainer.test_dataloaders)
