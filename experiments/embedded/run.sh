@@ -12,5 +12,5 @@ for edit in ${EDITS:-smile eyeglasses beard age smile+eyeglasses}; do # names jo
   folders="$folders $root/$edit"
 done
 # shellcheck disable=SC2086
-python -m oodgan.metrics.report $folders >"$root/table.md"
+python -m oodgan.evaluation.report $folders >"$root/table.md"
 cat "$root/table.md"

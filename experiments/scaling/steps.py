@@ -20,7 +20,7 @@ from oodgan.diffcam.module import DiffCAMModule
 from oodgan.diffcam.network import DiffCAM
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.psp import PSP
-from oodgan.training.ema import Ema
+from oodgan.nn.ema import Ema
 
 
 def cost(network: Any, *inputs: Tensor, backward: bool = True) -> dict[str, float]:

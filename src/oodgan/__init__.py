@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from oodgan import _torchvision
 
 if TYPE_CHECKING:
-    from oodgan.edit import Edit
     from oodgan.editing import Editor
+    from oodgan.editing.edit import Edit
 
 __version__ = "0.1.0"
 __all__ = ["Edit", "Editor", "__version__"]

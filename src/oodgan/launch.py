@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from oodgan.errors import UserError, nearest
+from oodgan.ranks import joined
 from oodgan.tracking import wandb as tracker
 from oodgan.training import sweep
-from oodgan.training.ranks import joined
 
 
 def config_folder() -> Path:
@@ -40,7 +40,7 @@ def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
 def run(stage: str, overrides: list[str]) -> int:
     """Run `oodgan <stage> overrides`; returns the exit code. Raises UserError for what the user can mend.
 
-    Of the processes that torchrun or srun started, the first runs the stage; see `oodgan.training.ranks`.
+    Of the processes that torchrun or srun started, the first runs the stage; see `oodgan.ranks`.
     """
     with joined() as follow:
         return follow() if follow else _run(stage, overrides)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from oodgan.app.session import Studio, Wish, numbered
 from oodgan.data.detect import Face
+from oodgan.editing import settings
 from oodgan.errors import UserError
 from oodgan.launch import compose
-from oodgan.stages import _settings
 
 NAMES = ("smile", "age")
 MOVED = Wish(0, {"smile": 0.15, "age": -1.0}, {"strength": 0.5, "feather": 0.02})
@@ -26,7 +26,7 @@ def read(text: str, tmp_path: Path, *words: str) -> DictConfig:
     """What `oodgan edit` makes of a settings file."""
     file = tmp_path / "settings.yaml"
     file.write_text(text)
-    return _settings.read(compose("edit", ["input=me.png", f"settings='{file}'", *words]))
+    return settings.read(compose("edit", ["input=me.png", f"settings='{file}'", *words]))
 
 
 def test_a_face_is_encoded_once_and_the_views_lie_where_nobody_guesses(studio: Studio, crop: Path) -> None:
@@ -90,7 +90,7 @@ def test_settings_come_back_as_they_were(studio: Studio, crop: Path, tmp_path: P
     assert cfg.edits == {"smile": 0.15, "age": -1.0} and cfg.aligned is True and str(cfg.face) == "0"
     assert cfg.save == ["pasted"] and cfg.format == "webp"
     assert cfg.diffcam.mask.strength == 0.5 and cfg.diffcam.mask.feather == 0.02
-    for part in set(_settings.PARTS) - {"diffcam"}:
+    for part in set(settings.PARTS) - {"diffcam"}:
         expected = OmegaConf.to_container(studio.cfg[part], resolve=True) if studio.cfg[part] else studio.cfg[part]
         found = OmegaConf.to_container(cfg[part]) if cfg[part] else cfg[part]
         for stripped in (expected, found):
@@ -136,12 +136,12 @@ def test_settings_of_others_are_refused_in_one_line(tmp_path: Path, text: str, m
 
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.yaml"):
-        _settings.read(compose("edit", ["settings=gone.yaml"]))
+        settings.read(compose("edit", ["settings=gone.yaml"]))
 
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(*words: str) -> Any:
-        monkeypatch.setattr(_settings, "_said", lambda: {word.partition("=")[0] for word in words})
+        monkeypatch.setattr(settings, "_said", lambda: {word.partition("=")[0] for word in words})
         return read("edits: {smile: 1.0}\nformat: webp\ncompose: {mode: paper}\n", tmp_path, *words)
 
     assert said("edits={age: 1.0}").edits == {"age": 1.0}

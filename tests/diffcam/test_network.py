@@ -189,7 +189,7 @@ def test_cuts_lie_inside_the_backbone(name, count):
 
 @pytest.mark.network
 def test_vgg16_with_registered_weights_is_torchvisions_features():
-    from oodgan.weights.backbones import imagenet_normalise, vgg16_features
+    from oodgan.nn.backbones import imagenet_normalise, vgg16_features
 
     network = DiffCAM("vgg16", 2, pretrained=True, trainable_from=None).eval()
     x = images(1)

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import oodgan  # noqa: F401
+from oodgan import ranks
 from oodgan.errors import UserError
-from oodgan.training import ranks
 
 OODGAN = [sys.executable, "-m", "oodgan"]
 TINY = ["experiment=tiny", "diffcam.fit.max_steps=1", "+diffcam.fit.checkpoint_every=1"]

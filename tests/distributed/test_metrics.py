@@ -191,7 +191,7 @@ def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
     results = []
     for processes in (1, 2):
         output, cache = tmp_path / f"out{processes}", tmp_path / f"statistics{processes}"
-        monkeypatch.setattr("oodgan.metrics.summary.statistics_path", lambda key, cache=cache: cache / key)
+        monkeypatch.setattr("oodgan.evaluation.summary.statistics_path", lambda key, cache=cache: cache / key)
         values = {
             **{"photos": str(place["photos"]), "masks": str(place["parsing"]), "edits": {"smile": 1.0}},
             **{"methods": {"plain": str(place["plain"]), "made": str(tmp_path / "made")}, "probes": "ffhq"},

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from oodgan.errors import UserError
 from oodgan.generators.stylegan2 import tiny
 from oodgan.inversion.e4e import E4E, Encoder4Editing, progressive
-from oodgan.inversion.irse import SqueezeExcite, Unit
 from oodgan.inversion.psp import PSP, GradualStyleEncoder
+from oodgan.nn.irse import SqueezeExcite, Unit
 
 WS = 8
 

@@ -7,8 +7,8 @@ from oodgan.inversion.refine import Refinement
 
 @pytest.mark.network
 def test_it_works_inside_inference_mode_whoever_loaded_the_networks_first():
-    from oodgan.metrics.facenet import facenet, identity_similarity
     from oodgan.metrics.lpips import lpips_distance
+    from oodgan.nn.facenet import facenet, identity_similarity
 
     lpips_distance.cache_clear()
     facenet.cache_clear()

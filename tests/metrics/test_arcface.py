@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
-from oodgan.metrics.arcface import FFHQ_POINTS, IRSE50, TEMPLATE, ArcFaceIdentity, recogniser, template_crop
+from oodgan.metrics.arcface import ArcFaceIdentity
+from oodgan.nn.arcface import FFHQ_POINTS, IRSE50, TEMPLATE, recogniser, template_crop
 
 
 def spot(x, y, size=512):

@@ -3,7 +3,7 @@ import torch
 
 from oodgan.errors import UserError
 from oodgan.metrics.lpips import LPIPS, lpips_distance
-from oodgan.weights.backbones import alexnet_features, vgg16_features
+from oodgan.nn.backbones import alexnet_features, vgg16_features
 
 
 def pictures(count=2, size=64, seed=0):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from oodgan.conversion.convert import convert, load_deghoster, load_diffcam
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.psp import PSP
-from oodgan.weights.convert import convert, load_deghoster, load_diffcam
 
 
 @pytest.fixture

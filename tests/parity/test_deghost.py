@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from oodgan.conversion.layouts import from_mmgen_discriminator, from_published_deghoster
 from oodgan.deghost.discriminator import Discriminator
 from oodgan.deghost.losses import PerceptualLoss, discriminator_losses, generator_loss
 from oodgan.deghost.network import Deghoster
 from oodgan.generators.stylegan2 import StyleGAN2
-from oodgan.weights.layouts import from_mmgen_discriminator, from_published_deghoster
 
 
 @pytest.mark.slow

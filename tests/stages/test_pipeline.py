@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from oodgan.tracking.artifacts import Manifest, digest
+from oodgan.files import digest
+from oodgan.tracking.artifacts import Manifest
 from oodgan.tracking.loggers import read_csv
 from oodgan.tracking.wandb import artifact_name
 

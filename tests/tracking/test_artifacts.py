@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from oodgan.errors import UserError
-from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, fingerprint, require, up_to_date, writing
+from oodgan.files import MANIFEST, digest, writing
+from oodgan.tracking.artifacts import Manifest, fingerprint, require, up_to_date
 
 
 def write(folder, mark="m", **more):

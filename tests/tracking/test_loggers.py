@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import oodgan  # noqa: F401
 from oodgan.errors import UserError
+from oodgan.ranks import rank
 from oodgan.tracking import loggers
-from oodgan.training.ranks import rank
 
 
 def fit_small(folder, logger):

@@ -11,8 +11,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import oodgan  # noqa: F401
+from oodgan.files import writing
 from oodgan.tracking import wandb as tracker
-from oodgan.tracking.artifacts import Manifest, writing
+from oodgan.tracking.artifacts import Manifest
 
 
 def make(folder, stage, **more):

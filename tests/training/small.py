@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from oodgan.training.ema import Ema
-from oodgan.training.frozen import Frozen
+from oodgan.nn.ema import Ema
+from oodgan.nn.frozen import Frozen
 from oodgan.training.manual import optimise
 
 

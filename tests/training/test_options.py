@@ -9,11 +9,11 @@ from small import Gan, PointData, Regression
 from torch import nn
 
 from oodgan.errors import UserError
+from oodgan.nn.ema import Ema
+from oodgan.nn.frozen import Frozen, frozen_hashes
 from oodgan.tracking.loggers import read_csv
 from oodgan.training import checkpoints
-from oodgan.training.ema import Ema
 from oodgan.training.fit import fit, initialise
-from oodgan.training.frozen import Frozen, frozen_hashes
 
 
 def run(module, folder, steps=10, engine=None, **more):

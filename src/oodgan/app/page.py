@@ -13,8 +13,8 @@ from typing import Any
 import gradio as gr
 
 from oodgan.app.session import VIEWS, Session, Studio, Wish, numbered
+from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
-from oodgan.stages.edit import FORMATS
 
 STEP = 0.05
 WHOLE, CROP = "Whole photo", "Aligned crop"

@@ -18,11 +18,10 @@ from oodgan.data.align import align, align_photo
 from oodgan.data.detect import Face, detect_faces
 from oodgan.data.images import Photo
 from oodgan.diffcam.masks import Masker
-from oodgan.edit import Edit
-from oodgan.editing import Editor
+from oodgan.editing import Editor, settings
+from oodgan.editing.edit import Edit
+from oodgan.editing.subject import Subject
 from oodgan.errors import UserError
-from oodgan.stages import _settings
-from oodgan.subject import Subject
 
 VIEWS = ("photo", "inverted", "edited", "mask", "coarse", "result")
 _VIEW_SIDE = {"photo": 1024, "result": 1024}  # pixels; the other views are shown small
@@ -155,8 +154,8 @@ class Studio:
             cfg[key] = value
         for key, number in wish.mask.items():
             OmegaConf.update(cfg, f"diffcam.mask.{key}", float(number), force_add=True)
-        path = self._new(f"{session.stem}_settings.yaml")
-        path.write_text(_settings.dump(cfg), encoding="utf-8")
+        path = self._new(f"{session.stem}settings.yaml")
+        path.write_text(settings.dump(cfg), encoding="utf-8")
         return str(path)
 
     @torch.no_grad()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodgan.diffcam.masks import blur
 from oodgan.errors import unknown
+from oodgan.nn.resize import blur
 
 MODES = ("layered", "difference", "paper", "alpha", "poisson")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from oodgan.errors import UserError, nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+FORMATS = ("png", "jpg", "webp")  # that edits are saved in
 """File name endings that count as photos when a folder or an archive is listed."""
 
 MAX_PIXELS = 100_000_000

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.ops import SQRT2, Bias, EqualLinear, activate, blur, blur_kernel
-from oodgan.training.gather import whole_batch
+from oodgan.nn.gather import whole_batch
 
 
 class EqualConv(nn.Module):

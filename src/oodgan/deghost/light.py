@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.generators.protocol import Generator
-from oodgan.inversion.light import resize_area
-from oodgan.training.frozen import Frozen
+from oodgan.nn.frozen import Frozen
+from oodgan.nn.resize import resize_area
 
 _INPUTS = 13  # coarse, photo, inverted, edited (3 each) and mask
 

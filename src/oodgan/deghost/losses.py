@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodgan.weights.backbones import imagenet_normalise, vgg16_features, vgg16_layers
+from oodgan.nn.backbones import imagenet_normalise, vgg16_features, vgg16_layers
 
 GAN_WEIGHT = 0.01
 PERCEPTUAL_WEIGHT = 0.01

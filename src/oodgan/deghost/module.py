@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from oodgan.deghost.discriminator import Discriminator
 from oodgan.deghost.losses import PerceptualLoss, discriminator_losses, generator_loss
 from oodgan.deghost.network import Deghoster
-from oodgan.inversion.light import resize_area
-from oodgan.training.ema import Ema
+from oodgan.nn.ema import Ema
+from oodgan.nn.resize import resize_area
 from oodgan.training.manual import optimise
 
 DEFAULT_WEIGHTS: dict[str, float] = {"l2": 1.0, "l1": 0.0, "perceptual": 0.01, "gan": 0.01}
 
 
 class DeghostModule(pl.LightningModule):
-    """Trains a deghoster on ghosts (`oodgan.compose.ghosts`) against their targets.
+    """Trains a deghoster on ghosts (`oodgan.deghost.ghosts`) against their targets.
 
     Losses, weighted by `losses`: `l2`, `l1` (pixels), `perceptual` (MSE of VGG16 `features.21`) and `gan` (vanilla,
     with a StyleGAN2 discriminator; 0 trains without one). `network` is the published `Deghoster`, which sees the coarse

@@ -23,7 +23,7 @@ from oodgan.errors import UserError
 from oodgan.generators import winograd
 from oodgan.generators.protocol import Fuse, Generator
 from oodgan.generators.strips import Cut, Strip, give_back, in_strips
-from oodgan.training.frozen import Frozen
+from oodgan.nn.frozen import Frozen
 
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2

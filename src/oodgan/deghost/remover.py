@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from oodgan.deghost.network import Deghoster
 from oodgan.errors import UserError
 from oodgan.generators import Generator, open_converted
-from oodgan.inversion.light import resize_area
+from oodgan.nn.resize import resize_area
 from oodgan.weights import trained
 
 

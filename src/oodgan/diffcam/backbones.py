@@ -61,7 +61,7 @@ def _resnet(name: str, pretrained: bool, weights: str | Path | None) -> Backbone
 
 
 def _sequential(name: str, pretrained: bool, weights: str | Path | None) -> Backbone:
-    from oodgan.weights import backbones
+    from oodgan.nn import backbones
 
     features = getattr(backbones, f"{name}_layers")()
     if weights is not None:

@@ -14,6 +14,7 @@ from oodgan.diffcam.network import DiffCAM, normalise_maps
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator
+from oodgan.nn.resize import blur
 from oodgan.weights import trained
 
 KINDS = ("guided", "paper")
@@ -168,17 +169,6 @@ def guided_filter(guide: Tensor, mask: Tensor, radius: int, epsilon: float = 0.0
     slope = (blur(guide * mask, radius) - mean_guide * mean_mask) / (variance + epsilon)
     offset = mean_mask - slope * mean_guide
     return blur(slope, radius) * guide + blur(offset, radius)
-
-
-def blur(x: Tensor, radius: int) -> Tensor:
-    """Box mean over (2 radius + 1)^2 pixels, the border repeated."""
-    if radius < 1:
-        return x
-    radius = min(radius, x.shape[-1] - 1)
-    padded = F.pad(x, (radius,) * 4, mode="replicate")
-    # Two passes of one dimension: (2r + 1) x 2 additions a pixel instead of (2r + 1)^2.
-    rows = F.avg_pool2d(padded, (1, 2 * radius + 1), stride=1)
-    return F.avg_pool2d(rows, (2 * radius + 1, 1), stride=1)
 
 
 def _top(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from oodgan.diffcam.backbones import build
 from oodgan.errors import UserError
-from oodgan.weights.backbones import imagenet_normalise
+from oodgan.nn.backbones import imagenet_normalise
 
 
 class DiffCAM(nn.Module):

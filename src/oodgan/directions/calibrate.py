@@ -44,7 +44,7 @@ class Bench:
     @torch.no_grad()
     def __call__(self, codes: Tensor, probes: Probes | None = None) -> Measured:
         """Codes (N, L, 512) -> what is seen; `probes` other than the bench's own may judge."""
-        from oodgan.metrics.facenet import identity_embedding
+        from oodgan.nn.facenet import identity_embedding
 
         scores, faces, thumbs = [], [], []
         batch = 1 if self.generator.mean_w.device.type == "cpu" else 16

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from oodgan.data.images import read_image, resize
 from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.nn.backbones import alexnet_features, imagenet_normalise, vgg16_features
 from oodgan.tracking.artifacts import fingerprint
-from oodgan.weights.backbones import alexnet_features, imagenet_normalise, vgg16_features
 
 # Index of a ReLU in torchvision's `features` -> side of the grid that its activations are pooled to. Coarse grids keep
 # where something is in the aligned face, and forget pixel noise.

@@ -188,7 +188,7 @@ def _prices(bench: Bench, name: str, spare: Mapping[str, float]) -> Tensor:
 
 
 def _look(bench: Bench, code: Tensor) -> Looks:
-    from oodgan.metrics.facenet import identity_embedding
+    from oodgan.nn.facenet import identity_embedding
 
     size = min(bench.size, bench.generator.resolution)
     image = bench.generator.synthesis(code, size=size).clamp(-1, 1)

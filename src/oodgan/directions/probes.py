@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodgan.directions.features import Extractor
 from oodgan.errors import UserError, unknown
+from oodgan.weights.fetch import sha256_of
 
 SHIPPED_PROBES = Path(__file__).parents[1] / "weights" / "shipped" / "probes_ffhq.safetensors"
 """Probes of the faces that the shipped directions were not learnt from."""
@@ -222,3 +223,19 @@ class OnnxProbe:
             self.network.setInput(image[None].numpy())
             scores.append(float(self.network.forward().reshape(-1)[self.output]))
         return torch.tensor(scores)
+
+
+def load_probes(
+    path: Path, attributes: Sequence[str], edits: Mapping[str, float]
+) -> dict[tuple[str, str, float], ImageProbe]:
+    """(attribute, version, sign) -> probe, for those `attributes` that the probes' file knows.
+
+    The version is the file's hash, so numbers of other probes carry another name; the sign is that of the edit's
+    strength, so a wanted change is positive.
+
+    Raises:
+        UserError: the file holds no probes.
+    """
+    probes, version = Probes.load(path), f"probe_{sha256_of(path)[:8]}"
+    wanted = [name for name in attributes if name in probes.names]
+    return {(a, version, -1.0 if edits.get(a, 1.0) < 0 else 1.0): ImageProbe(probes, a) for a in wanted}

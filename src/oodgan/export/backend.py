@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,11 @@ from torch import Tensor
 import oodgan
 from oodgan.errors import UserError, unknown
 from oodgan.export import formats
-from oodgan.export.parts import Part, deployed, encoder_of, sample
+from oodgan.export.parts import Part, Parts, deployed, encoder_of, sample
+from oodgan.files import writing
 from oodgan.generators.protocol import weights_id
-from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date, writing
+from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
 from oodgan.weights.fetch import cache_folder
-
-if TYPE_CHECKING:
-    from oodgan.editing import Editor
 
 log = logging.getLogger("oodgan")
 BACKENDS = ("torch", "openvino")
@@ -45,7 +43,7 @@ def check(backend: str, device: torch.device | str) -> None:
             raise UserError(f"backend=openvino runs on the CPU, but the device is {device}: leave out one of the two")
 
 
-def accelerate(editor: Editor, cfg: Mapping[str, Any] | None = None) -> None:
+def accelerate(editor: Parts, cfg: Mapping[str, Any] | None = None) -> None:
     """Let OpenVINO do the editor's `FASTER` parts, on as many threads as PyTorch uses.
 
     Parts are converted at their first use on a machine and then kept, with what OpenVINO compiled of them, in
@@ -61,7 +59,7 @@ def accelerate(editor: Editor, cfg: Mapping[str, Any] | None = None) -> None:
     if "encoder" in runs and (inverter := encoder_of(editor)) is not None:
         inverter.encode = runs["encoder"]  # type: ignore[method-assign, assignment]
     if "deghoster" in runs:
-        editor.remover = _Remove(runs["deghoster"])  # type: ignore[assignment]
+        editor.remover = _Remove(runs["deghoster"])
 
 
 class Compiled:
@@ -88,7 +86,7 @@ class _Remove:
         return self._run(coarse, photo, inverted, edited, mask, w_plus)
 
 
-def _model(editor: Editor, part: Part, cfg: Mapping[str, Any]) -> Path:
+def _model(editor: Parts, part: Part, cfg: Mapping[str, Any]) -> Path:
     """The part's OpenVINO file in the cache, made when it is not there."""
     said = plain(cfg.get(GROUPS[part.name]) or {})
     settings = {key: value for key, value in said.items() if key not in NOT_USED}

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from oodgan.generators.protocol import sample_codes
 from oodgan.inversion.inverter import EncoderInverter
-from oodgan.inversion.light import resize_area
+from oodgan.nn.resize import resize_area
 
-if TYPE_CHECKING:
-    from oodgan.editing import Editor
+
+class Parts(Protocol):
+    """What is used of an `oodgan.Editor`, which stands above this package."""
+
+    generator: Any
+    inverter: Any
+    bank: Any
+    masker: Any
+    remover: Any
+    synthesis: Any
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def change(self, w_plus: Tensor, edits: Mapping[str, float]) -> Tensor: ...
+
+    def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor: ...
+
+    def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class Step(nn.Module):
         return self.run(*inputs)
 
 
-def deployed(editor: Editor, sizes: Sequence[int] = ()) -> list[Part]:
+def deployed(editor: Parts, sizes: Sequence[int] = ()) -> list[Part]:
     """The parts of an editor: mapping, synthesis at full size and at `sizes` px, and where the editor has one, the
     encoder, Diff-CAM's network and the deghoster.
 
@@ -67,7 +84,7 @@ def deployed(editor: Editor, sizes: Sequence[int] = ()) -> list[Part]:
     return found
 
 
-def encoder_of(editor: Editor) -> EncoderInverter | None:
+def encoder_of(editor: Parts) -> EncoderInverter | None:
     """The inverter that has the editor's encoder; None when codes are found by optimisation alone."""
     inverter = getattr(editor.inverter, "inverter", editor.inverter)  # a cache of codes may stand before it
     return inverter if isinstance(inverter, EncoderInverter) else None
@@ -75,12 +92,12 @@ def encoder_of(editor: Editor) -> EncoderInverter | None:
 
 def _identity(inverter: EncoderInverter) -> tuple[nn.Module, ...]:
     """The identity network where the encoder looks through it: shared by all users, so no submodule of any."""
-    from oodgan.metrics.facenet import facenet
+    from oodgan.nn.facenet import facenet
 
     return (facenet(str(inverter.generator.mean_w.device)),) if getattr(inverter.encoder, "identity", False) else ()
 
 
-def _remove(editor: Editor) -> Callable[..., Tensor]:
+def _remove(editor: Parts) -> Callable[..., Tensor]:
     def run(coarse: Tensor, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, w_plus: Tensor) -> Tensor:
         assert editor.remover is not None
         return editor.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
@@ -89,7 +106,7 @@ def _remove(editor: Editor) -> Callable[..., Tensor]:
 
 
 @torch.no_grad()
-def sample(editor: Editor, seed: int) -> dict[str, Tensor]:
+def sample(editor: Parts, seed: int) -> dict[str, Tensor]:
     """Every input of the parts, from an edit of a generated face that is inverted to another one (as in ghosts)."""
     generator, masker = editor.generator, editor.masker
     codes = sample_codes(generator, 2, seed)

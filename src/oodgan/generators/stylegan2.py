@@ -1,7 +1,7 @@
 """StyleGAN2 (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN") of any power-of-two size.
 
 Parameter names are those of rosinality's public implementation, the layout of most public checkpoints;
-other layouts are renamed by `oodgan.weights.convert`.
+other layouts are renamed by `oodgan.conversion.convert`.
 """
 
 from __future__ import annotations

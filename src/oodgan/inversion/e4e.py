@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from oodgan.generators.protocol import Generator
-from oodgan.inversion.irse import Pyramid
 from oodgan.inversion.psp import PSP, VARIANTS, BackboneEncoder, ResNetBackboneEncoder
-from oodgan.training.frozen import Frozen
+from oodgan.inversion.pyramid import Pyramid
+from oodgan.nn.frozen import Frozen
 
 
 def progressive(styles: list[Tensor], stage: int) -> Tensor:

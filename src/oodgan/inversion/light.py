@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
-from oodgan.metrics.facenet import identity_embedding
-from oodgan.training.frozen import Frozen
-from oodgan.weights.backbones import alexnet_features, alexnet_layers, imagenet_normalise
+from oodgan.nn.backbones import alexnet_features, alexnet_layers, imagenet_normalise
+from oodgan.nn.facenet import identity_embedding
+from oodgan.nn.frozen import Frozen
+from oodgan.nn.resize import resize_area
 
 # (index of the ReLU in AlexNet's `features`, its channels, channels kept by the head)
 LEVELS = ((1, 64, 16), (4, 192, 24), (7, 384, 32), (11, 256, 32))
@@ -113,11 +114,3 @@ class LightEncoder(nn.Module):
     def _offsets(self, shared: Tensor, coefficients: Tensor) -> Tensor:
         per_layer = torch.einsum("blr,lrd->bld", coefficients.unflatten(1, (self.num_ws, self.rank)), self.basis)
         return shared[:, None] + per_layer
-
-
-def resize_area(images: Tensor, size: int) -> Tensor:
-    """Resize (B, 3, H, W) to `size` by area averaging (bilinear when enlarging)."""
-    if images.shape[-1] == size:
-        return images
-    mode = "area" if images.shape[-1] > size else "bilinear"
-    return F.interpolate(images, (size, size), mode=mode)

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.augment import occlude
 from oodgan.inversion.inverter import offsets_in_passes
-from oodgan.inversion.light import resize_area
-from oodgan.metrics.facenet import IdentityLoss
 from oodgan.metrics.lpips import lpips_distance
-from oodgan.training.ema import Ema
-from oodgan.training.frozen import Frozen
+from oodgan.nn.ema import Ema
+from oodgan.nn.facenet import IdentityLoss
+from oodgan.nn.frozen import Frozen
+from oodgan.nn.resize import resize_area
 
 DEFAULT_WEIGHTS: dict[str, float] = {
     "code": 1.0, "l2": 1.0, "lpips": 0.8, "identity": 0.5, "norm": 0.0, "delta": 0.0, "latent": 0.0,

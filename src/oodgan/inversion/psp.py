@@ -13,7 +13,8 @@ from oodgan.errors import UserError, nearest
 from oodgan.generators.ops import EqualLinear
 from oodgan.generators.protocol import Generator
 from oodgan.generators.stylegan2 import load_strict
-from oodgan.inversion.irse import STYLE_DIM, Pyramid, StyleBlock, Trunk
+from oodgan.inversion.pyramid import STYLE_DIM, Pyramid, StyleBlock
+from oodgan.nn.irse import Trunk
 from oodgan.weights import trained
 
 INPUT_SIZE = 256

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
-from oodgan.inversion.light import resize_area
-from oodgan.metrics.facenet import IdentityLoss
+from oodgan.nn.facenet import IdentityLoss
+from oodgan.nn.resize import resize_area
 
 LOSSES: dict[str, float] = {"l2": 1.0, "lpips": 1.0, "identity": 0.5, "prior": 0.02, "delta": 0.0}
 

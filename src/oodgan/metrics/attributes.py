@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,25 +12,6 @@ from torchmetrics import Metric
 from oodgan.metrics.base import PerImage
 
 Probe = Callable[[Tensor], Tensor]
-
-
-def load_probes(
-    path: Path, attributes: Sequence[str], edits: Mapping[str, float]
-) -> dict[tuple[str, str, float], Probe]:
-    """(attribute, version, sign) -> probe, for those `attributes` that the probes' file knows.
-
-    The version is the file's hash, so numbers of other probes carry another name; the sign is that of the edit's
-    strength, so a wanted change is positive.
-
-    Raises:
-        UserError: the file holds no probes.
-    """
-    from oodgan.directions.probes import ImageProbe, Probes
-    from oodgan.weights.fetch import sha256_of
-
-    probes, version = Probes.load(path), f"probe_{sha256_of(path)[:8]}"
-    wanted = [name for name in attributes if name in probes.names]
-    return {(a, version, -1.0 if edits.get(a, 1.0) < 0 else 1.0): ImageProbe(probes, a) for a in wanted}
 
 
 class AttributeChange(PerImage):

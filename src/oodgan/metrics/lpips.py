@@ -31,7 +31,7 @@ class LPIPSDistance(nn.Module):
 
     def activations(self, images: Tensor) -> list[Tensor]:
         """The five activations, each position's channels scaled to unit length."""
-        from oodgan.weights.backbones import imagenet_normalise
+        from oodgan.nn.backbones import imagenet_normalise
 
         x, found = imagenet_normalise(images), []
         for index, layer in enumerate(self.features):
@@ -66,7 +66,7 @@ def read_heads(net: str) -> list[Tensor]:
 @lru_cache(maxsize=4)
 def lpips_distance(net: str = "alex", device: str = "cpu") -> LPIPSDistance:
     """The pretrained distance (`alex` or `vgg`), eval, frozen, fetched at first use and shared by all callers."""
-    from oodgan.weights.backbones import alexnet_features, vgg16_features
+    from oodgan.nn.backbones import alexnet_features, vgg16_features
 
     if net not in TAPS:
         raise unknown("LPIPS network", net, TAPS)

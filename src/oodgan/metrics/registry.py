@@ -12,7 +12,8 @@ from oodgan.metrics.base import PerImage
 
 
 def _factories() -> dict[str, Callable[..., Metric]]:
-    from oodgan.metrics import distribution, facenet, lpips, masks, similarity
+    from oodgan.metrics import distribution, lpips, masks, similarity
+    from oodgan.nn import facenet
 
     return {
         "lpips_alex_v0.1": lambda **kwargs: lpips.LPIPS("alex", **kwargs),

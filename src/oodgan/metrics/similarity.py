@@ -95,11 +95,11 @@ class Identity(PerImage):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        from oodgan.metrics.facenet import NAME
+        from oodgan.nn.facenet import NAME
 
         self.name = f"identity_{NAME}"
 
     def per_image(self, result: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        from oodgan.metrics.facenet import identity_similarity
+        from oodgan.nn.facenet import identity_similarity
 
         return identity_similarity(result.clamp(-1, 1), target.clamp(-1, 1))

@@ -15,10 +15,11 @@ from oodgan.directions import bank
 from oodgan.directions import build as build_bank
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
+from oodgan.files import MANIFEST, digest, writing
 from oodgan.generators import Generator
 from oodgan.generators import build as build_generator
 from oodgan.tracking import wandb as tracker
-from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, fingerprint, up_to_date, writing
+from oodgan.tracking.artifacts import Manifest, fingerprint, up_to_date
 from oodgan.weights import trained
 
 log = logging.getLogger("oodgan")

@@ -12,7 +12,8 @@ from typing import Any
 
 from oodgan import __version__
 from oodgan.errors import UserError
-from oodgan.tracking.artifacts import fingerprint, write_text
+from oodgan.files import write_text
+from oodgan.tracking.artifacts import fingerprint
 
 FILE = "edits.json"
 

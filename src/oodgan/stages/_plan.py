@@ -11,10 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from oodgan.data.images import FORMATS
 from oodgan.errors import UserError, nearest, unknown
 from oodgan.stages._photos import Job
 
-FORMATS = ("png", "jpg", "webp")
 SAVED = ("result", "pasted", "photo", "inverted", "edited", "mask", "coarse")
 
 Numbers = Sequence[int | None]

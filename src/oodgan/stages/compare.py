@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from oodgan.errors import UserError
+from oodgan.files import write_text
 from oodgan.tracking import compare, page, runs
-from oodgan.tracking.artifacts import write_text
 
 POSITIONAL = ("*runs",)
 

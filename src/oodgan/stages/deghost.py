@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from oodgan.compose.ghosts import Ghosts
+from oodgan.conversion.convert import load_discriminator
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.deghost.discriminator import Discriminator
+from oodgan.deghost.ghosts import Ghosts
 from oodgan.deghost.module import DeghostModule
 from oodgan.deghost.remover import build_network, load_network
 from oodgan.errors import UserError
@@ -21,7 +22,6 @@ from oodgan.generators import Generator
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import Manifest, require
 from oodgan.training.fit import fit
-from oodgan.weights.convert import load_discriminator
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:

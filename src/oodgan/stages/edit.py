@@ -28,22 +28,21 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from oodgan.editing import settings
 from oodgan.errors import UserError
-from oodgan.stages import _settings
 from oodgan.stages._frames import natural, place
 from oodgan.stages._ledger import Ledger, sweep
 from oodgan.stages._photos import Job, find
-from oodgan.stages._plan import FORMATS, Numbers, Plan, edits_of, inputs_of, numbers_of
+from oodgan.stages._plan import Numbers, Plan, edits_of, inputs_of, numbers_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from oodgan.data.detect import Face
     from oodgan.data.images import Photo
-    from oodgan.edit import Edit
     from oodgan.editing import Editor
+    from oodgan.editing.edit import Edit
 
-__all__ = ["FORMATS", "POSITIONAL", "run"]
 POSITIONAL = ("*input",)
 RECOVERABLE = (UserError, RuntimeError, ValueError, OSError)  # one photo's trouble, not the whole run's
 LISTED = 60  # more photos are counted, only their failures listed
@@ -51,13 +50,13 @@ LISTED = 60  # more photos are counted, only their failures listed
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Edit the photos of `cfg.input`; gives counts of photos done, skipped and failed, and the exit code."""
-    cfg = _settings.read(cfg)
+    cfg = settings.read(cfg)
     inputs, plan = inputs_of(cfg), Plan.of(cfg)
     jobs = find(inputs, plan.output)
     jobs = natural(jobs) if plan.window else jobs
     ledger = Ledger.open(plan.output)
     sweep(plan.output)
-    mark = ledger.use({**_settings.decisive(cfg, edits_of(cfg)), **plan.marks})
+    mark = ledger.use({**settings.decisive(cfg, edits_of(cfg)), **plan.marks})
     todo = [job for job in jobs if not _finished(job, plan, ledger, mark)]
     failed: dict[str, str] = {}
     if todo:
@@ -82,7 +81,7 @@ def _finished(job: Job, plan: Plan, ledger: Ledger, mark: str) -> bool:
 
 def _digest(path: Path) -> str:
     """The photo's hash; none for a file that cannot be read, which fails when it is its turn."""
-    from oodgan.tracking.artifacts import digest
+    from oodgan.files import digest
 
     try:
         return digest(path)
@@ -154,7 +153,7 @@ class _Run:
 def _write(every: Sequence[Sequence[Edit]], source: Photo, job: Job, plan: Plan, numbers: Numbers) -> dict[str, float]:
     """Compute and write all pictures of one photo; seconds of each step over faces and edits together."""
     from oodgan.data.images import write_image
-    from oodgan.edit import paste
+    from oodgan.editing.edit import paste
 
     def write(picture: Image.Image, path: Path, kind: str) -> None:
         icc = None if kind == "mask" else source.icc

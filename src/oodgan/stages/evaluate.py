@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
+from oodgan.files import digest, write_text
 from oodgan.tracking import wandb as tracker
-from oodgan.tracking.artifacts import Manifest, digest, fingerprint, plain, write_text
+from oodgan.tracking.artifacts import Manifest, fingerprint, plain
 
 if TYPE_CHECKING:
-    from oodgan.metrics.score import Job
+    from oodgan.evaluation.score import Job
 
 RESULT = "metrics.json"
 
@@ -25,14 +26,14 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     """Scores what is not scored yet, then writes `metrics.json`, `per_image.csv`, `table.md`, `report.html`, `sheets/`.
 
     Raises:
-        UserError: wrong folders or pictures (see `oodgan.metrics.pairs.match`), or an `output` that holds the result
+        UserError: wrong folders or pictures (see `oodgan.evaluation.pairs.match`), or an `output` that holds the result
             of another evaluation and `replace` is false.
     """
-    from oodgan.metrics.pairs import match
-    from oodgan.metrics.protocol import Protocol
-    from oodgan.metrics.store import Store
+    from oodgan.evaluation.pairs import match
+    from oodgan.evaluation.protocol import Protocol
+    from oodgan.evaluation.store import Store
+    from oodgan.ranks import rank
     from oodgan.training.engine import described, local_processes
-    from oodgan.training.ranks import rank
     from oodgan.training.spread import spread
 
     output = Path(cfg.output).absolute()
@@ -58,7 +59,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _edits(cfg: DictConfig, methods: Mapping[str, str]) -> dict[str, float]:
-    from oodgan.metrics.methods import BUILT_IN
+    from oodgan.evaluation.methods import BUILT_IN
 
     edits = {str(k): float(v) for k, v in (plain(cfg.edits) or {}).items()}
     made = [value for value in methods.values() if value in BUILT_IN]
@@ -79,8 +80,8 @@ def _without_regions(protocol: Any) -> Any:
 
 def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str]) -> str:
     """Hash of what the built-in methods' pictures depend on beside the photos: the editor's parts and the edits."""
-    from oodgan.metrics.methods import BUILT_IN
-    from oodgan.metrics.paper import PAPER
+    from oodgan.evaluation.methods import BUILT_IN
+    from oodgan.evaluation.paper import PAPER
 
     if not set(methods.values()) & set(BUILT_IN):
         return "none"
@@ -116,10 +117,10 @@ def _finished(output: Path, mark: str, replace: bool) -> bool:
 
 
 def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float]) -> Job:
-    from oodgan.metrics.methods import MakerFactory
+    from oodgan.evaluation.methods import MakerFactory
+    from oodgan.evaluation.score import Job
+    from oodgan.evaluation.summary import statistics_key, statistics_path
     from oodgan.metrics.regions import PARTS
-    from oodgan.metrics.score import Job
-    from oodgan.metrics.summary import statistics_key, statistics_path
 
     known = bool(protocol.sets) and statistics_path(statistics_key(pairs, protocol)).is_file()
     return Job(
@@ -155,8 +156,7 @@ def _identity(cfg: DictConfig) -> list[Any]:
 
 
 def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
-    from oodgan.directions.probes import SHIPPED_PROBES
-    from oodgan.metrics.attributes import load_probes
+    from oodgan.directions.probes import SHIPPED_PROBES, load_probes
 
     attributes = plain(cfg.attributes) if cfg.attributes is not None else list(edits)
     if not attributes or not cfg.probes:
@@ -165,7 +165,7 @@ def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
 
 
 def _score(config: Mapping[str, Any], job: Job) -> None:
-    from oodgan.metrics.score import Scorer
+    from oodgan.evaluation.score import Scorer
     from oodgan.training.engine import trainer
     from oodgan.training.progress import Progress
 
@@ -183,7 +183,7 @@ def _score(config: Mapping[str, Any], job: Job) -> None:
 
 
 def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
-    from oodgan.metrics import report, summary
+    from oodgan.evaluation import report, summary
 
     table = summary.load(job.store, len(job.pairs))
     found = summary.summarise(job, table)
@@ -228,14 +228,14 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
 
 def _notes(cfg: DictConfig) -> list[str]:
     """What a reader of the table must know about methods that are not quite what their name says."""
-    from oodgan.metrics.paper import differences
+    from oodgan.evaluation.paper import differences
 
     return [differences(plain(cfg))] if "paper" in plain(cfg.methods).values() else []
 
 
 def _sources(cfg: DictConfig) -> dict[str, Path]:
     """The artifacts and weights files that made the pictures, as far as this command made them."""
-    from oodgan.metrics.methods import BUILT_IN
+    from oodgan.evaluation.methods import BUILT_IN
     from oodgan.stages import _common as common
 
     if not set(plain(cfg.methods).values()) & set(BUILT_IN):

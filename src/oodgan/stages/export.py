@@ -25,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from oodgan.errors import UserError
 from oodgan.export import check, formats
 from oodgan.export.parts import Part, deployed, sample
+from oodgan.files import write_text
 from oodgan.stages import _common as common
-from oodgan.tracking.artifacts import write_text
 from oodgan.weights import trained
 
 GROUPS = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster")

@@ -13,13 +13,14 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from oodgan.compose.ghosts import GhostWriter
+from oodgan.deghost.ghosts import GhostWriter
 from oodgan.diffcam import masks
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
+from oodgan.files import digest
 from oodgan.inversion import inverter
 from oodgan.stages import _common as common
-from oodgan.tracking.artifacts import digest, plain
+from oodgan.tracking.artifacts import plain
 from oodgan.training.engine import described, local_processes, trainer
 from oodgan.training.progress import Progress
 from oodgan.training.spread import spread

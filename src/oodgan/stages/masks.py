@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.tracking.artifacts import digest, fingerprint, plain, write_text
+from oodgan.files import digest, write_text
+from oodgan.tracking.artifacts import fingerprint, plain
 
 if TYPE_CHECKING:
     from oodgan.directions.bank import Bank
+    from oodgan.evaluation.mask_quality import Face, Kind, MaskQuality
     from oodgan.generators import Generator
-    from oodgan.metrics.mask_quality import Face, Kind, MaskQuality
 
 Tables = dict[str, dict[str, dict[str, Any]]]
 KEYS = ("attributes", "samples", "truncation", "strength", "size", "photos", "masks", "photo_limit", "probes", "paper")
@@ -32,7 +33,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     Raises:
         UserError: an attribute that Diff-CAM or the directions do not know, no photos, no masks of their names.
     """
-    from oodgan.metrics.mask_report import markdown, picture
+    from oodgan.evaluation.mask_report import markdown, picture
     from oodgan.stages import _common as common
 
     if cfg.samples < 2:
@@ -64,7 +65,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
     """The photos to measure on, each with its parsing mask or None, in name order."""
     from oodgan.data.splits import stable_fraction
-    from oodgan.metrics.pairs import by_stem
+    from oodgan.evaluation.pairs import by_stem
 
     if not cfg.photos:
         if cfg.masks:
@@ -92,7 +93,7 @@ def _measure(
     cfg: DictConfig, generator: Generator, bank: Bank, photos: list[tuple[Path, Path | None]]
 ) -> tuple[Tables, MaskQuality]:
     """Tables of samples and photos, and what was seen of the samples."""
-    from oodgan.metrics.mask_quality import MaskQuality
+    from oodgan.evaluation.mask_quality import MaskQuality
     from oodgan.training.progress import track
 
     kinds = _kinds(cfg, generator, bank)
@@ -117,9 +118,9 @@ def _measure(
 
 def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]:
     from oodgan.diffcam import masks
-    from oodgan.editing import _device
-    from oodgan.metrics.mask_quality import Kind
-    from oodgan.metrics.paper import paper_config
+    from oodgan.editing.editor import _device
+    from oodgan.evaluation.mask_quality import Kind
+    from oodgan.evaluation.paper import paper_config
 
     device = _device(str(cfg.get("accelerator", "cpu")))
     generator.to(device)  # type: ignore[attr-defined]
@@ -147,8 +148,7 @@ def _attributes(cfg: DictConfig, bank: Bank, kinds: Mapping[str, Kind]) -> list[
 
 
 def _scores(cfg: DictConfig, attributes: list[str]) -> dict[str, Any]:
-    from oodgan.directions.probes import SHIPPED_PROBES
-    from oodgan.metrics.attributes import load_probes
+    from oodgan.directions.probes import SHIPPED_PROBES, load_probes
 
     if not cfg.probes:
         return {}
@@ -159,9 +159,9 @@ def _scores(cfg: DictConfig, attributes: list[str]) -> dict[str, Any]:
 def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path | None]]) -> Iterator[Face]:
     """The photos with their codes; photos are inverted at the generator's own resolution."""
     from oodgan.data.files import read_parsing
+    from oodgan.editing.subject import Subjects
+    from oodgan.evaluation.mask_quality import Face
     from oodgan.inversion import cache
-    from oodgan.metrics.mask_quality import Face
-    from oodgan.subject import Subjects
 
     device = generator.mean_w.device
     inverter = cache.build(cfg, generator)
@@ -173,8 +173,8 @@ def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path 
 
 
 def _caption(cfg: DictConfig) -> str:
-    from oodgan.metrics.mask_report import COLUMNS
-    from oodgan.metrics.paper import differences
+    from oodgan.evaluation.mask_report import COLUMNS
+    from oodgan.evaluation.paper import differences
 
     return f"{COLUMNS} Strength {cfg.strength:g}, {cfg.size} px. {differences(plain(cfg))}"
 

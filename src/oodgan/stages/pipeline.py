@@ -56,7 +56,7 @@ def _run_stage(cfg: DictConfig, name: str) -> None:
 
 def _edit_and_report(cfg: DictConfig) -> None:
     from oodgan.editing import Editor
-    from oodgan.tracking.report import report
+    from oodgan.editing.report import report
 
     folder = Path(cfg.root) / cfg.run
     mark = common.mark_of(cfg, ("generator", *_PARTS), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
@@ -84,7 +84,7 @@ _PARTS = ("inverter", "directions", "diffcam", "compose", "deghoster")
 
 
 def _used(cfg: DictConfig) -> dict[str, str]:
-    from oodgan.tracking.artifacts import digest
+    from oodgan.files import digest
 
     weights = {part: cfg[part].get("weights") for part in ("inverter", "diffcam", "deghoster")}
     return {part: digest(trained.locate(source)) for part, source in weights.items() if source}
@@ -118,9 +118,9 @@ def _row(cfg: DictConfig, edit: Any, seconds: float) -> dict[str, Any]:
     if cfg.pipeline.measure:
         import torch
 
-        from oodgan.inversion.light import resize_area
-        from oodgan.metrics.facenet import identity_similarity
         from oodgan.metrics.lpips import lpips_distance
+        from oodgan.nn.facenet import identity_similarity
+        from oodgan.nn.resize import resize_area
 
         photo, result = (resize_area(edit.tensors[name], 256).float() for name in ("photo", "result"))
         with torch.no_grad():

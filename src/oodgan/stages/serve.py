@@ -22,8 +22,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
-from oodgan.stages.edit import FORMATS
 
 RANGES = {
     "port": (0, 65535),

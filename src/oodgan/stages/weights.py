@@ -81,7 +81,7 @@ def _verify(names: Sequence[str], cfg: DictConfig) -> dict[str, Any]:
 
 
 def _convert(names: Sequence[str], cfg: DictConfig) -> dict[str, Any]:
-    from oodgan.weights.convert import convert
+    from oodgan.conversion.convert import convert
 
     if len(names) != 1:
         raise UserError("convert one checkpoint file: oodgan weights convert FILE output=FOLDER")

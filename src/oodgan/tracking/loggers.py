@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from oodgan.errors import UserError, unknown
-from oodgan.training.ranks import rank
+from oodgan.ranks import rank
 
 METRICS_CSV = "metrics.csv"
 RUN_FILE = "run.json"
@@ -83,7 +83,7 @@ def read_csv(path: str | Path) -> list[tuple[int, str, float]]:
 
 def run_identity(folder: str | Path, **known: Any) -> dict[str, Any]:
     """The run's own id (8 hex digits), group and stage, kept in `folder/run.json`; made on the first call."""
-    from oodgan.tracking.artifacts import write_text
+    from oodgan.files import write_text
 
     path = Path(folder) / RUN_FILE
     if path.is_file():

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-from oodgan.tracking.artifacts import MANIFEST, Manifest
+from oodgan.files import MANIFEST
+from oodgan.tracking.artifacts import Manifest
 
 Curve = list[tuple[int, float]]
 _PICTURES = ("*.png", "*.jpg", "artifact/*.png", "images/*.png", "result/*.png", "sheet/*.png", "training/*/*.png")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from oodgan.tracking.artifacts import MANIFEST, Manifest, digest, plain
-from oodgan.training.ranks import rank
+from oodgan.files import MANIFEST, digest
+from oodgan.ranks import rank
+from oodgan.tracking.artifacts import Manifest, plain
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from oodgan.errors import UserError
-from oodgan.training.ema import Ema
-from oodgan.training.frozen import frozen_hashes
+from oodgan.nn.ema import Ema
+from oodgan.nn.frozen import frozen_hashes
 
 
 class StepSeeds(pl.Callback):

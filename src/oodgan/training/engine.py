@@ -14,9 +14,9 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from oodgan.errors import UserError
+from oodgan.nn.ema import Ema
+from oodgan.ranks import environments, launched, placed
 from oodgan.tracking.artifacts import plain
-from oodgan.training.ema import Ema
-from oodgan.training.ranks import environments, launched, placed
 
 _ENGINE: dict[str, Any] = {
     "accelerator": "auto",

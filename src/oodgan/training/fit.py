@@ -15,15 +15,16 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from oodgan.errors import UserError
+from oodgan.files import write_text
+from oodgan.ranks import rank
 from oodgan.tracking import loggers
 from oodgan.tracking import wandb as tracker
-from oodgan.tracking.artifacts import plain, write_text
+from oodgan.tracking.artifacts import plain
 from oodgan.training import callbacks as parts
 from oodgan.training import checkpoints
 from oodgan.training.endless import EndlessData
 from oodgan.training.engine import described, local_processes, prepare, strategy, trainer
 from oodgan.training.progress import Progress
-from oodgan.training.ranks import rank
 from oodgan.training.spread import spread
 from oodgan.training.study import Pruner, pruner_here
 

@@ -2,7 +2,7 @@
 
 Lightning's own launcher starts the command again for each rank, and so the whole stage. Here only the function runs
 again, with pickled arguments, so that a pipeline, a sweep's job or a notebook can spread one of its steps.
-Under torchrun or SLURM, which start the processes themselves, the waiting ones run it too (`oodgan.training.ranks`).
+Under torchrun or SLURM, which start the processes themselves, the waiting ones run it too (`oodgan.ranks`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-from oodgan.training.ranks import channel, launched, rank
+from oodgan.ranks import channel, launched, rank
 
 
 def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:

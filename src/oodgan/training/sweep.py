@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-from oodgan.tracking.artifacts import write_text
+from oodgan.files import write_text
 
 SWEEP = "OODGAN_SWEEP"
 JOB_FILE = "job.json"

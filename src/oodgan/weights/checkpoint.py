@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from oodgan.errors import UserError
-from oodgan.weights.layouts import State
 from oodgan.weights.unpickle import NUMPY, load_restricted
+
+State = dict[str, Tensor]
 
 EXPECTED = "expected a checkpoint: .pt/.pth of PyTorch, .safetensors, or an NVlabs .pkl"
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"

@@ -56,7 +56,7 @@ def locate(source: str | Path) -> Path:
 
 def mark(source: str | Path) -> str:
     """The sha256 behind a source of weights: a registered download's, else that of the file (`locate`)."""
-    from oodgan.tracking.artifacts import digest
+    from oodgan.files import digest
 
     return REGISTRY[str(source)].sha256 if str(source) in REGISTRY else digest(locate(source))
 

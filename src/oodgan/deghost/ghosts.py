@@ -1,0 +1,143 @@
+"""Ghosts to train the deghoster on: coarse images whose clean target is known.
+
+- Real faces (paper, section 3.3): the mask is folded so that the original dominates, and the original is the target.
+- Generator samples: their code is known, and the target is what this exact inversion would have composed; the ghost is
+  what the inverter's code composes, or the known code with noise. The edit stays in the target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from oodgan.compose import compose, fold
+from oodgan.data.images import to_uint8
+from oodgan.diffcam.masks import Masker
+from oodgan.directions.bank import Bank
+from oodgan.generators.protocol import Generator
+from oodgan.inversion.inverter import Inverter
+from oodgan.nn.resize import resize_area
+
+IMAGES = ("coarse", "target", "photo", "inverted", "edited")
+
+
+class GhostWriter(pl.LightningModule):
+    """Writes one `<name>.safetensors` for each image of a predict loop: uint8 images, the mask, and the edited code.
+
+    What is drawn for an image (direction, strength, disturbance, composition) depends on its name and `seed` only, so
+    batches, workers and processes do not matter; files that are there already are kept.
+
+    Args:
+        modes: compositions to draw from.
+        low, high: strengths, in both senses.
+        inverted: share of the samples whose inexact inversion is the inverter's.
+        disturbance: deviation of the code's noise that stands for it in the others, in units of w's own.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        inverter: Inverter,
+        bank: Bank,
+        masker: Masker,
+        folder: Path,
+        size: int = 256,
+        modes: Sequence[str] = ("layered", "difference", "paper"),
+        low: float = 0.6,
+        high: float = 1.5,
+        inverted: float = 0.5,
+        disturbance: float = 0.35,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.generator, self.inverter, self.bank, self.masker = generator, inverter, bank, masker
+        self.folder, self.size, self.modes = Path(folder), min(size, generator.resolution), tuple(modes)
+        self.low, self.high, self.seed = low, high, seed
+        self.inverted, self.disturbance = inverted, disturbance
+
+    def predict_step(self, batch: dict[str, Any], _: int) -> list[str]:
+        known = batch.get("has_w_plus")
+        for i, name in enumerate(batch["name"]):
+            path = self.folder / f"{safe_name(name)}.safetensors"
+            if not path.exists():
+                code = batch["w_plus"][i : i + 1] if known is not None and bool(known[i]) else None
+                temporary = path.with_suffix(f".{self.global_rank}.tmp")
+                save_file(self.ghost(batch["image"][i : i + 1], code, name), temporary)
+                temporary.replace(path)
+        return list(batch["name"])
+
+    @torch.no_grad()
+    def ghost(self, photo: Tensor, code: Tensor | None, name: str) -> dict[str, Tensor]:
+        """One image's ghost as uint8: `IMAGES` (3, S, S) each and `mask` (1, S, S); and the edited `code` as fp16."""
+        rng = torch.Generator().manual_seed(name_seed(name, self.seed))
+        names, edits = self._edit(rng)
+        photo = resize_area(photo, self.size)
+        start = self._start(photo, code, rng)
+        codes = [start, self.bank.apply(start, edits)]
+        if code is not None:
+            codes += [code, self.bank.apply(code, edits)]
+        images = self.generator.synthesis(torch.cat(codes), size=self.size).clamp(-1, 1)
+        mask = self.masker(images[:1], images[1:2], names, photo)
+        mode = self.modes[int(torch.randint(len(self.modes), (), generator=rng))]
+        if code is None:
+            mask = fold(mask)
+            target = photo
+        else:
+            photo, target = images[2:3], compose(images[2:3], images[2:3], images[3:4], mask, mode)
+        coarse = compose(photo, images[:1], images[1:2], mask, mode)
+        found = dict(zip(IMAGES, (coarse, target, photo, images[:1], images[1:2]), strict=True))
+        packed = {key: to_uint8(value)[0].contiguous() for key, value in found.items()}
+        return packed | {"mask": (mask[0] * 255).round().byte(), "code": codes[1][0].half().contiguous()}
+
+    def _edit(self, rng: torch.Generator) -> tuple[list[str], dict[str, float]]:
+        count = min(1 + int(torch.rand((), generator=rng) < 0.25), len(self.bank))
+        order = torch.randperm(len(self.bank), generator=rng)[:count].tolist()
+        strength = self.low + (self.high - self.low) * torch.rand(count, generator=rng)
+        sign = 1 - 2 * torch.randint(0, 2, (count,), generator=rng)
+        names = [self.bank.names[i] for i in order]
+        return names, {name: float(s) for name, s in zip(names, strength * sign, strict=True)}
+
+    def _start(self, photo: Tensor, code: Tensor | None, rng: torch.Generator) -> Tensor:
+        """The code of an inexact inversion."""
+        if code is None or float(torch.rand((), generator=rng)) < self.inverted:
+            return self.inverter.invert(photo)
+        return self._disturbed(code, rng)
+
+    def _disturbed(self, code: Tensor, rng: torch.Generator) -> Tensor:
+        shared = torch.randn(1, 1, code.shape[2], generator=rng)
+        layers = torch.randn(code.shape, generator=rng)
+        unit = 0.6  # the deviation of w's components for the FFHQ latent space is near this
+        return code + (self.disturbance * unit * (0.7 * shared + 0.7 * layers)).to(code)
+
+
+class Ghosts(Dataset[dict[str, Any]]):
+    """The ghosts of a folder, as float images in [-1, 1], `mask` in [0, 1] and `code` (L, 512)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(Path(folder).glob("*.safetensors"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = load_file(self.paths[index])
+        images = {key: row[key].float() / 127.5 - 1 for key in IMAGES}
+        return images | {"mask": row["mask"].float() / 255, "code": row["code"].float(), "name": self.paths[index].stem}
+
+
+def name_seed(name: str, seed: int) -> int:
+    """A seed that depends on an image's name and the run's seed only."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+
+
+def safe_name(name: str) -> str:
+    """A file name for an image's name, which may hold folders."""
+    return name.replace("/", "__").replace("\\", "__").replace(" ", "_")

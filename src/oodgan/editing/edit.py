@@ -1,0 +1,154 @@
+"""One edit of one face: its pictures and tensors, each made by the editor's step when it is first looked at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import Tensor
+
+from oodgan.data import images
+from oodgan.data.align import paste_back
+from oodgan.editing.subject import Subject, once
+from oodgan.errors import unknown
+
+if TYPE_CHECKING:
+    from oodgan.editing.editor import Editor
+
+IMAGES = ("photo", "inverted", "edited", "mask", "coarse", "result")
+"""What an edit computes, in this order; each needs those before it."""
+
+STEPS = {"inverted": "invert", "edited": "edit", "mask": "mask", "coarse": "compose", "result": "deghost"}
+"""The step that makes each of them, as `Edit.seconds` names it."""
+
+
+class Edit:
+    """One edit of one face. Pictures are computed when first asked for, with what they need, and kept.
+
+    `photo`, `inverted`, `edited`, `coarse` and `result` are R x R RGB pictures, `mask` is a grey one, `pasted` is the
+    whole photo at its own size with the result put back.
+
+    `tensors` has the numbers behind them by the names of `IMAGES`: (1, 3, R, R) in [-1, 1], `mask` (1, 1, R, R) in
+    [0, 1]. `edits` are the strengths, `seconds` those that each step took so far (near 0 for what was known already).
+    """
+
+    def __init__(self, editor: Editor, subject: Subject, edits: dict[str, float], seconds: dict[str, float]) -> None:
+        self.edits, self.seconds, self.subject = edits, seconds, subject
+        self.tensors = Tensors(editor, subject, edits, seconds)
+
+    @property
+    def label(self) -> str:
+        """The edit in words, e.g. `smile +1, age -0.5`."""
+        return ", ".join(f"{name} {strength:+g}" for name, strength in self.edits.items()) or "no edit"
+
+    @property
+    def w_plus(self) -> Tensor:
+        """The photo's code before the edit, (1, L, 512)."""
+        return self.tensors.w_plus
+
+    def picture(self, name: str) -> Image.Image:
+        """One of `IMAGES`, or `pasted`, as a PIL picture."""
+        if name == "pasted":
+            return self.pasted
+        return images.mask_to_pil(self.tensors[name]) if name == "mask" else images.to_pil(self.tensors[name])
+
+    @cached_property
+    def photo(self) -> Image.Image:
+        return self.picture("photo")
+
+    @cached_property
+    def inverted(self) -> Image.Image:
+        return self.picture("inverted")
+
+    @cached_property
+    def edited(self) -> Image.Image:
+        return self.picture("edited")
+
+    @cached_property
+    def mask(self) -> Image.Image:
+        return self.picture("mask")
+
+    @cached_property
+    def coarse(self) -> Image.Image:
+        return self.picture("coarse")
+
+    @cached_property
+    def result(self) -> Image.Image:
+        return self.picture("result")
+
+    @cached_property
+    def pasted(self) -> Image.Image:
+        return paste([self])
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The images of an edit by name (`IMAGES`), each computed by its step of the editor when it is looked up."""
+
+    def __init__(self, editor: Editor, subject: Subject, edits: Mapping[str, float], seconds: dict[str, float]) -> None:
+        self._editor, self._subject, self._edits, self._seconds = editor, subject, edits, seconds
+        self._found: dict[str, Tensor] = {"photo": subject.photo}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in IMAGES:
+            raise unknown("image of an edit", name, IMAGES)
+        if name not in self._found:
+            have = {earlier: self._given(earlier) for earlier in IMAGES[: IMAGES.index(name)]}
+            start = time.perf_counter()
+            self._found[name] = self._make(name, have)
+            self._seconds[STEPS[name]] = time.perf_counter() - start
+        return self._found[name]
+
+    def _given(self, name: str) -> Tensor:
+        """An image as the steps after it get it."""
+        if name != "inverted" or self._editor.decode == "full":
+            return self[name]
+        start, subject = time.perf_counter(), self._subject
+        if subject.glimpse is None:
+            subject.glimpse = self._editor.glimpse(self.w_plus)
+        self._seconds.setdefault("invert", time.perf_counter() - start)
+        return subject.glimpse
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(IMAGES)
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    @property
+    def w_plus(self) -> Tensor:
+        """The photo's code, (1, L, 512)."""
+        if self._editor.decode == "full":
+            return once(self._subject, self._editor.invert)[0]
+        if self._subject.w_plus is None:
+            self._subject.w_plus = self._editor.inverter.invert(self._subject.photo)
+        return self._subject.w_plus
+
+    def _make(self, name: str, have: Mapping[str, Tensor]) -> Tensor:
+        editor = self._editor
+        if name == "inverted" and editor.decode == "full":
+            return once(self._subject, editor.invert)[1]
+        if name == "inverted":
+            if self._subject.inverted is None:
+                self._subject.inverted = editor.change(self.w_plus, {})
+            return self._subject.inverted
+        if name == "edited":
+            return editor.change(self.w_plus, self._edits)
+        if name == "mask":
+            return editor.mask(**have, edits=self._edits)
+        if name == "coarse":
+            return editor.compose(**have)
+        return editor.deghost(**have, w_plus=editor.bank.apply(self.w_plus, self._edits))
+
+
+def paste(edits: Sequence[Edit]) -> Image.Image:
+    """Put the results of edits of one photo (one for each face) back into it, at the photo's own size."""
+    whole = edits[0].subject.source.image
+    for edit in edits:
+        result = edit.tensors["result"][0].cpu()
+        start = time.perf_counter()
+        whole = paste_back(whole, result, edit.subject.aligned)
+        edit.seconds["paste"] = time.perf_counter() - start
+    return whole

@@ -1,0 +1,318 @@
+"""The paper's figure in code: invert, edit, mask, compose, deghost; and the public Python API around it.
+
+What it answers with is an `oodgan.editing.edit.Edit`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from oodgan.compose import compose
+from oodgan.data.detect import Face
+from oodgan.directions.bank import Bank
+from oodgan.editing.edit import Edit
+from oodgan.editing.subject import Picture, Subjects
+from oodgan.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from oodgan.deghost.remover import Remover
+    from oodgan.diffcam.masks import Masker
+    from oodgan.generators.protocol import Generator
+    from oodgan.inversion.inverter import Inverter
+
+DECODE = ("full", "needed")
+WITHOUT_INVERTED = ("paper", "alpha", "poisson")
+"""The modes of `oodgan.compose` that do not read the inverted image."""
+
+
+class Editor:
+    """Edits faces in real photos, one step after the other as the paper does (section 3, figure 2).
+
+    Each step is a method on tensors: images (1, 3, R, R) in [-1, 1], codes (1, L, 512), masks (1, 1, R, R) in [0, 1],
+    R being `generator.resolution`. `edit` strings them together for photos of any size.
+
+    Args:
+        generator: decodes codes to images (`oodgan.generators.protocol.Generator`).
+        inverter: finds the code of a photo.
+        bank: the named directions, fitted to the generator.
+        masker: finds where an edit changed meaning (Diff-CAM).
+        remover: separates the result from the ghosts of the composition; None leaves the coarse image as it is.
+        composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
+        device: where everything is computed.
+        decode: `full`, or `needed`: the inverted image only to the pixels that Diff-CAM looks at, unless it is asked
+            for. Masks are then approximate (`Editor.glimpse`).
+
+    Raises:
+        UserError: `decode` is unknown, or is `needed` though another part reads the whole inverted image.
+
+    Example::
+
+        from oodgan import Editor
+
+        editor = Editor.from_pretrained("mobile_ffhq")
+        print(editor.names)                                      # the attributes
+        edit = editor.edit("photo.jpg", {"smile": 1.0, "beard": 0.5})
+        edit.pasted.save("smiling.jpg")                          # the photo at its own size
+        edit.mask.save("mask.png")                               # where the edit changed meaning
+        print(edit.tensors["result"].shape)                      # torch.Size([1, 3, 1024, 1024]), in [-1, 1]
+        again = editor.edit("photo.jpg", {"age": -1.0}).result   # not inverted again
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        inverter: Inverter,
+        bank: Bank,
+        masker: Masker,
+        remover: Remover | None = None,
+        composition: Mapping[str, Any] | None = None,
+        device: torch.device | str = "cpu",
+        decode: str = "full",
+    ) -> None:
+        self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
+        self.composition, self.device = dict(composition or {}), torch.device(device)
+        self.synthesis: Callable[[Tensor], Tensor] = generator.synthesis  # another backend may take its place
+        for part in (generator, inverter, masker, remover):
+            if isinstance(part, nn.Module):
+                part.to(self.device).eval()
+        self.subjects = Subjects(generator.resolution, self.device)
+        self.decode = decode
+        self._check_decode()
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any]) -> Editor:
+        """Build every part that a configuration names: what `oodgan edit` does with its own.
+
+        Raises:
+            UserError: weights that are missing, or were made for another generator or other directions; a `backend`
+                that is unknown or not installed.
+        """
+        from oodgan import directions, generators
+        from oodgan.deghost import remover
+        from oodgan.diffcam import masks
+        from oodgan.export import backend
+        from oodgan.inversion import cache
+
+        device, chosen = _device(str(cfg.get("accelerator", "cpu"))), str(cfg.get("backend", "torch"))
+        backend.check(chosen, device)
+
+        generator = generators.build(cfg["generator"])
+        bank = directions.build(cfg["directions"], generator)
+        editor = cls(
+            generator,
+            cache.build(cfg, generator),
+            bank,
+            masks.build(cfg["diffcam"], generator, bank),
+            remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
+            cfg.get("compose"),
+            device,
+            str(cfg.get("decode", "full")),
+        )
+        if chosen == "openvino":
+            backend.accelerate(editor, cfg)
+        return editor
+
+    @classmethod
+    def from_pretrained(cls, generator: str = "mobile_ffhq", *overrides: str, **options: Any) -> Editor:
+        """Build an editor from the configurations of this package, with weights that are fetched when needed.
+
+        Args:
+            generator: an option of the config group `generator`.
+            overrides: as on the command line, e.g. "compose.mode=paper".
+            options: the same by keyword, e.g. `deghoster="none"`, `accelerator="gpu"`,
+                `backend="openvino"`.
+
+        Raises:
+            UserError: an unknown option or key, or a download that fails.
+        """
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from oodgan import launch
+
+        words = [f"generator={generator}", *overrides, *(f"{key}={_spelled(value)}" for key, value in options.items())]
+        try:
+            return cls.from_config(launch.compose("edit", words))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(launch.explain(error, "edit")) from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes that can be edited."""
+        return self.bank.names
+
+    @torch.no_grad()
+    def invert(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """Step 1: the photo's code w+, and what the generator makes of it."""
+        w_plus = self.inverter.invert(photo)
+        return w_plus, self.synthesis(w_plus).clamp(-1, 1)
+
+    @torch.no_grad()
+    def change(self, w_plus: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """Step 2: edited = G(w+ + sum of strength x direction)."""
+        return self.synthesis(self.bank.apply(w_plus, edits)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """Step 3: where the edit changed meaning. Nothing is marked when no strength differs from 0."""
+        names = [name for name, strength in edits.items() if strength]
+        if not names:
+            return torch.zeros_like(photo[:, :1])
+        return self.masker(inverted, edited, names, photo)
+
+    @torch.no_grad()
+    def glimpse(self, w_plus: Tensor) -> Tensor:
+        """The inverted image of codes (1, L, 512), only as large as Diff-CAM sees it: (1, 3, s, s) in [-1, 1].
+
+        It takes the place of `inverted` with decode=needed, and differs from the area-resized full image as
+        `generator.synthesis(size=s)` does.
+        """
+        size = min(self.masker.size, self.generator.resolution)
+        return self.generator.synthesis(w_plus, size=size).clamp(-1, 1)
+
+    @torch.no_grad()
+    def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
+        """Step 4: the coarse image, the edited region in the untouched photo."""
+        return compose(photo, inverted, edited, mask, **self.composition).clamp(-1, 1)
+
+    @torch.no_grad()
+    def deghost(
+        self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, coarse: Tensor, w_plus: Tensor
+    ) -> Tensor:
+        """Step 5: the fine result without the ghosts that the composition left. `w_plus` is the edited code."""
+        if self.remover is None:
+            return coarse
+        found = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
+        return found.clamp(-1, 1)
+
+    def _check_decode(self) -> None:
+        if self.decode not in DECODE:
+            raise unknown("decode", self.decode, DECODE)
+        if self.decode == "full":
+            return
+        readers = {
+            f"compose.mode={self.composition.get('mode')}": self.composition.get("mode") not in WITHOUT_INVERTED,
+            "diffcam.mask.kind=guided": getattr(self.masker, "kind", "") != "paper",
+            "this deghoster": getattr(self.remover, "reads_inverted", self.remover is not None),
+        }
+        if found := next((name for name, reads in readers.items() if reads), None):
+            raise UserError(f"decode=needed, but {found} reads the whole inverted image: use decode=full")
+
+    @overload
+    def edit(
+        self,
+        picture: list[Picture] | tuple[Picture, ...],
+        edits: Mapping[str, float],
+        *,
+        aligned: bool = ...,
+        face: str | int | Face = ...,
+    ) -> list[Edit]: ...
+    @overload
+    def edit(  # type: ignore[overload-overlap]
+        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: Literal["all"]
+    ) -> list[Edit]: ...
+    @overload
+    def edit(
+        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: str | int | Face = ...
+    ) -> Edit: ...
+    def edit(
+        self,
+        picture: Any,
+        edits: Mapping[str, float],
+        *,
+        aligned: bool = False,
+        face: str | int | Face = "largest",
+    ):
+        """Edit a photo; the faces are found now, the rest is computed when it is asked for.
+
+        Args:
+            picture: a path; a PIL picture of any mode; an array (H, W), (H, W, 3) or (H, W, 4), uint8 or float in
+                [0, 1]; a tensor (3, H, W) or (1, 3, H, W), float in [-1, 1]; or a list of such, which gives a list.
+            edits: {attribute: strength}; 1 is the calibrated strength, negative ones reverse the attribute.
+            aligned: the picture is an FFHQ-style crop already.
+            face: `largest`, `all`, a number from 0, largest first, or a `Face` that was found already.
+
+        Returns:
+            An `Edit`; a list of them for a list of pictures (in their order) or for `face="all"`.
+
+        Raises:
+            UserError: an unknown attribute, a strength that is no number, an unreadable photo, no such face.
+
+        Example::
+
+            import numpy as np
+            from PIL import Image
+
+            array = np.asarray(Image.open("photo.jpg"))          # uint8 (H, W, 3)
+            one, other = editor.edit([array, "photo.jpg"], {"smile": 1.0})
+            assert one.photo.size == other.photo.size == (1024, 1024)
+        """
+        edits = self.checked(edits)
+        many = isinstance(picture, list | tuple)
+        found: list[Edit] = []
+        for one in picture if many else [picture]:
+            start = time.perf_counter()
+            subjects = self.subjects.find(one, aligned, face)
+            seconds = (time.perf_counter() - start) / len(subjects)
+            found += [Edit(self, subject, edits, {"align": seconds}) for subject in subjects]
+        return found if many or face == "all" else found[0]
+
+    def sweep(
+        self, picture: Picture, name: str, strengths: Iterable[float], also: Mapping[str, float] | None = None,
+        *, aligned: bool = False, face: str | int = "largest",
+    ) -> list[Edit]:  # fmt: skip
+        """One attribute at several strengths, beside the fixed edits `also`: an `Edit` for each strength.
+
+        The photo is aligned and inverted once. Raises UserError as `edit` does.
+
+        Example::
+
+            for edit in editor.sweep("photo.jpg", "age", [-1, 0, 1], also={"smile": 0.5}):
+                edit.edited.resize((256, 256)).save(f"{edit.label}.png")
+        """
+        if face == "all":
+            raise UserError("a sweep is of one face: face='largest' or a number from 0")
+        every = [{**(also or {}), name: strength} for strength in strengths]
+        return [self.edit(picture, edits, aligned=aligned, face=face) for edits in every]
+
+    def checked(self, edits: Mapping[str, float]) -> dict[str, float]:
+        """The edits as plain floats; raises UserError for an unknown name or a strength that is no finite number."""
+        if not isinstance(edits, Mapping):
+            raise UserError(f"edits={edits!r}: a mapping is expected, for example {{{self.names[0]}: 1.0}}")
+        self.bank.delta(edits)
+        marked = getattr(self.masker, "names", self.names)
+        for name in edits:
+            if name not in marked:
+                raise unknown("attribute for this Diff-CAM", str(name), marked)
+        return {str(name): float(strength) for name, strength in edits.items()}
+
+
+def _device(accelerator: str) -> str:
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "cuda"
+    if accelerator in ("mps", "auto") and torch.backends.mps.is_available():
+        return "mps"
+    if accelerator in ("gpu", "cuda", "mps"):
+        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; say accelerator=cpu")
+    return "cpu"
+
+
+def _spelled(value: Any) -> str:
+    """A Python value as Hydra's override grammar writes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_spelled(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{text}'"

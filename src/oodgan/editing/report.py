@@ -1,0 +1,231 @@
+"""What a run made, for people to judge: an HTML page without any outside request, the same as PNG, and the numbers."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from oodgan import __version__
+from oodgan.files import write_text
+from oodgan.tracking.curves import Curves, draw, read
+from oodgan.tracking.sheet import BACKGROUND, INK, fitted, sheet
+
+if TYPE_CHECKING:
+    from oodgan.editing.edit import Edit
+
+COLUMNS = ("photo", "inverted", "edited", "mask over the photo", "coarse", "result")
+HTML, PNG, METRICS = "report.html", "report.png", "metrics.json"
+_TINT = np.array([255, 64, 32], dtype=np.float32)
+_SIDE = 640  # pixels of a picture in the page: what it is enlarged to by a click
+
+
+def report(
+    folder: str | Path,
+    edits: Sequence[Edit],
+    curves: Mapping[str, str | Path] | None = None,
+    table: Sequence[Mapping[str, Any]] = (),
+    title: str = "oodgan report",
+) -> Path:
+    """Write `report.html`, `report.png` and `metrics.json` into a folder.
+
+    Args:
+        folder: made when it is not there; files of these names are replaced.
+        edits: one row of pictures each; what was not computed yet is computed now.
+        curves: title -> run folder or its `metrics.csv`; runs without numbers are left out.
+        table: rows with the same keys, e.g. {"edit": "smile +1", "identity kept": 0.93, "LPIPS": 0.02, "seconds": 4.1}.
+        title: heading of the page.
+
+    Returns:
+        Path of `report.html`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [(edit.label, _pictures(edit)) for edit in edits]
+    runs = {name: found for name, path in (curves or {}).items() if (found := read(path))}
+    write_text(folder / METRICS, json.dumps(_numbers(edits, runs, table), indent=1, ensure_ascii=False) + "\n")
+    _poster(title, rows, runs, table).save(folder / PNG)
+    write_text(folder / HTML, _page(title, rows, runs, table))
+    return folder / HTML
+
+
+def overlay(photo: Image.Image, mask: Image.Image, strength: float = 0.65) -> Image.Image:
+    """The mask as a red tint over the photo, both of the same size."""
+    weight = np.asarray(mask.convert("L"), dtype=np.float32)[..., None] / 255 * strength
+    pixels = np.asarray(photo.convert("RGB"), dtype=np.float32)
+    return Image.fromarray(np.rint(pixels * (1 - weight) + _TINT * weight).astype(np.uint8))
+
+
+def _pictures(edit: Edit) -> list[Image.Image]:
+    full = [edit.photo, edit.inverted, edit.edited, overlay(edit.photo, edit.mask), edit.coarse, edit.result]
+    return [fitted(picture, min(_SIDE, max(picture.size))) for picture in full]
+
+
+def _numbers(edits: Sequence[Edit], runs: Mapping[str, Curves], table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def ends(points: Sequence[tuple[int, float]]) -> dict[str, float]:
+        values = [value for _, value in points]
+        return {"first": values[0], "last": values[-1], "lowest": min(values), "step": points[-1][0]}
+
+    return {
+        "version": __version__,
+        "table": [{key: _plain(value) for key, value in row.items()} for row in table],
+        "edits": [{"edit": e.label, "strengths": e.edits, "seconds": _rounded(e.seconds)} for e in edits],
+        "curves": {run: {name: ends(points) for name, points in found.items()} for run, found in runs.items()},
+    }
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {step: round(value, 3) for step, value in seconds.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _shown(value: Any) -> str:
+    value = _plain(value)
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _poster(
+    title: str,
+    rows: Sequence[tuple[str, list[Image.Image]]],
+    runs: Mapping[str, Curves],
+    table: Sequence[Mapping[str, Any]],
+) -> Image.Image:
+    """Everything of the page as one picture."""
+    pictures = sheet([row for _, row in rows], COLUMNS, [label for label, _ in rows], size=400)
+    width = max(pictures.width, 1200)
+    parts = [_text([title], width, 34), pictures, _text(_lines(table), width, 24)]
+    for run, found in runs.items():
+        with Image.open(io.BytesIO(draw(run, found, "png"))) as chart:
+            drawn = chart.convert("RGB")
+            parts.append(drawn.resize((width, round(drawn.height * width / drawn.width)), Image.Resampling.LANCZOS))
+    canvas = Image.new("RGB", (width, sum(part.height for part in parts)), BACKGROUND)
+    top = 0
+    for part in parts:
+        canvas.paste(part, (0, top))
+        top += part.height
+    return canvas
+
+
+def _lines(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table with aligned columns, for a font of fixed width or not: cells are padded, never cut."""
+    if not table:
+        return []
+    cells = [list(table[0]), *([_shown(value) for value in row.values()] for row in table)]
+    widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(len(cells[0]))]
+    return ["   ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=False)) for row in cells]
+
+
+def _text(lines: Sequence[str], width: int, height: int) -> Image.Image:
+    line = round(height * 1.5)
+    canvas = Image.new("RGB", (width, line * len(lines) + (line if lines else 0)), BACKGROUND)
+    font = _font(height)
+    for i, text in enumerate(lines):
+        ImageDraw.Draw(canvas).text((line / 2, line / 2 + i * line), text, INK, font)
+    return canvas
+
+
+def _font(height: int) -> Any:
+    from matplotlib import font_manager
+
+    # matplotlib carries a monospaced font with it, so the columns line up on every machine.
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans Mono"), height)
+
+
+def _page(
+    title: str,
+    rows: Sequence[tuple[str, list[Image.Image]]],
+    runs: Mapping[str, Curves],
+    table: Sequence[Mapping[str, Any]],
+) -> str:
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts += [_table(table)] if table else []
+    parts += [_row(label, pictures) for label, pictures in rows]
+    if runs:
+        charts = "".join(
+            f'<img class="chart" alt="{html.escape(run)}" src="{_svg(run, c)}">' for run, c in runs.items()
+        )
+        parts.append(f"<h2>Training</h2>{charts}")
+    parts.append(f"<footer>oodgan {__version__}</footer>")
+    heading = html.escape(title)
+    return _FRAME.replace("@TITLE@", heading).replace("@BODY@", "\n".join(parts))
+
+
+def _table(table: Sequence[Mapping[str, Any]]) -> str:
+    head = "".join(f"<th>{html.escape(str(key))}</th>" for key in table[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(_shown(value))}</td>" for value in row.values()) + "</tr>" for row in table
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _row(label: str, pictures: Sequence[Image.Image]) -> str:
+    figures = "".join(
+        f'<figure><img alt="{name}, {html.escape(label)}" src="{_jpeg(picture)}">'
+        f"<figcaption>{name}</figcaption></figure>"
+        for name, picture in zip(COLUMNS, pictures, strict=True)
+    )
+    return f'<h2>{html.escape(label)}</h2><div class="row">{figures}</div>'
+
+
+def _jpeg(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _svg(run: str, found: Curves) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(draw(run, found, 'svg')).decode()}"
+
+
+_FRAME = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>@TITLE@</title>
+<style>
+  :root { color-scheme: light; --ink: #1e2024; --faint: #6b7078; --line: #dddcd6; }
+  body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 1900px; background: #fafaf8;
+         color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+  h1 { font-size: 1.5rem; font-weight: 600; margin: 0 0 1rem; }
+  h2 { font-size: 1.1rem; font-weight: 600; margin: 2.2rem 0 .6rem; }
+  .row { display: grid; gap: .75rem; grid-template-columns: repeat(2, 1fr); }
+  @media (min-width: 760px) { .row { grid-template-columns: repeat(3, 1fr); } }
+  @media (min-width: 1600px) { .row { grid-template-columns: repeat(6, 1fr); } }
+  figure { margin: 0; }
+  figure img { display: block; width: 100%; border-radius: 4px; cursor: zoom-in; background: #eee; }
+  figcaption { color: var(--faint); font-size: .85rem; margin-top: .2rem; }
+  .wide { overflow-x: auto; }
+  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  th, td { text-align: left; padding: .35rem 1.4rem .35rem 0; border-bottom: 1px solid var(--line); }
+  th { color: var(--faint); font-weight: 500; }
+  .chart { display: block; width: 100%; max-width: 1200px; margin: .8rem 0; }
+  dialog { border: 0; padding: 0; background: none; max-width: 96vw; max-height: 96vh; }
+  dialog img { display: block; width: min(92vw, 92vh); cursor: zoom-out; }
+  dialog::backdrop { background: rgb(20 20 22 / 85%); }
+  footer { margin-top: 3rem; color: var(--faint); font-size: .85rem; }
+</style>
+</head>
+<body>
+@BODY@
+<dialog><img alt=""></dialog>
+<script>
+  const large = document.querySelector("dialog");
+  document.querySelectorAll("figure img").forEach(small => small.onclick = () => {
+    large.firstChild.src = small.src; large.firstChild.alt = small.alt; large.showModal();
+  });
+  large.onclick = () => large.close();
+</script>
+</body>
+</html>
+"""

@@ -1,0 +1,200 @@
+"""How good the masks of edits are, attribute by attribute, on held-out samples and on real photos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodgan.compose import compose
+from oodgan.diffcam.masks import Masker
+from oodgan.directions.bank import Bank
+from oodgan.evaluation.summary import bootstrap
+from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside, MaskShareOnParts
+from oodgan.metrics.regions import PARTS, ConsistentChange, activations
+
+HELD_OUT = 2**40  # first seed of the held-out samples: far beyond all that training draws from
+SIDE = 64  # pixels of the masks that are kept to be held against the regions
+CONSISTENT, ON_PARTS, KEPT, AREA, NAMED = "share_consistent_15", "share_on_parts", "edit_kept", "area", "named_right"
+IOU = "iou_consistent_15"
+
+Score = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to make masks, and the composition that belongs to it (a mode of `oodgan.compose.compose`)."""
+
+    masker: Masker
+    mode: str
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face to edit: its code (1, L, 512), and for photos the photo (1, 3, R, R) and parsing classes (1, h, w)."""
+
+    code: Tensor
+    photo: Tensor | None = None
+    labels: Tensor | None = None
+
+
+@dataclass
+class Observed:
+    """What was seen of one attribute and one kind of masks: a value a face in each list."""
+
+    masks: list[Tensor] = field(default_factory=list)
+    named: list[float] = field(default_factory=list)
+    on_parts: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
+    wanted: list[float] = field(default_factory=list)
+
+
+class MaskQuality:
+    """Edits faces one attribute after the other, and measures the masks.
+
+    Pictures are decoded at `size`. Masks are kept at 64 px only, so memory grows by 16 kB a face, attribute and kind.
+
+    Args:
+        kinds: name -> how to make masks.
+        attributes: names of the bank's directions that the maskers know.
+        scores: attribute -> probe of pictures (B, 3, R, R) -> (B,); attributes without one have no `edit_kept`.
+        strength: of every edit, 1 being the calibrated one.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        bank: Bank,
+        kinds: Mapping[str, Kind],
+        attributes: Sequence[str],
+        scores: Mapping[str, Score],
+        size: int = 256,
+        strength: float = 1.0,
+    ) -> None:
+        self.generator, self.bank, self.kinds, self.attributes = generator, bank, kinds, list(attributes)
+        self.scores, self.strength, self.size = scores, strength, min(size, generator.resolution)
+        self.side = min(SIDE, self.size)
+        self.consistent = {name: ConsistentChange(self.side) for name in attributes}
+        self.observed = {name: {kind: Observed() for kind in kinds} for name in attributes}
+        self._sum, self._faces = torch.zeros(3, self.size, self.size), 0
+
+    def held_out(self, count: int, seed: int = 0, truncation: float = 0.7) -> Iterable[Face]:
+        """Samples of seeds that no training draws from."""
+        for i in range(count):
+            yield Face(sample_codes(self.generator, 1, HELD_OUT + seed * 1_000_003 + i, truncation))
+
+    @torch.no_grad()
+    def see(self, face: Face) -> None:
+        """Edit one face along every attribute."""
+        inverted = self._decode(face.code)
+        photo = inverted if face.photo is None else _to_side(face.photo, self.size)
+        before = activations(inverted)
+        self._sum, self._faces = self._sum + inverted[0].cpu(), self._faces + 1
+        edits = [self._decode(self.bank.apply(face.code, {name: self.strength})) for name in self.attributes]
+        looks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # maskers that share a network look once
+        for masker in (kind.masker for kind in self.kinds.values()):
+            network = (id(masker.network), masker.size)
+            looks[network] = looks.get(network) or masker.look(inverted, torch.cat(edits))
+        for i, (name, edited) in enumerate(zip(self.attributes, edits, strict=True)):
+            self.consistent[name].add(before, activations(edited))
+            found = {
+                kind: [x[i : i + 1] for x in looks[id(made.masker.network), made.masker.size]]
+                for kind, made in self.kinds.items()
+            }
+            self._measure(name, photo, inverted, edited, face.labels, found)
+
+    def _measure(
+        self,
+        name: str,
+        photo: Tensor,
+        inverted: Tensor,
+        edited: Tensor,
+        labels: Tensor | None,
+        looks: Mapping[str, Sequence[Tensor]],
+    ) -> None:
+        """`looks`: kind -> Diff-CAM's logits (1, K) and maps (1, K, h, w)."""
+        pictures = [inverted, edited, photo]
+        for kind, (logits, maps) in looks.items():
+            masker, mode = self.kinds[kind].masker, self.kinds[kind].mode
+            mask = masker(inverted, edited, [name], photo, maps)
+            seen = self.observed[name][kind]
+            seen.masks.append(_to_side(mask, self.side)[0, 0].cpu())
+            seen.named.append(float(int(logits.argmax(1)) == masker.classes[name]))
+            if labels is not None and name.lower() in PARTS:
+                seen.on_parts.append(float(MaskShareOnParts([name]).per_image(mask, labels)))
+            pictures.append(compose(photo, inverted, edited, mask, mode=mode))
+        if name not in self.scores:
+            return
+        before, after, start, *composed = self.scores[name](torch.cat(pictures)).double().tolist()
+        for kind, score in zip(looks, composed, strict=True):
+            self.observed[name][kind].wanted.append(after - before)
+            self.observed[name][kind].done.append(score - start)
+
+    def _decode(self, code: Tensor) -> Tensor:
+        return self.generator.synthesis(code, size=self.size).clamp(-1, 1)
+
+    def regions(self) -> dict[str, Tensor]:
+        """Attribute -> boolean (64, 64): the 15 % of the pixels that it changes most consistently on these faces."""
+        return {name: seen.region() for name, seen in self.consistent.items()}
+
+    def summary(self, regions: Mapping[str, Tensor], samples: int = 1000, seed: int = 0) -> dict[str, dict[str, Any]]:
+        """{attribute: {kind: {metric: {mean, low, high, count}}}} against `regions`; 95 % bootstrap intervals.
+
+        `share_consistent_15`, `iou_consistent_15` (mask above 0.5): against the region; `share_on_parts`: of the mask's
+        mass on the parts that the attribute is about; `edit_kept`: change of the attribute from photo to composed
+        picture, as a share of the change from inverted to edited; `area`; `named_right`: Diff-CAM named the edit.
+        """
+
+        def entry(values: Sequence[float] | Tensor) -> dict[str, Any]:
+            known = np.array([float(v) for v in values if not math.isnan(v)])
+            if not len(known):
+                return {"count": 0}
+            low, high = bootstrap(known, samples, 0.95, seed)
+            return {"mean": float(known.mean()), "low": low, "high": high, "count": len(known)}
+
+        result: dict[str, dict[str, Any]] = {}
+        for name, kinds in self.observed.items():
+            region = regions[name].cpu().float()[None, None]
+            result[name] = {}
+            for kind, seen in kinds.items():
+                masks = torch.stack(seen.masks)[:, None]
+                regions_of_all = region.expand_as(masks)
+                result[name][kind] = {
+                    CONSISTENT: entry(MaskShareInside().per_image(masks, regions_of_all)),
+                    IOU: entry(MaskIoU().per_image(masks, regions_of_all)),
+                    ON_PARTS: entry(seen.on_parts),
+                    KEPT: _ratio(np.array(seen.done), np.array(seen.wanted), samples, seed),
+                    AREA: entry(MaskArea().per_image(masks)),
+                    NAMED: entry(seen.named),
+                }
+        return result
+
+    @property
+    def mean_face(self) -> Tensor:
+        """Mean of the faces before the edits, (3, size, size) in [-1, 1]."""
+        return self._sum / self._faces
+
+    def mean_masks(self, name: str) -> dict[str, Tensor]:
+        """Kind -> mean mask (64, 64) of an attribute."""
+        return {kind: torch.stack(seen.masks).mean(0) for kind, seen in self.observed[name].items()}
+
+
+def _ratio(done: np.ndarray, wanted: np.ndarray, samples: int, seed: int) -> dict[str, Any]:
+    """Ratio of sums, which no face with hardly any change can dominate, with a bootstrap interval over faces."""
+    if not len(done) or not wanted.sum():
+        return {"count": 0}
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(done), (samples, len(done)))
+    low, high = np.quantile(done[drawn].sum(1) / wanted[drawn].sum(1), [0.025, 0.975])
+    return {"mean": float(done.sum() / wanted.sum()), "low": float(low), "high": float(high), "count": len(done)}
+
+
+def _to_side(x: Tensor, side: int) -> Tensor:
+    return F.interpolate(x, (side, side), mode="area") if x.shape[-1] > side else x

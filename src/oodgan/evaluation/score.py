@@ -1,0 +1,187 @@
+"""Scoring pairs through the Trainer: every photo on exactly one process, every batch kept as soon as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from oodgan.data.images import mask_to_pil, read_image, write_image
+from oodgan.data.sampler import UnpaddedSampler
+from oodgan.errors import UserError
+from oodgan.evaluation.pairs import Pair
+from oodgan.evaluation.protocol import Protocol
+from oodgan.evaluation.store import Scores, Store
+from oodgan.metrics.attributes import AttributeChange, Probe
+from oodgan.metrics.base import PerImage
+from oodgan.metrics.distribution import inception_features
+from oodgan.metrics.masks import MaskArea, MaskShareOnParts
+from oodgan.metrics.registry import build_per_image
+
+Item = dict[str, Any]
+
+
+@dataclass
+class Job:
+    """What to score and how.
+
+    Attributes:
+        edit: what the built-in methods do, {name: strength}.
+        maker: gives the built-in methods' `Maker`; called at most once a process, and only if it is needed.
+        identity: further identity metrics.
+        masks: whether masks are measured: their area and, with `parts`, their share on the parts of these attributes.
+        probes: (attribute, version, sign) -> probe: their change from photo to result becomes a column.
+        photo_features: False when the photos' set statistics are known already.
+    """
+
+    pairs: Sequence[Pair]
+    protocol: Protocol
+    store: Store
+    edit: Mapping[str, float] = field(default_factory=dict)
+    maker: Callable[[], Any] | None = None
+    identity: Sequence[Callable[..., PerImage]] = ()
+    masks: bool = False
+    parts: Sequence[str] = ()
+    probes: Mapping[tuple[str, str, float], Probe] = field(default_factory=dict)
+    photo_features: bool = True
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.pairs[0].results)
+
+    def build(self) -> list[PerImage]:
+        """The per-image metrics in column order, without syncing: the store brings the processes' parts together."""
+        metrics = [build_per_image(name, sync_on_compute=False) for name in self.protocol.metrics]
+        metrics += [make(sync_on_compute=False) for make in self.identity]
+        metrics += [MaskArea(sync_on_compute=False)] if self.masks else []
+        metrics += [MaskShareOnParts(self.parts, sync_on_compute=False)] if self.masks and self.parts else []
+        return metrics + [AttributeChange(p, *key, sync_on_compute=False) for key, p in self.probes.items()]
+
+    @property
+    def columns(self) -> list[str]:
+        return [metric.name for metric in self.build()]
+
+
+class PairDataset(Dataset[Item]):
+    """Prepared pictures of pairs: `photo` (3, R, R), `results` {method: the same, None if not made yet}, `masks`
+    {method: (1, R, R)} as far as they are there, `labels`.
+
+    `at` is the pair's place among `pairs`: Lightning walks through a batch and stumbles over frozen dataclasses.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], protocol: Protocol):
+        self.pairs, self.protocol = pairs, protocol
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def picture(self, path: Any) -> Tensor:
+        return self.protocol.prepare(read_image(path)[None])[0]
+
+    def __getitem__(self, index: int) -> Item:
+        from oodgan.data.files import read_parsing
+
+        pair = self.pairs[index]
+        results = {m: self.picture(path) if path.is_file() else None for m, path in pair.results.items()}
+        labels = read_parsing(pair.labels, self.protocol.resolution) if pair.labels is not None else None
+        masks = {m: read_mask(path, self.protocol.resolution) for m, path in pair.masks.items() if path.is_file()}
+        item = {"at": index, "photo": self.picture(pair.photo), "results": results}
+        return {**item, "masks": masks, "labels": labels}
+
+
+def read_mask(path: Path, size: int) -> Tensor:
+    """A grey picture as a mask (1, size, size) in [0, 1], shrunk by area."""
+    try:
+        with Image.open(path) as picture:
+            pixels = torch.from_numpy(np.array(picture.convert("L"))).float() / 255
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"the mask {path} cannot be read ({type(error).__name__})") from error
+    return F.interpolate(pixels[None, None], (size, size), mode="area")[0]
+
+
+class Scorer(pl.LightningModule):
+    """Scores the pairs of a job that its store does not hold yet."""
+
+    def __init__(self, job: Job, batch_size: int, workers: int = 0):
+        super().__init__()
+        self.job, self.batch_size, self.workers = job, batch_size, workers
+        done = job.store.done()
+        self.pending = [pair for pair in job.pairs if pair.name not in done]
+        self.metrics = job.build()
+        self._maker: Any = None
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        data = PairDataset(self.pending, self.job.protocol)
+        sampler = UnpaddedSampler(len(data), self.global_rank, self.trainer.world_size)
+        return DataLoader(data, self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=list)
+
+    def test_step(self, batch: list[Item], batch_idx: int) -> None:
+        photos = torch.stack([item["photo"] for item in batch]).to(self.device)
+        inputs = {"target": photos, "labels": self._labels(batch)}
+        values, features = [], []
+        for method in self.job.methods:
+            inputs["result"] = torch.stack([self._result(item, method) for item in batch]).to(self.device)
+            inputs["mask"] = self._masks(batch, method)
+            columns = [metric.per_image(*(inputs[key] for key in metric.inputs)).double() for metric in self.metrics]
+            values.append(torch.stack(columns, 1) if columns else torch.zeros(len(batch), 0))
+            if self.job.protocol.sets:
+                features.append(inception_features(inputs["result"]))
+        if features:
+            known = not self.job.photo_features
+            features.append(torch.zeros_like(features[0]) if known else inception_features(photos))
+        every = torch.stack(features, 1).cpu().numpy() if features else np.zeros((len(batch), 0, 0), np.float32)
+        scored = torch.stack(values, 1).cpu().numpy()
+        pairs = [self.pending[item["at"]] for item in batch]
+        self.job.store.write([Scores(p.index, p.name, v, f) for p, v, f in zip(pairs, scored, every, strict=True)])
+
+    def on_test_end(self) -> None:
+        # Whoever reads the store next must find every process's part.
+        self.trainer.strategy.barrier()
+
+    def _labels(self, batch: list[Item]) -> Tensor:
+        # A photo without a parsing mask has no region: class -1 is in none.
+        size = self.job.protocol.resolution
+        missing = torch.full((size, size), -1)
+        return torch.stack([missing if i["labels"] is None else i["labels"] for i in batch]).to(self.device)
+
+    def _masks(self, batch: list[Item], method: str) -> Tensor:
+        # What has no mask has nothing to measure: nan.
+        size = self.job.protocol.resolution
+        missing = torch.full((1, size, size), torch.nan)
+        return torch.stack([item["masks"].get(method, missing) for item in batch]).to(self.device)
+
+    def _result(self, item: Item, method: str) -> Tensor:
+        if item["results"][method] is not None:
+            return item["results"][method]
+        pair = self.pending[item["at"]]
+        if self._maker is None:
+            assert self.job.maker is not None
+            self._maker = self.job.maker()
+        picture, mask = self._maker.produce(method, read_image(pair.photo), dict(self.job.edit))
+        check_range(picture, f"{method} of {pair.name}")
+        if mask is not None:  # first, so that a picture never lies there without its mask
+            pair.masks[method].parent.mkdir(parents=True, exist_ok=True)
+            mask_to_pil(mask[None]).save(pair.masks[method])
+            item["masks"][method] = read_mask(pair.masks[method], self.job.protocol.resolution)
+        write_image(picture, pair.results[method])
+        return self.job.protocol.prepare(read_image(pair.results[method])[None])[0]
+
+
+def check_range(picture: Tensor, what: str) -> None:
+    """Refuses a picture that is not in [-1, 1] (a hundredth over is rounding, and clipped when it is written).
+
+    Raises:
+        UserError: with the extreme values.
+    """
+    low, high = float(picture.min()), float(picture.max())
+    if not (low >= -1.5 and high <= 1.5) or not torch.isfinite(picture).all():
+        raise UserError(f"{what} is out of range: values from {low:.3g} to {high:.3g}, expected -1 to 1")

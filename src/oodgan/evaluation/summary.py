@@ -1,0 +1,137 @@
+"""From stored scores to means with confidence intervals, FID and KID."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodgan.evaluation.pairs import Pair
+from oodgan.evaluation.protocol import Protocol
+from oodgan.evaluation.score import Job
+from oodgan.evaluation.store import Store
+from oodgan.metrics.distribution import FID, INCEPTION, INCEPTION_DIM, KID
+
+Summary = dict[str, dict[str, Any]]
+
+
+def bootstrap(values: NDArray[np.float64], samples: int, level: float, seed: int) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` (n,): the mean of n draws with replacement, `samples` times.
+
+    >>> low, high = bootstrap(np.arange(100.0), 500, 0.95, seed=0)
+    >>> 41 < low < 46 < 53 < high < 58
+    True
+    """
+    rng = np.random.default_rng(seed)
+    means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(samples)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def load(store: Store, count: int) -> NDArray[np.float64]:
+    """All scores (photos, methods, metrics) by the photos' index."""
+    table: NDArray[np.float64] | None = None
+    for scores in store.read():
+        if table is None:
+            table = np.full((count, *scores.values.shape), np.nan)
+        table[scores.index] = scores.values
+    assert table is not None
+    return table
+
+
+def summarise(job: Job, table: NDArray[np.float64]) -> Summary:
+    """{method: {metric: {mean, low, high, median, count}}}; FID, KID and shares have `mean` and `count` only."""
+    protocol, columns = job.protocol, job.columns
+    summary: Summary = {}
+    for m, method in enumerate(job.methods):
+        summary[method] = {}
+        for metric, values in zip(job.build(), table[:, m].T, strict=True):
+            known = values[~np.isnan(values)]
+            metric.update(values=torch.from_numpy(values))
+            entry: dict[str, Any] = {"count": len(known)}
+            if len(known):
+                low, high = bootstrap(known, protocol.bootstrap_samples, protocol.bootstrap_level, protocol.seed)
+                entry |= {"mean": float(metric.compute()), "low": low, "high": high, "median": float(np.median(known))}
+            summary[method][metric.name] = entry
+    _add_shares(summary, table, job.methods, columns)
+    return summary
+
+
+def _add_shares(summary: Summary, table: NDArray[np.float64], methods: list[str], columns: list[str]) -> None:
+    """A method's mean change of an attribute divided by the plain edit's, where the plain edit is in the table."""
+    if "plain" not in methods:
+        return
+    for k, column in enumerate(columns):
+        if not column.startswith("change_"):
+            continue
+        wanted = float(np.nansum(table[:, methods.index("plain"), k]))
+        for m, method in enumerate(methods):
+            share = float(np.nansum(table[:, m, k])) / wanted if wanted else math.nan
+            summary[method][column.replace("change_", "change_share_", 1)] = {"mean": share, "count": len(table)}
+
+
+def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:
+    """Hash of the photos' bytes, their order and their preparation: what the real set's statistics depend on."""
+    from oodgan.weights.fetch import sha256_of
+
+    digest = hashlib.sha256(f"{INCEPTION} {protocol.preparation}".encode())
+    for pair in pairs:
+        digest.update(f"{pair.name} {sha256_of(pair.photo)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def statistics_path(key: str) -> Path:
+    """The cached statistics' file, there or not."""
+    from oodgan.weights.fetch import cache_folder
+
+    return cache_folder() / "statistics" / f"{INCEPTION}-{key}.safetensors"
+
+
+def real_statistics(store: Store, path: Path) -> dict[str, Tensor]:
+    """The photos' running sums for FID and first features for KID, from the cache or (then cached) from the store."""
+    from safetensors.torch import load_file, save_file
+
+    if path.is_file():
+        return load_file(path)
+    fid, kid = FID(sync_on_compute=False), KID(sync_on_compute=False)
+    for scores in store.read():
+        features = torch.from_numpy(scores.features[-1:])
+        fid.update(features, real=True)
+        kid.update(features, True, torch.tensor([scores.index]))
+    features, keys = kid.kept(real=True)
+    found = {**fid.moments(real=True), "features": features, "keys": keys}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.partial")
+    save_file({key: value.contiguous() for key, value in found.items()}, temporary)
+    temporary.replace(path)
+    return found
+
+
+def add_sets(summary: Summary, job: Job, real: Mapping[str, Tensor]) -> None:
+    """Adds the protocol's FID and KID of every method, streaming the stored features."""
+    count = len(job.pairs)
+    if job.protocol.sets and count < INCEPTION_DIM:
+        warnings.warn(
+            f"FID and KID from {count} images are unreliable: FID needs more images than its {INCEPTION_DIM} features; "
+            "compare them only between methods on these same photos"
+        )
+    for m, method in enumerate(job.methods):
+        fid, kid = FID(sync_on_compute=False), KID(sync_on_compute=False)
+        fid.add_moments({key: real[key] for key in ("sum", "outer", "count")}, real=True)
+        kid.update(real["features"], True, real["keys"])
+        for scores in job.store.read():
+            features = torch.from_numpy(scores.features[m : m + 1])
+            fid.update(features, real=False)
+            kid.update(features, False, torch.tensor([scores.index]))
+        for metric in (fid, kid):
+            if metric.name in job.protocol.sets:
+                summary[method][metric.name] = {"mean": float(metric.compute()), "count": count}

@@ -1,0 +1,149 @@
+"""Ghosts: what is drawn for an image depends on its name and the seed only; the target is what it should be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from oodgan.compose import compose
+from oodgan.data.datamodule import ImageDataModule
+from oodgan.data.sources import Generated
+from oodgan.data.splits import HashSplit
+from oodgan.deghost.ghosts import IMAGES, Ghosts, GhostWriter, name_seed, safe_name
+from oodgan.directions.bank import Bank
+from oodgan.generators.protocol import sample_codes
+from oodgan.generators.stylegan2 import StyleGAN2, tiny
+from oodgan.inversion.inverter import OptimisationInverter
+from oodgan.inversion.refine import Refinement
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    return tiny().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def bank(generator: StyleGAN2) -> Bank:
+    vectors = torch.randn(3, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    return Bank(("a", "b", "c"), vectors, generator.id, generator.id)
+
+
+def disc(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor | None = None) -> Tensor:
+    """A soft disc, larger for more names: 0 in the corners, 1 in the middle."""
+    line = torch.linspace(-1, 1, inverted.shape[-1])
+    radius = (line[:, None].square() + line.square()).sqrt()
+    return (1.2 + 0.2 * len(names) - 2 * radius).clamp(0, 1).expand(len(inverted), 1, -1, -1)
+
+
+def writer(generator: StyleGAN2, bank: Bank, folder: Path, **changes: object) -> GhostWriter:
+    folder.mkdir(parents=True, exist_ok=True)
+    inverter = OptimisationInverter(generator, Refinement(steps=2, losses={"lpips": 0.0, "identity": 0.0}))
+    return GhostWriter(generator, inverter, bank, disc, folder, size=32, **changes)  # type: ignore[arg-type]
+
+
+def write(generator: StyleGAN2, bank: Bank, folder: Path, batch: int, **changes: object) -> Ghosts:
+    data = ImageDataModule(
+        Generated(generator, 5, 32, truncation=(0.5, 1.0)), batch_size=batch, split=HashSplit(0.2, 0.2)
+    )
+    engine = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    engine.predict(writer(generator, bank, folder, **changes), datamodule=data, return_predictions=False)
+    return Ghosts(folder)
+
+
+@pytest.fixture(scope="module")
+def ghosts(generator: StyleGAN2, bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Ghosts:
+    return write(generator, bank, tmp_path_factory.mktemp("ghosts"), batch=1)
+
+
+def test_ghosts_are_the_same_whatever_the_batch(
+    generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
+) -> None:
+    other = write(generator, bank, tmp_path, batch=3)
+    assert [p.name for p in other.paths] == [p.name for p in ghosts.paths] and len(ghosts) == 5
+    for one, two in zip(ghosts, other, strict=True):
+        for key in (*IMAGES, "mask", "code"):
+            assert torch.equal(one[key], two[key]), (one["name"], key)
+    drawn = {bytes(row["code"].numpy()) for row in ghosts}
+    assert len(drawn) == 5
+
+
+def test_another_seed_draws_other_ghosts(generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path) -> None:
+    other = write(generator, bank, tmp_path, batch=5, seed=1)
+    assert all(torch.equal(a["photo"], b["photo"]) for a, b in zip(ghosts, other, strict=True))
+    assert not any(torch.equal(a["edited"], b["edited"]) for a, b in zip(ghosts, other, strict=True))
+
+
+def test_a_second_run_keeps_what_is_there_and_adds_what_is_missing(
+    generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
+) -> None:
+    first = write(generator, bank, tmp_path, batch=2)
+    lost, kept = first.paths[1], first.paths[0]
+    content = lost.read_bytes()
+    lost.unlink()
+    os.utime(kept, (1, 1))
+    write(generator, bank, tmp_path, batch=2)
+    assert lost.read_bytes() == content and kept.stat().st_mtime == 1
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".safetensors"] * 5, "no temporary file is left"
+
+
+def test_a_sample_has_the_edit_in_its_target_and_its_error_in_the_coarse_image(ghosts: Ghosts) -> None:
+    for row in ghosts:
+        assert row["coarse"].shape == (3, 32, 32) and row["mask"].shape == (1, 32, 32) and row["code"].shape == (8, 512)
+        outside, inside = (row["mask"] == 0).expand(3, -1, -1), (row["mask"] > 0.9).expand(3, -1, -1)
+        assert outside.any() and inside.any()
+        assert torch.equal(row["coarse"][outside], row["photo"][outside])
+        assert torch.equal(row["target"][outside], row["photo"][outside])
+        assert (row["target"][inside] - row["photo"][inside]).abs().mean() > 0.02, "the edit is there"
+        assert (row["coarse"][inside] - row["target"][inside]).abs().mean() > 0.005, "and so is the ghost"
+
+
+def test_without_disturbance_a_sample_has_no_ghost(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+    for row in write(generator, bank, tmp_path, batch=5, inverted=0.0, disturbance=0.0):
+        assert (row["coarse"] - row["target"]).abs().max() < 0.01
+        assert (row["inverted"] - row["photo"]).abs().max() < 0.01
+
+
+def test_a_real_face_is_its_own_target_and_dominates(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+    photo = generator.synthesis(sample_codes(generator, 1, 9)).clamp(-1, 1)
+    made = writer(generator, bank, tmp_path, modes=("paper",)).ghost(photo, None, "photo.png")
+    read = {key: made[key].float() / 127.5 - 1 for key in IMAGES}
+    mask = made["mask"].float() / 255
+    assert torch.equal(made["target"], made["photo"])
+    assert mask.max() <= 0.5 + 1 / 255
+    expected = compose(read["photo"][None], read["inverted"][None], read["edited"][None], mask[None], "paper")[0]
+    assert (expected - read["coarse"]).abs().max() < 0.03
+
+
+def test_a_bank_of_one_direction_is_enough(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+    made = writer(generator, bank.subset(["b"]), tmp_path)
+    photo = generator.synthesis(sample_codes(generator, 1, 9)).clamp(-1, 1)
+    for i in range(8):  # one in four asks for two directions
+        assert made.ghost(photo, sample_codes(generator, 1, 9), f"{i}.png")["coarse"].dtype == torch.uint8
+
+
+def test_strengths_lie_in_their_range_and_have_both_signs(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+    made = writer(generator, bank, tmp_path, low=0.5, high=0.7)
+    drawn = [made._edit(torch.Generator().manual_seed(i)) for i in range(60)]
+    strengths = [s for _, edits in drawn for s in edits.values()]
+    assert all(0.5 <= abs(s) <= 0.7 for s in strengths) and {s > 0 for s in strengths} == {True, False}
+    assert {name for names, _ in drawn for name in names} == set(bank.names)
+    assert {len(names) for names, _ in drawn} == {1, 2}
+    assert all(list(edits) == names for names, edits in drawn)
+
+
+def test_names_make_seeds_and_files() -> None:
+    assert name_seed("a.png", 0) == name_seed("a.png", 0) != name_seed("a.png", 1) != name_seed("b.png", 0)
+    assert 0 <= name_seed("a.png", 0) < 2**63
+    assert "/" not in safe_name("00000/my face.png")
+
+
+def test_ghosts_collate(ghosts: Ghosts) -> None:
+    batch = next(iter(DataLoader(ghosts, batch_size=5)))
+    assert batch["coarse"].shape == (5, 3, 32, 32) and batch["coarse"].min() >= -1 and batch["mask"].max() <= 1

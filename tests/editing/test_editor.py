@@ -1,0 +1,280 @@
+"""The editor: five steps in order, computed when asked for, for photos of every form."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from oodgan import Editor
+from oodgan.data import images
+from oodgan.directions.bank import Bank
+from oodgan.editing.edit import IMAGES, STEPS, paste
+from oodgan.errors import UserError
+from oodgan.generators.protocol import sample_codes
+from oodgan.generators.stylegan2 import StyleGAN2
+from oodgan.inversion.inverter import OptimisationInverter
+from oodgan.inversion.refine import Refinement
+
+
+def where_it_differs(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
+    """The plainest masker: 1 in the left half of what changed."""
+    mask = ((edited - inverted).abs().mean(1, keepdim=True) > 0.01).float()
+    mask[..., mask.shape[-1] // 2 :] = 0
+    return mask
+
+
+class Counting(OptimisationInverter):
+    calls = 0
+
+    def invert(self, photos: Tensor) -> Tensor:
+        type(self).calls += 1
+        return super().invert(photos)
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    torch.manual_seed(0)
+    return StyleGAN2(resolution=32).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def editor(generator: StyleGAN2) -> Editor:
+    vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    bank = Bank(("smile", "age"), vectors, generator.id, generator.id)
+    Counting.calls = 0
+    losses = {"l2": 1.0, "lpips": 0.0, "identity": 0.0}
+    inverter = Counting(generator, Refinement(steps=2, size=32, losses=losses))
+    return Editor(generator, inverter, bank, where_it_differs, None, {"mode": "paper"})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def face(draw_face) -> Image.Image:
+    return draw_face(3, size=64)
+
+
+def test_the_steps_follow_the_figure(editor: Editor, face: Image.Image) -> None:
+    edit = editor.edit(face, {"smile": 1.0}, aligned=True)
+    t = dict(edit.tensors)
+    assert list(t) == list(IMAGES)
+    assert all(t[name].shape == (1, 3, 32, 32) and t[name].abs().max() <= 1 for name in IMAGES if name != "mask")
+    assert t["mask"].shape == (1, 1, 32, 32) and set(t["mask"].unique().tolist()) == {0.0, 1.0}
+    code = editor.bank.apply(edit.w_plus, {"smile": 1.0})
+    assert torch.allclose(t["edited"], editor.generator.synthesis(code).clamp(-1, 1), atol=1e-4)
+    assert torch.equal(t["coarse"], t["mask"] * t["edited"] + (1 - t["mask"]) * t["photo"])
+    assert torch.equal(t["result"], t["coarse"])  # no remover
+    assert list(edit.seconds) == ["align", *STEPS.values()]
+    assert edit.label == "smile +1"
+
+
+def test_the_remover_gets_everything_and_has_the_last_word(editor: Editor, face: Image.Image) -> None:
+    seen: dict[str, Tensor] = {}
+
+    def remover(**given: Tensor) -> Tensor:
+        seen.update(given)
+        return -given["coarse"] * 3
+
+    editor.remover = remover  # type: ignore[assignment]
+    edit = editor.edit(face, {"age": -0.5}, aligned=True)
+    assert torch.equal(edit.tensors["result"], (-edit.tensors["coarse"] * 3).clamp(-1, 1))
+    assert set(seen) == {"photo", "inverted", "edited", "mask", "coarse", "w_plus"}
+    assert torch.equal(seen["w_plus"], edit.w_plus - 0.5 * editor.bank["age"])
+
+
+def test_nothing_is_computed_before_it_is_asked_for(editor: Editor, face: Image.Image) -> None:
+    edit = editor.edit(face, {"smile": 1.0}, aligned=True)
+    assert Counting.calls == 0 and set(edit.seconds) == {"align"}
+    assert edit.edited.size == (32, 32)
+    assert Counting.calls == 1 and set(edit.seconds) == {"align", "invert", "edit"}
+
+
+def test_a_photo_is_inverted_once_for_all_its_edits(editor: Editor, face: Image.Image, tmp_path: Path) -> None:
+    face.save(tmp_path / "face.png")
+    first = editor.edit(face, {"smile": 1.0}, aligned=True).result
+    sweep = editor.sweep(tmp_path / "face.png", "smile", [-1, 0, 1], also={"age": 0.0}, aligned=True)
+    assert [edit.edits["smile"] for edit in sweep] == [-1, 0, 1]
+    pictures = [edit.result for edit in sweep]
+    assert Counting.calls == 1
+    assert np.array_equal(pictures[2], first) and not np.array_equal(pictures[0], first)
+    editor.edit(face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), {"smile": 1.0}, aligned=True).result.load()
+    assert Counting.calls == 2
+
+
+class Looks(nn.Module):
+    """A masker of kind `paper` that looks at 16 px, and remembers at what."""
+
+    size, kind = 16, "paper"
+
+    def forward(self, inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
+        self.seen = inverted
+        return torch.full_like(photo[:, :1], 0.5)
+
+
+def test_no_more_is_decoded_than_is_needed(editor: Editor, face: Image.Image) -> None:
+    parts = (editor.generator, editor.inverter, editor.bank, Looks())
+    whole, lazy = (Editor(*parts, None, {"mode": "paper"}, decode=decode) for decode in ("full", "needed"))
+    edits = [lazy.edit(face, {"smile": strength}, aligned=True) for strength in (1.0, -1.0)]
+    results = [edit.tensors["result"] for edit in edits]
+    assert Counting.calls == 1 and edits[0].subject.inverted is None
+    assert torch.equal(parts[-1].seen, edits[0].subject.glimpse)
+    small = editor.generator.synthesis(edits[0].w_plus, size=16).clamp(-1, 1)
+    torch.testing.assert_close(parts[-1].seen, small, rtol=1e-4, atol=1e-4)
+    assert "invert" in edits[0].seconds
+    expected = whole.edit(face, {"smile": 1.0}, aligned=True).tensors
+    torch.testing.assert_close(results[0], expected["result"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(edits[0].tensors["inverted"], expected["inverted"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("composition", "masker", "remover", "message"),
+    [
+        ("difference", Looks(), None, r"compose\.mode=difference reads the whole inverted image"),
+        ("paper", where_it_differs, None, r"diffcam\.mask\.kind=guided reads"),
+        ("paper", Looks(), lambda **given: given["coarse"], "this deghoster reads"),
+    ],
+)
+def test_a_part_that_reads_the_inverted_image_refuses(editor: Editor, composition, masker, remover, message) -> None:
+    parts = (editor.generator, editor.inverter, editor.bank, masker, remover, {"mode": composition})
+    with pytest.raises(UserError, match=message):
+        Editor(*parts, decode="needed")
+    with pytest.raises(UserError, match="unknown decode 'half'"):
+        Editor(*parts, decode="half")
+
+
+def test_strength_0_marks_nothing_and_leaves_the_photo(editor: Editor, face: Image.Image) -> None:
+    for edits in ({}, {"smile": 0.0}):
+        edit = editor.edit(face, edits, aligned=True)
+        assert not edit.tensors["mask"].any()
+        assert np.array_equal(edit.result, edit.photo)
+
+
+def test_all_forms_of_a_photo_give_the_same(editor: Editor, draw_face, tmp_path: Path) -> None:
+    face = draw_face(5, size=32)
+    face.save(tmp_path / "face.png")
+    array = np.array(face)
+    forms = [face, tmp_path / "face.png", str(tmp_path / "face.png"), array, array / 255.0, images.from_pil(face)]
+    photos = [edit.tensors["photo"] for edit in editor.edit(forms, {"smile": 1}, aligned=True)]
+    assert len(photos) == len(forms)
+    assert all(torch.equal(photo[0], images.from_pil(face)) for photo in photos)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((4, 4, 7), np.uint8), "shape"),
+        (np.full((8, 8, 3), 255.0), r"\[0, 1\]"),
+        (np.zeros((8, 8, 3), np.int64), "int64"),
+        (torch.zeros(1, 8, 8), "shape"),
+        (torch.zeros(2, 3, 8, 8), "or a list"),
+        (torch.full((3, 8, 8), 200.0), r"\[-1, 1\]"),
+        ({"photo": 1}, "dict is no photo"),
+        ("nowhere.png", "no such file: nowhere.png"),
+    ],
+)
+def test_what_is_no_photo_is_refused(editor: Editor, picture: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        editor.edit(picture, {"smile": 1.0}, aligned=True)  # type: ignore[call-overload]
+
+
+def test_wrong_edits_are_refused_before_any_work(editor: Editor) -> None:
+    with pytest.raises(UserError, match="did you mean 'smile'"):
+        editor.edit("nowhere.png", {"smlie": 1.0})
+    with pytest.raises(UserError, match="finite number"):
+        editor.edit("nowhere.png", {"smile": float("nan")})
+    with pytest.raises(UserError, match="a mapping is expected"):
+        editor.edit("nowhere.png", "smile")  # type: ignore[call-overload]
+
+
+def test_an_attribute_that_diffcam_does_not_know_is_refused(editor: Editor, face: Image.Image) -> None:
+    class Knowing:
+        names = ("age",)
+
+    editor.masker = Knowing()  # type: ignore[assignment]
+    with pytest.raises(UserError, match="Diff-CAM 'smile'"):
+        editor.edit(face, {"smile": 1.0}, aligned=True)
+
+
+def test_pasting_changes_only_where_the_result_does(editor: Editor, draw_face) -> None:
+    wide = Image.new("RGB", (96, 64), (40, 90, 160))
+    wide.paste(draw_face(3, size=64), (16, 0))
+    edit = editor.edit(wide, {"smile": 1.0}, aligned=True)
+    assert edit.pasted.size == wide.size
+    outside = np.asarray(edit.pasted)[:, :16], np.asarray(wide)[:, :16]
+    assert np.array_equal(*outside)
+    assert not np.array_equal(edit.pasted, wide)
+    unchanged = editor.edit(wide, {"smile": 0.0}, aligned=True)
+    assert np.array_equal(unchanged.pasted, wide)
+
+
+@pytest.mark.network
+def test_every_face_of_a_photo(generator: StyleGAN2, editor: Editor, astronaut: Image.Image) -> None:
+    two = Image.new("RGB", (900, 512))
+    two.paste(astronaut.resize((380, 380)), (0, 0))
+    two.paste(astronaut, (388, 0))
+    found = editor.edit(two, {"smile": 1.0}, face="all")
+    assert len(found) == 2
+    assert found[0].subject.aligned.side > found[1].subject.aligned.side
+    both = np.asarray(paste(found)).astype(int)
+    for edit in found:
+        alone = np.asarray(edit.pasted).astype(int)
+        x, y = edit.subject.aligned.quad.mean(axis=0).astype(int)
+        assert np.array_equal(both[y - 10 : y + 10, x - 30 : x + 10], alone[y - 10 : y + 10, x - 30 : x + 10])
+    second = editor.edit(two, {"smile": 1.0}, face=1)
+    assert np.array_equal(second.subject.aligned.quad, found[1].subject.aligned.quad)
+    with pytest.raises(UserError, match="numbered from 0"):
+        editor.edit(two, {"smile": 1.0}, face=2)
+
+
+def test_the_embedded_samples_need_no_face_detector(editor: Editor, generator: StyleGAN2) -> None:
+    sample = generator.synthesis(sample_codes(generator, 1, seed=3))[0].clamp(-1, 1)
+    edit = editor.edit(sample, {"age": 1.0}, aligned=True)
+    assert (edit.tensors["photo"][0] - sample).abs().max() <= 1.01 / 255
+
+
+def test_from_pretrained_names_what_is_unknown() -> None:
+    with pytest.raises(UserError, match="did you mean 'mobile_ffhq'"):
+        Editor.from_pretrained("mobile_ffqh")
+    with pytest.raises(UserError, match="did you mean 'none'"):
+        Editor.from_pretrained(deghoster="nonee")
+    with pytest.raises(UserError, match="accelerator"):
+        Editor.from_pretrained(acelerator="gpu")
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_examples_of_the_docstrings_run(
+    astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    astronaut.save("photo.jpg")
+    names: dict[str, object] = {}
+    for described in (Editor, Editor.edit, Editor.sweep):
+        example = inspect.cleandoc(described.__doc__ or "").partition("Example::\n")[2]
+        assert example
+        exec(textwrap.dedent(example), names)
+    assert "torch.Size([1, 3, 1024, 1024])" in capsys.readouterr().out
+    assert Image.open("smiling.jpg").size == astronaut.size and Image.open("mask.png").mode == "L"
+    assert len(list(tmp_path.glob("smile +0.5, age *.png"))) == 3
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_shipped_parts_edit_a_real_photo(astronaut: Image.Image) -> None:
+    editor = Editor.from_pretrained("mobile_ffhq")
+    edit = editor.edit(astronaut, {"smile": 1.0})
+    t = edit.tensors
+    assert t["result"].shape == (1, 3, 1024, 1024) and edit.pasted.size == astronaut.size
+    inside, outside = t["mask"] > 0.5, t["mask"] == 0
+    assert 0.005 < inside.float().mean() < 0.5 and outside.float().mean() > 0.2
+    change = (t["result"] - t["photo"]).abs().mean(1, keepdim=True)
+    assert change[inside].mean() > 0.02
+    assert float(change[outside].max()) == 0
+    corners = np.asarray(edit.pasted)[:, :40], np.asarray(astronaut)[:, :40]
+    assert np.array_equal(*corners)

@@ -1,0 +1,125 @@
+"""Masks as columns of an evaluation, another recogniser, what is said about `paper`, and wrong input in one line."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from oodgan.cli import main
+from oodgan.errors import UserError
+from oodgan.evaluation.report import merge
+from oodgan.stages import evaluate
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_evaluate import COUNT, config, folders, result  # noqa: F401  (folders is a fixture)
+
+
+@pytest.fixture
+def edited(folders):  # noqa: F811
+    """A folder as the edit stage leaves it, with masks on the middle quarter, and parsing masks with a mouth there."""
+    for folder in ("edited/result", "edited/mask", "parsing"):
+        (folders / folder).mkdir(parents=True)
+    (folders / "edited/edits.json").write_text("{}")
+    mask = np.zeros((48, 48), np.uint8)
+    mask[12:36, 12:36] = 255
+    labels = np.ones((48, 48), np.uint8)
+    labels[12:36, 12:24] = 11
+    for i in range(COUNT):
+        shutil.copy(folders / "near" / f"{i}.png", folders / "edited/result")
+        Image.fromarray(mask).save(folders / "edited/mask" / f"{i}.png")
+        Image.fromarray(labels).save(folders / "parsing" / f"{i}.png")
+    return folders
+
+
+def test_masks_of_a_folder_are_measured(edited):
+    methods = {"edited": str(edited / "edited"), "far": str(edited / "far")}
+    settings = {"methods": methods, "edits": {"smile": 1.0}, "masks": str(edited / "parsing")}
+    evaluate.run(config(edited, **settings))
+    held = result(edited)["methods"]
+    assert held["edited"]["mask_area"]["mean"] == pytest.approx(0.25, abs=0.01)
+    # Half of the mask lies on the mouth, and 6 % of the 32 px beside it: 2 of the other half's 8 columns.
+    assert held["edited"]["mask_share_on_parts"]["mean"] == pytest.approx(0.5 + 2 / 16, abs=0.02)
+    assert held["far"]["mask_area"] == {"count": 0}
+    row = (edited / "out/table.md").read_text().splitlines()
+    assert "mask_area ↓" in row[0] and "mask_share_on_parts ↑" in row[0] and "n/a" in row[3]
+
+
+def test_no_share_on_parts_without_parsing_or_for_an_edit_of_the_whole_face(edited):
+    methods = {"edited": str(edited / "edited")}
+    evaluate.run(config(edited, methods=methods, edits={"smile": 1.0}))
+    assert "mask_share_on_parts" not in result(edited)["methods"]["edited"]
+    whole = {"methods": methods, "edits": {"age": 1.0}, "masks": str(edited / "parsing")}
+    evaluate.run(config(edited, "age", **whole))
+    assert set(result(edited, "age")["methods"]["edited"]) == {"psnr", "ssim_gauss11", "mask_area"}
+
+
+def test_a_recogniser_of_the_users_own_is_a_column_of_its_name(edited):
+    from oodgan.nn.arcface import IRSE50
+
+    torch.manual_seed(0)
+    torch.save(IRSE50().state_dict(), edited / "mine.pth")
+    evaluate.run(config(edited, methods={"near": str(edited / "near")}, identity=str(edited / "mine.pth")))
+    (name,) = (key for key in result(edited)["methods"]["near"] if key.startswith("identity_arcface_mine_"))
+    assert 0.5 < result(edited)["methods"]["near"][name]["mean"] <= 1.0
+    with pytest.raises(UserError, match="there is no such file"):
+        evaluate.run(config(edited, "other", identity="nowhere.onnx"))
+    with pytest.raises(UserError, match="a file, or"):
+        evaluate.run(config(edited, "other", identity={"file": "x"}))
+
+
+def test_notes_reach_the_merged_table(folders):  # noqa: F811
+    evaluate.run(config(folders))
+    held = result(folders)
+    held["notes"] = ["`paper` is not quite theirs."]
+    (folders / "out/metrics.json").write_text(json.dumps(held))
+    assert merge([folders / "out"]).endswith("`paper` is not quite theirs.\n")
+
+
+WRONG = {
+    "has the name of a photo": lambda f: [
+        (f / "near" / f"{i}.png").rename(f / "near" / f"x{i}.png") for i in range(COUNT)
+    ],
+    "mixed sizes": lambda f: Image.new("RGB", (64, 64)).save(f / "near/3.png"),
+    "holds no pictures": lambda f: [(f / "near" / f"{i}.png").unlink() for i in range(COUNT)],
+    "cannot be read as a picture": lambda f: (f / "near/2.png").write_bytes(b"no picture"),
+    "must be square": lambda f: [Image.new("RGB", (48, 40)).save(f / "near" / f"{i}.png") for i in range(COUNT)],
+    "enlarged pictures are not measured": lambda f: [
+        Image.new("RGB", (16, 16)).save(f / "near" / f"{i}.png") for i in range(COUNT)
+    ],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_input_is_one_line_of_the_command(folders, message, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(folders)
+    WRONG[message](folders)
+    words = ["photos=photos", "methods={near: near}", "metrics=quick", "metrics.resolution=32", "probes=null"]
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *words, "output=out"])
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(printed) == 1
+    assert printed[0].startswith("error: ") and message in printed[0]
+
+
+def test_out_of_range_pictures_of_a_method_are_one_line(folders):  # noqa: F811
+    """Files hold bytes, so only a method's own picture can leave the range; it is refused before it is written."""
+    from oodgan.evaluation.pairs import match
+    from oodgan.evaluation.protocol import Protocol
+    from oodgan.evaluation.score import Job, PairDataset, Scorer
+    from oodgan.evaluation.store import Store
+
+    class Loud:
+        def produce(self, method, photo, edit):
+            return photo * 255, None
+
+    protocol = Protocol(resolution=32, metrics=["psnr"], sets=[])
+    pairs = match(folders / "photos", {"plain": "plain"}, protocol, folders / "made")
+    scorer = Scorer(Job(pairs, protocol, Store(folders / "store"), maker=lambda: Loud()), 2)
+    with pytest.raises(UserError, match="plain of 0 is out of range"):
+        scorer._result(PairDataset(pairs, protocol)[0], "plain")
+    assert not pairs[0].results["plain"].exists()

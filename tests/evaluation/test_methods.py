@@ -1,0 +1,125 @@
+"""The built-in methods on a real editor over a small random generator."""
+
+import pytest
+import torch
+
+from oodgan.directions.bank import Bank
+from oodgan.directions.probes import Probes, load_probes
+from oodgan.editing import Editor
+from oodgan.errors import UserError
+from oodgan.evaluation.methods import BUILT_IN, MASKED, Maker
+from oodgan.evaluation.paper import differences, paper_config
+from oodgan.generators.stylegan2 import StyleGAN2
+
+
+class MeanCode:
+    """Inverts every photo to the generator's mean code."""
+
+    def __init__(self, generator):
+        self.code = generator.mean_w.repeat(1, generator.num_ws, 1)
+        self.calls = 0
+
+    def invert(self, photo):
+        self.calls += 1
+        return self.code
+
+
+class Darken:
+    """A remover whose effect is known."""
+
+    def __call__(self, coarse, w_plus, **_):
+        assert w_plus.ndim == 3
+        return coarse - 0.25
+
+
+def left_half(inverted, edited, names, photo):
+    mask = torch.zeros_like(photo[:, :1])
+    mask[..., 2:-2, 2:16] = 0.8
+    return mask
+
+
+@pytest.fixture(scope="module")
+def editor():
+    generator = StyleGAN2(32, max_channels=16).eval()
+    vectors = torch.randn(1, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    bank = Bank(("smile",), vectors, generator.id, space=generator.id)
+    return Editor(generator, MeanCode(generator), bank, left_half, Darken(), {"mode": "difference"})
+
+
+def upper_half(inverted, edited, names, photo):
+    mask = torch.zeros_like(photo[:, :1])
+    mask[..., 2:16, 2:-2] = 0.6
+    return mask
+
+
+@pytest.fixture(scope="module")
+def maker(editor):
+    def published(own):
+        other = Editor(own.generator, own.inverter, own.bank, upper_half, Darken(), {"mode": "paper"})
+        other.subjects = own.subjects
+        return other
+
+    return Maker(editor, published)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return (torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(2)) / 127.5 - 1).float()
+
+
+def test_each_method_is_its_step(maker, photo):
+    edit = {"smile": 1.0}
+    both = {method: maker.produce(method, photo, edit) for method in BUILT_IN}
+    made, masks = ({method: pair[i] for method, pair in both.items()} for i in (0, 1))
+    assert all(picture.shape == (3, 32, 32) for picture in made.values())
+    assert maker.editor.inverter.calls == 1
+    inverted, plain = made["inversion"], made["plain"]
+    assert (plain - inverted).abs().mean() > 1e-3
+    mask = left_half(None, None, None, photo[None])[0]
+    torch.testing.assert_close(made["alpha"], mask * plain + (1 - mask) * photo, atol=1e-5, rtol=0)
+    assert (made["poisson"] - made["alpha"])[..., :16].abs().mean() > 1e-2
+    torch.testing.assert_close(made["poisson"][..., 18:], photo[..., 18:], atol=1e-2, rtol=0)
+    # The paper's mask is another one, and the remover darkens everything.
+    upper = upper_half(None, None, None, photo[None])[0]
+    coarse = upper * plain + (1 - upper) * photo
+    torch.testing.assert_close(made["paper"], (coarse - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
+    # The editor's own composition is another one; right of the mask only its remover changed the photo.
+    assert (made["ours"] - made["paper"]).abs().mean() > 1e-3
+    torch.testing.assert_close(made["ours"][..., 20:], (photo[..., 20:] - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
+    assert {method for method, found in masks.items() if found is not None} == set(MASKED)
+    assert torch.equal(masks["paper"], upper) and torch.equal(masks["poisson"], mask)
+
+
+def test_unknown_names(maker, photo):
+    with pytest.raises(UserError, match="did you mean 'poisson'"):
+        maker.produce("poison", photo, {})
+    with pytest.raises(UserError, match="did you mean 'smile'"):
+        maker.produce("plain", photo, {"smil": 1.0})
+
+
+def test_paper_replaces_mask_composition_and_pasting_and_what_is_said_besides():
+    network = {"_target_": "oodgan.deghost.light.LightDeghoster", "sees": "all"}
+    config = {
+        "diffcam": {"weights": "mine", "mask": {"kind": "guided", "feather": 0.1}, "network": {"backbone": "vgg16"}},
+        "compose": {"mode": "difference"},
+        "deghoster": {"weights": "mine", "paste": True, "network": network},
+        "paper": {"deghoster": {"weights": "theirs", "network": {"sees": "coarse"}}},
+    }
+    found = paper_config(config)
+    assert found["diffcam"]["mask"] == {"kind": "paper", "feather": 0.1} and found["compose"] == {"mode": "paper"}
+    assert found["deghoster"]["weights"] == "theirs" and found["deghoster"]["paste"] is False
+    assert config["diffcam"]["mask"]["kind"] == "guided"
+    said = differences(config)
+    assert "vgg16 (weights mine)" in said and "the coarse image alone" in said
+    del config["paper"]
+    assert "not the coarse one alone" in differences(config)
+    assert "no deghosting" in differences({**config, "deghoster": None})
+
+
+def test_probes_are_named_by_their_file_and_signed_by_the_edit(tmp_path):
+    probes = Probes(("smile", "beard"), weights=torch.ones(8, 2), bias=torch.zeros(2), quality={})
+    path = probes.save(tmp_path / "probes.safetensors")
+    found = load_probes(path, ["smile", "beard", "unknown"], {"beard": -1.0})
+    assert [(attribute, sign) for attribute, _, sign in found] == [("smile", 1.0), ("beard", -1.0)]
+    versions = {version for _, version, _ in found}
+    assert len(versions) == 1 and versions.pop().startswith("probe_")
