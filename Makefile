@@ -32,6 +32,7 @@ lint: setup
 	$(RUN) -m ruff check src tests
 	$(RUN) -m ruff format --check src tests
 	$(RUN) -m mypy
+	.venv/bin/lint-imports --no-cache
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict

@@ -1,0 +1,55 @@
+"""The packages' order, which `pyproject.toml` writes down (`[tool.importlinter]`): nothing imports upwards."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CHECK = """
+import sys
+from importlinter.cli import lint_imports
+sys.path.insert(0, "src")
+sys.exit(lint_imports(no_cache=True))
+"""
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", CHECK], cwd=folder, capture_output=True, text=True)
+
+
+def test_imports_point_downwards() -> None:
+    done = lint(REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        (
+            "metrics/similarity.py",
+            "from oodgan.evaluation import score",
+            "oodgan.metrics.similarity -> oodgan.evaluation.score",
+        ),
+        (
+            "deghost/remover.py",
+            "from oodgan.inversion.module import InversionModule",
+            "oodgan.deghost.remover -> oodgan.inversion.module",
+        ),
+        ("lost/__init__.py", "", "oodgan.lost"),
+    ],
+    ids=["upwards", "another part's Lightning module", "a package without a place"],
+)
+def test_a_wrong_import_is_named(tmp_path: Path, file: str, line: str, message: str) -> None:
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    copy = tmp_path / "src" / "oodgan"
+    shutil.copytree(REPOSITORY / "src" / "oodgan", copy, ignore=shutil.ignore_patterns("shipped", "__pycache__"))
+    (copy / file).parent.mkdir(exist_ok=True)
+    with (copy / file).open("a", encoding="utf-8") as held:
+        held.write(f"\n{line}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1 and message in done.stdout, done.stdout + done.stderr
