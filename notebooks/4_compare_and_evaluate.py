@@ -41,7 +41,7 @@ for lr in (1e-4, 1e-3):
         )
 found = runs.collect(sorted(Path("runs").glob("lr*/diffcam")))
 comparison = compare.compare(found, ["val/loss", "val/accuracy"])
-Markdown(compare.to_markdown(comparison))
+Markdown(comparison.table().markdown())
 
 # %% [markdown]
 # Only settings that differ are columns; runs that differ by their seed alone are one row with mean and standard

@@ -7,7 +7,7 @@ import torch
 
 from oodgan.directions.bank import Bank
 from oodgan.directions.calibrate import Check, find_step, useful_range
-from oodgan.directions.card import markdown_table, write_card
+from oodgan.directions.card import write_card
 
 
 def test_a_step_that_reaches_the_target():
@@ -45,4 +45,3 @@ def test_check_names_the_strongest_other_and_the_card_shows_it(tmp_path):
     text = write_card(bank, tmp_path / "card.md", "oodgan directions", ["p/sheet.jpg"], result, extra).read_text()
     for wanted in ("| smile | 22.63 | 0 to 3 | -1 to 2 |", "beard -0.50", "![sheet](p/sheet.jpg)", "smile + beard"):
         assert wanted in text
-    assert markdown_table(["a"], [["1"]]) == "| a |\n|---|\n| 1 |\n"

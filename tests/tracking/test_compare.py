@@ -41,7 +41,7 @@ def test_seeds_are_averaged_and_the_best_is_marked(sweep):
     mean, deviation, count = found.rows[0].metrics["val/loss"]
     assert (mean, count) == (1.5, 2) and deviation == pytest.approx(0.70711, abs=1e-4)
     assert found.best == {"val/loss": 1, "val/psnr": 1}
-    text = compare.to_markdown(found)
+    text = found.table().markdown()
     assert "1.5 ± 0.71" in text and "**1.2**" in text and "**30**" in text and "**1.5" not in text
 
 
@@ -59,7 +59,7 @@ def test_csv_keeps_the_numbers(sweep):
 def test_the_page_holds_table_curves_and_pictures(sweep):
     found = runs.collect([sweep])
     text = page.page(compare.compare(found), found, "A <title>")
-    assert "A &lt;title&gt;" in text and "<td class=best>1.2</td>" in text
+    assert "A &lt;title&gt;" in text and '<td class="number best">1.2</td>' in text
     assert text.count("data:image/png;base64,") == 1  # one curve picture: val/loss
     assert text.count("data:image/jpeg;base64,") == 2
     assert not re.search(r"(src|href)=['\"]?https?:", text)

@@ -15,6 +15,7 @@ from oodgan.directions.bank import Bank
 from oodgan.directions.calibrate import Check
 from oodgan.directions.features import render
 from oodgan.generators.protocol import Generator
+from oodgan.reporting.tables import Table
 
 _MARGIN = 110
 
@@ -114,18 +115,18 @@ def _table(bank: Bank, result: Check | None) -> str:
             row += [f"{result.own(name):+.2f}", f"{other} {value:+.2f}", f"{identity:.2f}"]
         rows.append(row)
     if result is None:
-        return markdown_table(head, rows)
+        return Table(head, rows).markdown()
     head += ["moves itself", "moves most else", "identity"]
     return (
         f"Checked at strength 1 on {result.samples} held-out samples by probes trained on other faces than those the "
         "directions were learnt from. Movements in standard deviations of the score over real faces; identity is the "
-        "median FaceNet similarity to the unedited face.\n\n" + markdown_table(head, rows)
+        "median FaceNet similarity to the unedited face.\n\n" + Table(head, rows).markdown()
     )
 
 
 def _matrix(result: Check) -> str:
     rows = [[n, *(f"{v:+.2f}" for v in row.tolist())] for n, row in zip(result.names, result.moves, strict=True)]
-    return "## What each direction moves\n\n" + markdown_table(["direction", *result.probes], rows)
+    return "## What each direction moves\n\n" + Table(["direction", *result.probes], rows).markdown()
 
 
 def _curves(bank: Bank) -> str:
@@ -141,7 +142,7 @@ def _curves(bank: Bank) -> str:
         ]
         parts.append(
             f"## Movement / identity by strength, {title}\n\n"
-            + markdown_table(["direction", *(f"{s:+g}" for s in strengths)], rows)
+            + Table(["direction", *(f"{s:+g}" for s in strengths)], rows).markdown()
         )
     return "\n".join(parts)
 
@@ -153,7 +154,7 @@ def _compose(found: Sequence[Mapping[str, Any]]) -> str:
     ]
     head = ["two at once", "first keeps", "second keeps", "first, learnt probe", "second, learnt probe", "identity"]
     said = "Of the movement alone, by the independent probes and by those that the directions were learnt with:"
-    return f"## Two edits at once\n\n{said}\n\n" + markdown_table(head, rows)
+    return f"## Two edits at once\n\n{said}\n\n" + Table(head, rows).markdown()
 
 
 def _published(found: Sequence[Mapping[str, Any]]) -> str:
@@ -162,16 +163,4 @@ def _published(found: Sequence[Mapping[str, Any]]) -> str:
         for f in found
     ]
     head = ["name", "identity", "ours moves", "published moves", "at strength"]
-    return "## Against published directions at equal identity\n\n" + markdown_table(head, rows)
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table.
-
-    >>> print(markdown_table(["a", "b"], [["1", "2"]]), end="")
-    | a | b |
-    |---|---|
-    | 1 | 2 |
-    """
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("|" + "|".join(c if c == "---" else f" {c} " for c in line) + "|\n" for line in lines)
+    return "## Against published directions at equal identity\n\n" + Table(head, rows).markdown()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from oodgan import __version__
 from oodgan.files import write_text
+from oodgan.reporting.pages import Figure, Section, embedded, jpeg, render
+from oodgan.reporting.tables import Table
 from oodgan.tracking.curves import Curves, draw, read
 from oodgan.tracking.sheet import BACKGROUND, INK, fitted, sheet
 
@@ -51,8 +51,9 @@ def report(
     rows = [(edit.label, _pictures(edit)) for edit in edits]
     runs = {name: found for name, path in (curves or {}).items() if (found := read(path))}
     write_text(folder / METRICS, json.dumps(_numbers(edits, runs, table), indent=1, ensure_ascii=False) + "\n")
-    _poster(title, rows, runs, table).save(folder / PNG)
-    write_text(folder / HTML, _page(title, rows, runs, table))
+    drawn = Table(list(table[0]), [[_shown(value) for value in row.values()] for row in table]) if table else None
+    _poster(title, rows, runs, drawn).save(folder / PNG)
+    write_text(folder / HTML, _page(title, rows, runs, drawn))
     return folder / HTML
 
 
@@ -98,7 +99,7 @@ def _poster(
     title: str,
     rows: Sequence[tuple[str, list[Image.Image]]],
     runs: Mapping[str, Curves],
-    table: Sequence[Mapping[str, Any]],
+    table: Table | None,
 ) -> Image.Image:
     """Everything of the page as one picture."""
     pictures = sheet([row for _, row in rows], COLUMNS, [label for label, _ in rows], size=400)
@@ -116,13 +117,13 @@ def _poster(
     return canvas
 
 
-def _lines(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table with aligned columns, for a font of fixed width or not: cells are padded, never cut."""
-    if not table:
+def _lines(table: Table | None) -> list[str]:
+    """The table with aligned columns, for a font of fixed width: cells are padded, never cut."""
+    if table is None:
         return []
-    cells = [list(table[0]), *([_shown(value) for value in row.values()] for row in table)]
-    widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(len(cells[0]))]
-    return ["   ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=False)) for row in cells]
+    cells = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["   ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) for row in cells]
 
 
 def _text(lines: Sequence[str], width: int, height: int) -> Image.Image:
@@ -145,87 +146,16 @@ def _page(
     title: str,
     rows: Sequence[tuple[str, list[Image.Image]]],
     runs: Mapping[str, Curves],
-    table: Sequence[Mapping[str, Any]],
+    table: Table | None,
 ) -> str:
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [_table(table)] if table else []
-    parts += [_row(label, pictures) for label, pictures in rows]
+    sections = [Section(table=table)] if table else []
+    sections += [Section(label, rows=[_figures(label, pictures)]) for label, pictures in rows]
     if runs:
-        charts = "".join(
-            f'<img class="chart" alt="{html.escape(run)}" src="{_svg(run, c)}">' for run, c in runs.items()
-        )
-        parts.append(f"<h2>Training</h2>{charts}")
-    parts.append(f"<footer>oodgan {__version__}</footer>")
-    heading = html.escape(title)
-    return _FRAME.replace("@TITLE@", heading).replace("@BODY@", "\n".join(parts))
+        charts = [Figure(embedded(draw(run, curves, "svg"), "svg+xml"), hint=run) for run, curves in runs.items()]
+        sections.append(Section("Training", charts=charts))
+    return render(title, sections)
 
 
-def _table(table: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{html.escape(str(key))}</th>" for key in table[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_shown(value))}</td>" for value in row.values()) + "</tr>" for row in table
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _row(label: str, pictures: Sequence[Image.Image]) -> str:
-    figures = "".join(
-        f'<figure><img alt="{name}, {html.escape(label)}" src="{_jpeg(picture)}">'
-        f"<figcaption>{name}</figcaption></figure>"
-        for name, picture in zip(COLUMNS, pictures, strict=True)
-    )
-    return f'<h2>{html.escape(label)}</h2><div class="row">{figures}</div>'
-
-
-def _jpeg(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _svg(run: str, found: Curves) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(draw(run, found, 'svg')).decode()}"
-
-
-_FRAME = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>@TITLE@</title>
-<style>
-  :root { color-scheme: light; --ink: #1e2024; --faint: #6b7078; --line: #dddcd6; }
-  body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 1900px; background: #fafaf8;
-         color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-  h1 { font-size: 1.5rem; font-weight: 600; margin: 0 0 1rem; }
-  h2 { font-size: 1.1rem; font-weight: 600; margin: 2.2rem 0 .6rem; }
-  .row { display: grid; gap: .75rem; grid-template-columns: repeat(2, 1fr); }
-  @media (min-width: 760px) { .row { grid-template-columns: repeat(3, 1fr); } }
-  @media (min-width: 1600px) { .row { grid-template-columns: repeat(6, 1fr); } }
-  figure { margin: 0; }
-  figure img { display: block; width: 100%; border-radius: 4px; cursor: zoom-in; background: #eee; }
-  figcaption { color: var(--faint); font-size: .85rem; margin-top: .2rem; }
-  .wide { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { text-align: left; padding: .35rem 1.4rem .35rem 0; border-bottom: 1px solid var(--line); }
-  th { color: var(--faint); font-weight: 500; }
-  .chart { display: block; width: 100%; max-width: 1200px; margin: .8rem 0; }
-  dialog { border: 0; padding: 0; background: none; max-width: 96vw; max-height: 96vh; }
-  dialog img { display: block; width: min(92vw, 92vh); cursor: zoom-out; }
-  dialog::backdrop { background: rgb(20 20 22 / 85%); }
-  footer { margin-top: 3rem; color: var(--faint); font-size: .85rem; }
-</style>
-</head>
-<body>
-@BODY@
-<dialog><img alt=""></dialog>
-<script>
-  const large = document.querySelector("dialog");
-  document.querySelectorAll("figure img").forEach(small => small.onclick = () => {
-    large.firstChild.src = small.src; large.firstChild.alt = small.alt; large.showModal();
-  });
-  large.onclick = () => large.close();
-</script>
-</body>
-</html>
-"""
+def _figures(label: str, pictures: Sequence[Image.Image]) -> list[Figure]:
+    named = zip(COLUMNS, pictures, strict=True)
+    return [Figure(jpeg(picture, quality=90, subsampling=0), name, f"{name}, {label}") for name, picture in named]

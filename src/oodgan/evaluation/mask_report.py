@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodgan.evaluation.report import number
+from oodgan.reporting.tables import Table
 from oodgan.tracking.sheet import sheet
 
 if TYPE_CHECKING:
@@ -37,13 +38,12 @@ def markdown(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], caption: str
     """A table for each set of faces {title: {attribute: {kind: {metric: entry}}}}, one row an attribute and kind."""
     blocks = []
     for title, attributes in tables.items():
-        lines = [f"### {title}", "", "| attribute | masks | " + " | ".join(HEADS.values()) + " |"]
-        lines.append("|---" * (len(HEADS) + 2) + "|")
-        for attribute, kinds in attributes.items():
-            for kind, entries in kinds.items():
-                cells = " | ".join(number(entries.get(metric)) for metric in HEADS)
-                lines.append(f"| {attribute} | {kind} | {cells} |")
-        blocks.append("\n".join(lines) + "\n")
+        rows = [
+            [attribute, kind, *(number(entries.get(metric)) for metric in HEADS)]
+            for attribute, kinds in attributes.items()
+            for kind, entries in kinds.items()
+        ]
+        blocks.append(f"### {title}\n\n{Table(['attribute', 'masks', *HEADS.values()], rows).markdown()}")
     return "\n".join([*blocks, caption + "\n"])
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import html
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +17,10 @@ from oodgan.errors import UserError
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import same_protocol
 from oodgan.files import write_text
+from oodgan.reporting.pages import Figure, Section, jpeg, render
+from oodgan.reporting.tables import Table, lower_is_better
 
-_LOWER = ("lpips", "fid", "kid", "mask_area")
 _TILE = 128
-
-
-def lower_is_better(metric: str) -> bool:
-    return metric.startswith(_LOWER)
 
 
 def number(entry: Mapping[str, Any] | None) -> str:
@@ -47,21 +41,20 @@ def _digits(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
-def markdown(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> str:
-    """One row a method, one column a metric, the best mean in bold; intervals in brackets."""
+def to_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a method, one column a metric; intervals in brackets, the best mean of several methods marked."""
     metrics = list(dict.fromkeys(metric for values in summary.values() for metric in values))
-    lines = [
-        "| method | " + " | ".join(f"{m} {'↓' if lower_is_better(m) else '↑'}" for m in metrics) + " |",
-        "|---" * (len(metrics) + 1) + "|",
-    ]
-    best = {metric: _best(summary, metric) for metric in metrics}
-    for method, values in summary.items():
-        cells = [number(values.get(metric)) for metric in metrics]
-        cells = [
-            f"**{c}**" if best[m] == method and len(summary) > 1 else c for m, c in zip(metrics, cells, strict=True)
-        ]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n" + (f"\n{caption}\n" if caption else "")
+    header = ["method", *(f"{metric} {'↓' if lower_is_better(metric) else '↑'}" for metric in metrics)]
+    rows = [[method, *(number(values.get(metric)) for metric in metrics)] for method, values in summary.items()]
+    found = [(_best(summary, metric), column) for column, metric in enumerate(metrics, 1)]
+    methods = list(summary)
+    best = {(methods.index(m), column) for m, column in found if m is not None and len(methods) > 1}
+    return Table(header, rows, best, range(1, len(header)))
+
+
+def markdown(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> str:
+    """`to_table` in Markdown, with a caption below."""
+    return to_table(summary).markdown() + (f"\n{caption}\n" if caption else "")
 
 
 def _best(summary: Mapping[str, Mapping[str, Any]], metric: str) -> str | None:
@@ -100,14 +93,12 @@ def merge(results: Sequence[Path]) -> str:
 
 def write_rows(path: Path, pairs: Sequence[Pair], columns: Sequence[str], table: NDArray[np.float64]) -> None:
     """One CSV row a photo and method; an empty cell where there was nothing to measure."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["photo", "method", *columns])
-    for pair in pairs:
-        for m, method in enumerate(pair.results):
-            cells = ["" if math.isnan(v) else f"{v:.7g}" for v in table[pair.index, m]]
-            writer.writerow([pair.name, method, *cells])
-    write_text(path, text.getvalue())
+    rows = [
+        [pair.name, method, *("" if math.isnan(v) else f"{v:.7g}" for v in table[pair.index, m])]
+        for pair in pairs
+        for m, method in enumerate(pair.results)
+    ]
+    write_text(path, Table(["photo", "method", *columns], rows).csv())
 
 
 def order(values: NDArray[np.float64], metric: str) -> list[int]:
@@ -137,18 +128,6 @@ def thumbnail(path: Path, side: int = _TILE) -> Image.Image:
         return picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _embedded(path: Path, side: int) -> str:
-    held = io.BytesIO()
-    thumbnail(path, side).save(held, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
-
-
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}th,td{padding:.35rem .7rem;border-bottom:1px
-solid #ddd;text-align:left;white-space:nowrap}figure{display:inline-block;margin:.2rem}figcaption{font-size:12px;
-max-width:192px;overflow:hidden}img{max-width:100%}.row{white-space:nowrap;overflow-x:auto}"""
-
-
 def page(
     summary: Mapping[str, Mapping[str, Any]],
     pairs: Sequence[Pair],
@@ -158,34 +137,24 @@ def page(
     shown: int = 24,
 ) -> str:
     """A page that needs no other file but the sheets: the table, then the pictures of the first `shown` photos."""
-    metrics = list(dict.fromkeys(metric for values in summary.values() for metric in values))
-    head = "".join(f"<th>{html.escape(m)} {'↓' if lower_is_better(m) else '↑'}</th>" for m in metrics)
-    body = "".join(
-        f"<tr><th>{html.escape(method)}</th>" + "".join(f"<td>{number(values.get(m))}</td>" for m in metrics) + "</tr>"
-        for method, values in summary.items()
-    )
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation</title><style>{_STYLE}</style>",
-        f"<h1>Evaluation</h1><p>{html.escape(caption)}</p><table><tr><th>method</th>{head}</tr>{body}</table>",
-    ]
+    sections = [Section(table=to_table(summary))]
     for method in summary:
-        name = html.escape(method)
-        parts.append(f"<h2>{name}: worst and best</h2><img src='sheets/{name}.png' alt='worst and best of {name}'>")
-    parts.append(f"<h2>Pictures ({min(shown, len(pairs))} of {len(pairs)} photos)</h2>")
+        sheets = [Figure(f"sheets/{quote(method)}.png", hint=f"worst and best of {method}")]
+        sections.append(Section(f"{method}: worst and best", charts=sheets))
+    rows = []
     for pair in pairs[:shown]:
-        figures = [_figure(pair.photo, "photo", pair.name)]
+        figures = [Figure(_embedded(pair.photo), "photo", pair.name)]
         for m, (method, path) in enumerate(pair.results.items()):
             values = zip(columns, table[pair.index, m], strict=True)
-            title = ", ".join(f"{c} {_digits(v)}" for c, v in values if not math.isnan(v))
-            figures.append(_figure(path, method, title))
-        parts.append("<div class=row>" + "".join(figures) + "</div>")
-    return "\n".join(parts) + "\n</html>\n"
+            hint = ", ".join(f"{c} {_digits(v)}" for c, v in values if not math.isnan(v))
+            figures.append(Figure(_embedded(path), method, hint))
+        rows.append(figures)
+    sections.append(Section(f"Pictures ({min(shown, len(pairs))} of {len(pairs)} photos)", rows=rows))
+    return render("Evaluation", sections, caption)
 
 
-def _figure(path: Path, label: str, title: str) -> str:
-    label, title = html.escape(label), html.escape(title)
-    image = f"<img src='{_embedded(path, 192)}' alt='{label}'>"
-    return f"<figure title='{title}'>{image}<figcaption>{label}</figcaption></figure>"
+def _embedded(path: Path, side: int = 192) -> str:
+    return jpeg(thumbnail(path, side), quality=85)
 
 
 if __name__ == "__main__":

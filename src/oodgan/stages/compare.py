@@ -24,11 +24,11 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     comparison = compare.compare(found, cfg.columns, list(cfg.maximize or []))
     output = Path(cfg.output)
     title = cfg.title or f"Comparison of {cfg.sweep or cfg.wandb or f'{len(found)} runs'}"
-    write_text(output / "comparison.md", compare.to_markdown(comparison))
+    write_text(output / "comparison.md", comparison.table().markdown())
     write_text(output / "comparison.csv", compare.to_csv(comparison))
     write_text(output / "comparison.html", page.page(comparison, found, title))
     console = Console()
-    console.print(compare.to_terminal(comparison))
+    console.print(comparison.table().terminal())
     console.print(f"wrote {output / 'comparison.html'}, .md and .csv", soft_wrap=True, highlight=False)
     return None
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from oodgan.reporting.tables import Table, lower_is_better
 from oodgan.tracking.runs import Run
 
 SEED = "seed"
 # Where a run lies, and how it was run, is no part of the question that it answers.
 _ASIDE = ("folder", "run", "root", "sweep", "resume", "replace", "output", "gpu_slots")
 _ASIDE_GROUPS = ("logger.", "callbacks.", "hydra.", "trainer.devices", "trainer.accelerator")
-_LOWER = ("loss", "fid", "kid", "lpips", "mse", "rmse", "error", "seconds", "distance", "leak", "memory")
-_HIGHER = ("acc", "psnr", "ssim", "identity", "iou", "auc", "precision", "recall", "per_second", "kept", "score", "r2")
 
 
 @dataclass
@@ -47,22 +44,12 @@ class Comparison:
         values = [_text(row.settings.get(key)) for key in self.keys]
         return [row.name, str(len(row.runs)), *values, *(number(row.metrics.get(m)) for m in self.metrics)]
 
-    def is_best(self, index: int, column: str) -> bool:
-        return len(self.rows) > 1 and self.best.get(column) == index
-
-
-def lower_is_better(metric: str) -> bool | None:
-    """Whether a smaller value of the metric is better, by its name; None when the name does not tell.
-
-    >>> lower_is_better("val/loss"), lower_is_better("smile/identity"), lower_is_better("steps")
-    (True, False, None)
-    """
-    if metric == "objective":
-        return True
-    name = metric.lower()
-    if any(word in name for word in _HIGHER):
-        return False
-    return True if any(word in name for word in _LOWER) else None
+    def table(self) -> Table:
+        """The comparison as text, the best value of each metric marked where there is more than one row."""
+        first = len(self.header) - len(self.metrics)
+        best = {(row, first + self.metrics.index(name)) for name, row in self.best.items() if len(self.rows) > 1}
+        numbers = range(first, len(self.header))
+        return Table(self.header, [self.cells(row) for row in self.rows], best, numbers)
 
 
 def compare(runs: Sequence[Run], metrics: Sequence[str] | None = None, maximize: Sequence[str] = ()) -> Comparison:
@@ -128,45 +115,14 @@ def number(found: tuple[float, float | None, int] | None) -> str:
     return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """The table in Markdown, the best value of each metric in bold."""
-    lines = ["| " + " | ".join(comparison.header) + " |", "|" + "---|" * len(comparison.header)]
-    for index, row in enumerate(comparison.rows):
-        cells = [
-            f"**{cell}**" if comparison.is_best(index, column) else cell
-            for column, cell in zip(comparison.header, comparison.cells(row), strict=True)
-        ]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def to_csv(comparison: Comparison) -> str:
     """The table as CSV with full precision: for each metric its mean and standard deviation."""
-    text = io.StringIO()
-    writer = csv.writer(text)
     columns = [name for metric in comparison.metrics for name in (metric, f"{metric} (std)")]
-    writer.writerow(["run", "seeds", *comparison.keys, *columns])
+    rows = []
     for row in comparison.rows:
-        values: list[Any] = []
+        values: list[str] = []
         for metric in comparison.metrics:
             mean, deviation, _ = row.metrics.get(metric, (None, None, 0))
             values += ["" if mean is None else repr(mean), "" if deviation is None else repr(deviation)]
-        writer.writerow([row.name, len(row.runs), *(_text(row.settings.get(k)) for k in comparison.keys), *values])
-    return text.getvalue()
-
-
-def to_terminal(comparison: Comparison) -> Any:
-    """The table for rich's `Console.print`, the best values in bold green."""
-    from rich.table import Table
-
-    table = Table()
-    for column in comparison.header:
-        table.add_column(column, justify="right" if column in comparison.metrics else "left", overflow="fold")
-    for index, row in enumerate(comparison.rows):
-        cells = comparison.cells(row)
-        marked = [
-            f"[bold green]{cell}[/]" if comparison.is_best(index, column) else cell.replace("[", "\\[")
-            for column, cell in zip(comparison.header, cells, strict=True)
-        ]
-        table.add_row(*marked)
-    return table
+        rows.append([row.name, str(len(row.runs)), *(_text(row.settings.get(k)) for k in comparison.keys), *values])
+    return Table(["run", "seeds", *comparison.keys, *columns], rows).csv()
