@@ -14,7 +14,7 @@ from oodgan.diffcam.network import DiffCAM, normalise_maps
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator
-from oodgan.nn.resize import blur
+from oodgan.nn.resize import blur, shrink
 from oodgan.weights import trained
 
 KINDS = ("guided", "paper")
@@ -105,7 +105,7 @@ class Masker(nn.Module):
         return self._maps(inverted, edited, None)
 
     def _maps(self, inverted: Tensor, edited: Tensor, classes: list[int] | None) -> tuple[Tensor, Tensor]:
-        small, small_edited = (_shrink(x, self.size) for x in (inverted, edited))
+        small, small_edited = (shrink(x, self.size) for x in (inverted, edited))
         return self.network.maps(small, small_edited, classes)
 
     def adjusted(self, strength: float, feather: float) -> Masker:
@@ -120,7 +120,7 @@ class Masker(nn.Module):
         cams = (chosen / _top(chosen)).clamp(max=1)
         regions = _resize(self.regions[classes][None].to(maps), work)  # type: ignore[index]
         regions = ((regions - _TAIL) / (1 - _TAIL)).clamp(min=0)
-        before, after = _shrink(inverted, work), _shrink(edited, work)
+        before, after = shrink(inverted, work), shrink(edited, work)
         changed = blur((after - before).abs().mean(1, keepdim=True), work // 64)
         changed = (changed / _top(changed * regions)).clamp(max=1)  # (B, K, H, W): against each region's own change
         evidence = regions * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)
@@ -128,7 +128,7 @@ class Masker(nn.Module):
         low = torch.sigmoid(-self.sharpness * middle)
         steps = (torch.sigmoid(self.sharpness * (evidence - middle)) - low) / (1 - low)  # no evidence is no mask
         mask = steps.amax(1, keepdim=True).clamp(0, 1)
-        mask = guided_filter(_shrink(photo, work).mean(1, keepdim=True), mask, radius=max(1, work // 42)).clamp(0, 1)
+        mask = guided_filter(shrink(photo, work).mean(1, keepdim=True), mask, radius=max(1, work // 42)).clamp(0, 1)
         mask = blur(mask, round(self.feather * work))
         return _resize(mask, edited.shape[-1]).clamp(0, 1)
 
@@ -175,10 +175,6 @@ def _top(x: Tensor) -> Tensor:
     """The 98th percentile of each map (B, C, 1, 1), never 0."""
     flat = x.flatten(2)
     return flat.quantile(0.98, dim=2)[..., None, None].clamp(min=1e-6)
-
-
-def _shrink(x: Tensor, size: int) -> Tensor:
-    return F.interpolate(x, (size, size), mode="area") if x.shape[-1] > size else x
 
 
 def _resize(x: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from oodgan.diffcam.network import DiffCAM, pool
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.nn.resize import resize_area
 from oodgan.training.progress import track
 
 _SHARD = 48
@@ -154,7 +155,7 @@ def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int
         chance = (second / codes - mean.square()).clamp(min=0) / max(codes - 1, 1)
         strength = (mean.square() - chance).sum(1, keepdim=True).clamp(min=0).sqrt()
         strength = strength / strength.mean((1, 2, 3), keepdim=True).clamp(min=1e-8)
-        total += _to_size(strength, REGION_SIZE)
+        total += resize_area(strength, REGION_SIZE)
     floor = total.flatten(1).quantile(0.5, dim=1)[:, None, None, None]
     raised = F.avg_pool2d(F.pad((total - floor).clamp(min=0), (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
     top = raised.flatten(1).quantile(0.98, dim=1)[:, None, None].clamp(min=1e-8)
@@ -163,7 +164,3 @@ def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int
     if broken:
         raise UserError(f"no finite region for {', '.join(broken)}: does the generator draw these edits at all?")
     return found
-
-
-def _to_size(x: Tensor, size: int) -> Tensor:
-    return F.interpolate(x, (size, size), mode="area" if x.shape[-1] >= size else "bilinear")

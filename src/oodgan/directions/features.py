@@ -14,6 +14,7 @@ from oodgan.data.images import read_image, resize
 from oodgan.errors import UserError, unknown
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.nn.backbones import alexnet_features, imagenet_normalise, vgg16_features
+from oodgan.nn.resize import resize_area
 from oodgan.tracking.artifacts import fingerprint
 
 # Index of a ReLU in torchvision's `features` -> side of the grid that its activations are pooled to. Coarse grids keep
@@ -43,7 +44,7 @@ class Extractor(nn.Module):
         self.layers = alexnet_features() if backbone == "alexnet" else vgg16_features()
 
     def forward(self, images: Tensor) -> Tensor:
-        images = images if images.shape[-1] == self.size else _fit(images, self.size)
+        images = images if images.shape[-1] == self.size else resize_area(images, self.size)
         x, found = imagenet_normalise(images), []
         pools = POOLS[self.backbone]
         for i, layer in enumerate(self.layers):
@@ -53,12 +54,6 @@ class Extractor(nn.Module):
             if i == max(pools):
                 break
         return torch.cat(found, 1)
-
-
-def _fit(images: Tensor, size: int) -> Tensor:
-    if images.shape[-1] > size:
-        return F.interpolate(images, (size, size), mode="area")
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from oodgan.compose import compose
 from oodgan.diffcam.masks import Masker
@@ -19,6 +18,7 @@ from oodgan.evaluation.summary import bootstrap
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside, MaskShareOnParts
 from oodgan.metrics.regions import PARTS, ConsistentChange, activations
+from oodgan.nn.resize import shrink
 
 HELD_OUT = 2**40  # first seed of the held-out samples: far beyond all that training draws from
 SIDE = 64  # pixels of the masks that are kept to be held against the regions
@@ -94,7 +94,7 @@ class MaskQuality:
     def see(self, face: Face) -> None:
         """Edit one face along every attribute."""
         inverted = self._decode(face.code)
-        photo = inverted if face.photo is None else _to_side(face.photo, self.size)
+        photo = inverted if face.photo is None else shrink(face.photo, self.size)
         before = activations(inverted)
         self._sum, self._faces = self._sum + inverted[0].cpu(), self._faces + 1
         edits = [self._decode(self.bank.apply(face.code, {name: self.strength})) for name in self.attributes]
@@ -125,7 +125,7 @@ class MaskQuality:
             masker, mode = self.kinds[kind].masker, self.kinds[kind].mode
             mask = masker(inverted, edited, [name], photo, maps)
             seen = self.observed[name][kind]
-            seen.masks.append(_to_side(mask, self.side)[0, 0].cpu())
+            seen.masks.append(shrink(mask, self.side)[0, 0].cpu())
             seen.named.append(float(int(logits.argmax(1)) == masker.classes[name]))
             if labels is not None and name.lower() in PARTS:
                 seen.on_parts.append(float(MaskShareOnParts([name]).per_image(mask, labels)))
@@ -194,7 +194,3 @@ def _ratio(done: np.ndarray, wanted: np.ndarray, samples: int, seed: int) -> dic
     drawn = rng.integers(0, len(done), (samples, len(done)))
     low, high = np.quantile(done[drawn].sum(1) / wanted[drawn].sum(1), [0.025, 0.975])
     return {"mean": float(done.sum() / wanted.sum()), "low": float(low), "high": float(high), "count": len(done)}
-
-
-def _to_side(x: Tensor, side: int) -> Tensor:
-    return F.interpolate(x, (side, side), mode="area") if x.shape[-1] > side else x

@@ -7,11 +7,16 @@ from torch.nn import functional as F
 
 
 def resize_area(images: Tensor, size: int) -> Tensor:
-    """Resize (B, 3, H, W) to `size` by area averaging (bilinear when enlarging)."""
+    """Resize (B, C, H, W) to `size` by area averaging (bilinear when enlarging)."""
     if images.shape[-1] == size:
         return images
     mode = "area" if images.shape[-1] > size else "bilinear"
     return F.interpolate(images, (size, size), mode=mode)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Resize (B, C, H, W) to `size` by area averaging; smaller images stay as they are."""
+    return resize_area(images, size) if images.shape[-1] > size else images
 
 
 def blur(x: Tensor, radius: int) -> Tensor:
