@@ -15,7 +15,7 @@ TABLE = Table(["run", "val/loss"], [["a|b", "0.5"], ["[red]c", "0.25"]], best={(
 
 
 def test_markdown_marks_the_best_and_escapes_pipes() -> None:
-    assert TABLE.markdown() == "| run | val/loss |\n|---|---|\n| a\\|b | 0.5 |\n| [red]c | **0.25** |\n"
+    assert TABLE.markdown() == "| run | val/loss |\n|---|---:|\n| a\\|b | 0.5 |\n| [red]c | **0.25** |\n"
 
 
 def test_csv_is_read_back_as_it_was() -> None:

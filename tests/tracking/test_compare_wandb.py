@@ -118,7 +118,7 @@ def test_a_group_of_a_project_becomes_a_page(compare, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out/comparison.md").read_text().splitlines() == [
         "| run | seeds | diffcam.fit.lr | val/loss |",
-        "|---|---|---|---|",
+        "|---|---|---|---:|",
         "| diffcam-one | 2 | 0.1 | 1.5 ± 0.71 |",
         "| diffcam-three | 1 | 0.2 | **1.25** |",
     ]

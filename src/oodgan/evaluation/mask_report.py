@@ -43,7 +43,8 @@ def markdown(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], caption: str
             for attribute, kinds in attributes.items()
             for kind, entries in kinds.items()
         ]
-        blocks.append(f"### {title}\n\n{Table(['attribute', 'masks', *HEADS.values()], rows).markdown()}")
+        table = Table(["attribute", "masks", *HEADS.values()], rows, numbers=range(2, 2 + len(HEADS)))
+        blocks.append(f"### {title}\n\n{table.markdown()}")
     return "\n".join([*blocks, caption + "\n"])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodgan.export.formats import Run
 from oodgan.export.parts import Part
+from oodgan.reporting.tables import Table
 
 Row = dict[str, Any]
 
@@ -59,7 +60,7 @@ def markdown(rows: Sequence[Row], formats: Sequence[str], caption: str) -> str:
     head = ["part", "takes", "gives", "eager, s"]
     for format in formats:
         head += [f"{format}, s", "faster", "largest error", "MB"]
-    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    lines = []
     for row in rows:
         cells = [row["part"], row["takes"], row["gives"], f"{row['eager']:.3f}"]
         for format in formats:
@@ -67,4 +68,4 @@ def markdown(rows: Sequence[Row], formats: Sequence[str], caption: str) -> str:
             cells += [f"{one['seconds']:.3f}", f"{row['eager'] / one['seconds']:.1f}x"]
             cells += [f"{one['error']:.1e}", f"{one['megabytes']:.1f}"]
         lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{caption}\n"
+    return Table(head, lines, numbers=range(3, len(head))).markdown() + f"\n{caption}\n"

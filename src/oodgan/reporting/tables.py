@@ -25,7 +25,7 @@ class Table:
         header: a title for each column.
         rows: as many cells each.
         best: (row, column) of the cells that are marked.
-        numbers: columns that are aligned to the right where the form knows alignment.
+        numbers: columns that are aligned to the right.
     """
 
     header: Sequence[str]
@@ -36,13 +36,14 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown, marked cells in bold.
 
-        >>> print(Table(["run", "loss"], [["a", "0.1"], ["b|c", "0.2"]], best={(0, 1)}).markdown(), end="")
+        >>> print(Table(["run", "loss"], [["a", "0.1"], ["b|c", "0.2"]], {(0, 1)}, {1}).markdown(), end="")
         | run | loss |
-        |---|---|
+        |---|---:|
         | a | **0.1** |
         | b\\|c | 0.2 |
         """
-        lines = ["| " + " | ".join(map(_piped, self.header)) + " |", "|---" * len(self.header) + "|"]
+        ruler = "".join("|---:" if c in self.numbers else "|---" for c in range(len(self.header)))
+        lines = ["| " + " | ".join(map(_piped, self.header)) + " |", ruler + "|"]
         for r, row in enumerate(self.rows):
             cells = [f"**{_piped(cell)}**" if (r, c) in self.best else _piped(cell) for c, cell in enumerate(row)]
             lines.append("| " + " | ".join(cells) + " |")
