@@ -281,7 +281,7 @@ def test_experiment_paper_builds_the_published_networks() -> None:
 
 
 def test_directions_find_the_papers_classes_and_ghosts_use_no_others() -> None:
-    from oodgan.conversion.recognise import PAPER_CLASSES
+    from oodgan.conversion.paper import PAPER_CLASSES
 
     classes = [next((n for n, i in PAPER_CLASSES.items() if i == k), f"class_{k}") for k in range(17)]
     aliases = dict(launch.compose("edit", ["diffcam=paper"]).diffcam.aliases)

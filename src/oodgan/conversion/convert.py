@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oodgan.conversion.recognise import VARIANTS, Part, Recognised, recognise
+from oodgan.conversion.encoders import VARIANTS
+from oodgan.conversion.part import Part, Recognised
+from oodgan.conversion.recognise import recognise
 from oodgan.errors import UserError, unknown
 from oodgan.files import digest, writing
 from oodgan.tracking.artifacts import Manifest
