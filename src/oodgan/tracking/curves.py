@@ -6,7 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from oodgan.tracking.loggers import METRICS_CSV, read_csv
+from oodgan.paths import FitFolder
+from oodgan.tracking.loggers import read_csv
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -17,7 +18,7 @@ _MOST_CHARTS = 8
 def read(path: str | Path) -> Curves:
     """Name -> (step, value) points of a run folder or its `metrics.csv`; empty when there are none."""
     file = Path(path)
-    file = file / METRICS_CSV if file.is_dir() else file
+    file = FitFolder(file).metrics_csv if file.is_dir() else file
     found: dict[str, list[tuple[int, float]]] = {}
     for step, name, value in read_csv(file):
         if value == value:

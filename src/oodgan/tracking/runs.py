@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
 from oodgan.files import MANIFEST
+from oodgan.paths import FitFolder, StageFolder
 from oodgan.tracking.artifacts import Manifest
 
 Curve = list[tuple[int, float]]
-_PICTURES = ("*.png", "*.jpg", "artifact/*.png", "images/*.png", "result/*.png", "sheet/*.png", "training/*/*.png")
 
 
 @dataclass
@@ -55,61 +55,53 @@ def collect(places: Iterable[str | Path]) -> list[Run]:
         folder = Path(place)
         if not folder.is_dir():
             raise UserError(f"no run at {place}: there is no such folder")
-        found = [folder] if _is_run(folder) else sorted((p for p in folder.iterdir() if _is_run(p)), key=_natural)
+        found = (
+            [folder]
+            if StageFolder(folder).is_run()
+            else sorted((p for p in folder.iterdir() if StageFolder(p).is_run()), key=_natural)
+        )
         if not found:
             raise UserError(f"no run in {place}: neither it nor a folder in it holds numbers or a manifest")
         runs += [read(f) for f in found]
     return _distinct(runs)
 
 
-def _is_run(folder: Path) -> bool:
-    marks = ("job.json", "metrics.csv", "metrics.json", MANIFEST, f"artifact/{MANIFEST}")
-    return folder.is_dir() and (any((folder / m).is_file() for m in marks) or bool(_trainings(folder)))
-
-
 def _natural(path: Path) -> tuple[int, str]:
     return (int(path.name) if path.name.isdigit() else 1 << 60, path.name)
 
 
-def _trainings(folder: Path) -> list[Path]:
-    """The folders in which fits of this run logged."""
-    return sorted(path.parent for path in folder.glob("training/*/metrics.csv"))
-
-
 def read(folder: str | Path) -> Run:
     """Read one run's folder; what is missing stays empty."""
-    folder = Path(folder)
-    trainings = _trainings(folder)
-    run = Run(name="/".join(folder.absolute().parts[-2:]), config=_config(folder, trainings))
-    for place in (folder, *trainings):
-        label = place.name.rpartition("-")[0] if len(trainings) > 1 and place != folder else ""
-        prefix = f"{label}/" if label else ""
-        run.metrics |= {prefix + k: v for k, v in _numbers(_json(place / "metrics.json")).items()}
-        for name, curve in _curves(place / "metrics.csv").items():
+    stage = StageFolder(Path(folder))
+    fits, itself = stage.fits(), FitFolder(stage.path)
+    run = Run(name="/".join(stage.path.absolute().parts[-2:]), config=_config(stage, fits))
+    for place in (itself, *fits):
+        prefix = f"{place.phase}/" if len(fits) > 1 and place != itself and place.phase else ""
+        run.metrics |= {prefix + k: v for k, v in _numbers(_json(place.metrics_json)).items()}
+        for name, curve in _curves(place.metrics_csv).items():
             run.curves[prefix + name] = curve
-    for place in (folder, folder / "artifact"):
-        if (place / MANIFEST).is_file():
-            run.metrics |= _numbers(Manifest.load(place).metrics)
-    job = _json(folder / "job.json")
+    for folder in (stage.path, stage.artifact):
+        if (folder / MANIFEST).is_file():
+            run.metrics |= _numbers(Manifest.load(folder).metrics)
+    job = _json(stage.job)
     if job:
-        run.state, run.group = job["state"], folder.absolute().parent.name
+        run.state, run.group = job["state"], stage.path.absolute().parent.name
         objective = (job.get("result") or {}).get("objective")
         if objective is not None:
             run.metrics["objective"] = float(objective)
-    run.pictures = [p for pattern in _PICTURES for p in sorted(folder.glob(pattern))][:8]
+    run.pictures = stage.pictures()[:8]
     return run
 
 
-def _config(folder: Path, trainings: list[Path]) -> dict[str, Any]:
+def _config(stage: StageFolder, fits: Sequence[FitFolder]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    for place in (folder, *trainings):
-        if (place / "config.yaml").is_file():
-            config = OmegaConf.load(place / "config.yaml")
-            return flatten(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
-    for place in (folder / "artifact", folder):
-        if (place / MANIFEST).is_file():
-            return flatten(Manifest.load(place).config)
+    for file in (stage.config, *(fit.config for fit in fits)):
+        if file.is_file():
+            return flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=False))  # type: ignore[arg-type]
+    for folder in (stage.artifact, stage.path):
+        if (folder / MANIFEST).is_file():
+            return flatten(Manifest.load(folder).config)
     return {}
 
 

@@ -1,0 +1,147 @@
+"""Where the parts of a run lie. Nothing else spells these names.
+
+<root>/<run>/                    a run: `RunFolder`
+    report.html, report.png      what the pipeline shows
+    <stage>/                     what one stage wrote: `StageFolder`; a sweep's job is one, too
+        config.yaml, job.json    of a sweep's job
+        artifact/                what later stages read: manifest.json beside weights.safetensors or images
+        training/<phase>-<hash>/ one training: `FitFolder`, with config, numbers, pictures and checkpoints
+<root>/sweeps/<sweep>/<number>/  a sweep's jobs
+<root>/comparison/               tables of `oodgan compare`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oodgan.files import MANIFEST
+
+CONFIG = "config.yaml"
+WEIGHTS = "weights.safetensors"
+METRICS_CSV = "metrics.csv"
+METRICS_JSON = "metrics.json"
+PICTURES = ("*.png", "*.jpg")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run: the folders of its stages, and the pipeline's report."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, cfg: Any) -> RunFolder:
+        """The run that a configuration names: `<root>/<run>`."""
+        return cls(Path(cfg.root) / cfg.run)
+
+    def stage(self, name: str) -> StageFolder:
+        return StageFolder(self.path / name)
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def report_mark(self) -> Path:
+        """The fingerprint of what the report was made from."""
+        return self.path / "report.mark"
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """What one stage, or one job of a sweep, writes."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, cfg: Any) -> StageFolder:
+        """The folder that a configuration writes to."""
+        return cls(Path(cfg.folder))
+
+    @property
+    def artifact(self) -> Path:
+        return self.path / "artifact"
+
+    @property
+    def manifest(self) -> Path:
+        return self.artifact / MANIFEST
+
+    @property
+    def job(self) -> Path:
+        """What a sweep's job was asked and how it ended."""
+        return self.path / "job.json"
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    def fit(self, mark: str, phase: str = "") -> FitFolder:
+        """The folder of a training with these settings (their hash): the same settings go on there, others do not."""
+        return FitFolder(self.path / "training" / "-".join(part for part in (phase, mark[:10]) if part))
+
+    def fits(self) -> list[FitFolder]:
+        """The trainings that logged something here."""
+        return [FitFolder(path.parent) for path in sorted(self.path.glob(f"training/*/{METRICS_CSV}"))]
+
+    def checkpoints(self, name: str) -> list[Path]:
+        """The checkpoints of this name (`FitFolder.LAST` or `BEST`) of all trainings."""
+        return sorted(self.path.glob(f"training/*/{FitFolder.CHECKPOINTS}/{name}"))
+
+    def is_run(self) -> bool:
+        """Whether a stage, a training or a sweep's job has left anything to read here."""
+        files = (self.job, self.manifest, *(self.path / name for name in (MANIFEST, METRICS_CSV, METRICS_JSON)))
+        return self.path.is_dir() and (any(file.is_file() for file in files) or bool(self.fits()))
+
+    def pictures(self) -> list[Path]:
+        """What there is to look at, of the stage itself before that of its trainings."""
+        places = ("", "artifact/", "images/", "result/", "sheet/", "training/*/")
+        return [path for place in places for kind in PICTURES for path in sorted(self.path.glob(place + kind))]
+
+
+@dataclass(frozen=True)
+class FitFolder:
+    """One training: Lightning's `default_root_dir`."""
+
+    path: Path
+
+    CHECKPOINTS = "checkpoints"
+    LAST, BEST = "last.ckpt", "best.ckpt"
+
+    @property
+    def phase(self) -> str:
+        """What a stage with several trainings calls this one; "" where it has one."""
+        return self.path.name.rpartition("-")[0]
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def metrics_csv(self) -> Path:
+        """Every number logged, as it came."""
+        return self.path / METRICS_CSV
+
+    @property
+    def metrics_json(self) -> Path:
+        """The last numbers."""
+        return self.path / METRICS_JSON
+
+    @property
+    def identity(self) -> Path:
+        """The run's name and id in loggers, which a resumed run keeps."""
+        return self.path / "run.json"
+
+    @property
+    def last(self) -> Path:
+        return self.path / self.CHECKPOINTS / self.LAST
+
+    @property
+    def best(self) -> Path:
+        return self.path / self.CHECKPOINTS / self.BEST
+
+    @property
+    def picture(self) -> Path:
+        """The sheet of the last validation."""
+        return self.path / "validation.png"

@@ -1,0 +1,56 @@
+"""Where the parts of a run lie, written and found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from oodgan.launch import compose
+from oodgan.paths import FitFolder, RunFolder, StageFolder
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_a_configuration_names_its_folders() -> None:
+    cfg = compose("diffcam", ["root=here", "run=mine"])
+    assert StageFolder.of(cfg) == RunFolder.of(cfg).stage("diffcam") == StageFolder(Path("here/mine/diffcam"))
+    elsewhere = OmegaConf.merge(cfg, {"folder": "sweeps/lr/3"})
+    assert StageFolder.of(elsewhere).artifact == Path("sweeps/lr/3/artifact")
+
+
+def test_trainings_of_a_stage_are_found_with_their_phase(tmp_path: Path) -> None:
+    stage = StageFolder(tmp_path)
+    codes, images = stage.fit("0123456789abcdef", "codes"), stage.fit("0123456789abcdef", "images")
+    assert stage.fits() == [] and codes != images != stage.fit("fedcba9876543210", "images")
+    for fit in (images, codes):
+        touch(fit.metrics_csv)
+    assert stage.fits() == [codes, images] and [fit.phase for fit in stage.fits()] == ["codes", "images"]
+    assert stage.fit("0123456789abcdef").phase == ""
+    touch(codes.last)
+    touch(images.best)
+    assert stage.checkpoints(FitFolder.LAST) == [codes.last] and stage.checkpoints(FitFolder.BEST) == [images.best]
+
+
+@pytest.mark.parametrize(
+    "file", ["manifest.json", "artifact/manifest.json", "job.json", "metrics.csv", "training/a-1/metrics.csv"]
+)
+def test_what_makes_a_folder_a_run(tmp_path: Path, file: str) -> None:
+    stage = StageFolder(tmp_path / "run")
+    assert not stage.is_run()
+    touch(tmp_path / "run" / "notes.txt")
+    assert not stage.is_run()
+    touch(tmp_path / "run" / file)
+    assert stage.is_run()
+
+
+def test_pictures_of_the_stage_come_before_those_of_its_trainings(tmp_path: Path) -> None:
+    stage = StageFolder(tmp_path)
+    late, own = touch(stage.fit("0" * 10).picture), touch(tmp_path / "sheet.jpg")
+    touch(stage.artifact / "weights.safetensors")
+    assert stage.pictures() == [own, late]
