@@ -152,3 +152,21 @@ def test_pages_build_strictly_and_load_nothing_from_elsewhere(tmp_path: Path) ->
         assert [a for a in loaded.addresses if a.startswith(("http:", "https:", "//"))] == [], page.name
     styles = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "site").rglob("*.css"))
     assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", styles)
+
+
+def test_files_that_contributors_are_sent_to_exist() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|conf|tests|docs)/[\w./-]*)`", text)
+    assert len(named) > 10 and [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
+def test_the_table_of_packages_is_the_order_that_imports_keep() -> None:
+    table = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| package | holds |")[2]
+    rows = re.findall(r"^\| (`.*?) \|", table.partition("## ")[0], flags=re.M)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    config = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8").partition("layers = [")[2].partition("]")[0]
+    layers = [re.findall(r"\w+", layer) for layer in re.findall(r'"(.*?)"', config)]
+    layers = [[name for name in layer if not name.startswith("_")] for layer in layers]
+    height = {name: i for i, layer in enumerate(layers) for name in layer}
+    assert set(listed) == set(height)
+    assert [height[name] for name in listed] == sorted(height.values())
