@@ -17,7 +17,8 @@ class DatasetModule(pl.LightningDataModule):
     """Training and validation batches of one dataset, the last `val_count` items held out.
 
     `batch_size` is that of all processes together (`training.fit` sets it), divided among them. A dataset that has
-    `draw(item, seed)` is asked that in training, so that augmentation depends on the draw only.
+    `draw(item, seed)` is asked that in training, so that augmentation depends on the draw only. `num_workers` loader
+    processes read ahead; with 0 the main one reads.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class DatasetModule(pl.LightningDataModule):
             sampler=sampler,
             drop_last=drop_last,
             num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=seed_worker,
             generator=torch.Generator().manual_seed(self.seed),
             collate_fn=default_collate,

@@ -25,7 +25,13 @@ class UnpaddedSampler(Sampler[int]):
     def __init__(self, n: int, rank: int = 0, world: int = 1) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not below world size {world}")
-        self.indices = range(rank, n, world)
+        self.rank, self.world = rank, world
+        self.limit(n)
+
+    def limit(self, total: int) -> None:
+        """Keep the first `total` images of all processes together."""
+        self.total = min(total, getattr(self, "total", total))
+        self.indices = range(self.rank, self.total, self.world)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)

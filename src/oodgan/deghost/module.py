@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,11 +15,12 @@ from oodgan.deghost.network import Deghoster
 from oodgan.nn.ema import Ema
 from oodgan.nn.resize import resize_area
 from oodgan.training.manual import optimise
+from oodgan.training.module import FitModule
 
 DEFAULT_WEIGHTS: dict[str, float] = {"l2": 1.0, "l1": 0.0, "perceptual": 0.01, "gan": 0.01}
 
 
-class DeghostModule(pl.LightningModule):
+class DeghostModule(FitModule):
     """Trains a deghoster on ghosts (`oodgan.deghost.ghosts`) against their targets.
 
     Losses, weighted by `losses`: `l2`, `l1` (pixels), `perceptual` (MSE of VGG16 `features.21`) and `gan` (vanilla,
@@ -64,22 +64,20 @@ class DeghostModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         optimisers = self.optimizers()
         first, second = optimisers if isinstance(optimisers, list) else (optimisers, None)
-        made: dict[str, Tensor] = {}
+        logged: dict[str, Tensor] = {}
+        result = fine(self.network, batch)
+        target = resize_area(batch["target"], result.shape[-1])
 
         def loss() -> Tensor:
-            made["fine"] = fine(self.network, batch)
-            parts = self._losses(made["fine"], resize_area(batch["target"], made["fine"].shape[-1]))
-            self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
-            return torch.stack([self.losses[name] * value for name, value in parts.items()]).sum()
+            logged.update(self._losses(result, target))
+            return torch.stack([self.losses[name] * value for name, value in logged.items()]).sum()
 
-        total = optimise(self, first, loss, batch_idx)
-        self.log("train/loss", total, prog_bar=True)
+        logged["loss"] = optimise(self, first, loss, batch_idx)
         if second is not None:
-            real = resize_area(batch["target"], made["fine"].shape[-1])
-            wrong = optimise(
-                self, second, lambda: self._discriminate(real, made["fine"].detach()), batch_idx, counts=False
+            logged["discriminator"] = optimise(
+                self, second, lambda: self._discriminate(target, result.detach()), batch_idx, counts=False
             )
-            self.log("train/discriminator", wrong)
+        self.log_training(logged, batch_idx)
         if (batch_idx + 1) % getattr(self.trainer, "manual_accumulate", 1) == 0:
             schedules: Any = self.lr_schedulers()
             for schedule in schedules if isinstance(schedules, list) else [schedules]:
@@ -88,14 +86,14 @@ class DeghostModule(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], _: int) -> dict[str, Tensor]:
         result = self(batch)
         target, coarse = (resize_area(batch[key], result.shape[-1]) for key in ("target", "coarse"))
-        values = {"val/l2": F.mse_loss(result, target), "val/l2_coarse": F.mse_loss(coarse, target)}
+        values = {"l2": F.mse_loss(result, target), "l2_coarse": F.mse_loss(coarse, target)}
         if self._perceptual:
-            values["val/perceptual"] = self._perceive(result, target)
-            values["val/perceptual_coarse"] = self._perceive(coarse, target)
-        values["val/loss"] = self.losses["l2"] * values["val/l2"] + self.losses["perceptual"] * values.get(
-            "val/perceptual", torch.zeros(())
+            values["perceptual"] = self._perceive(result, target)
+            values["perceptual_coarse"] = self._perceive(coarse, target)
+        values["loss"] = self.losses["l2"] * values["l2"] + self.losses["perceptual"] * values.get(
+            "perceptual", torch.zeros_like(values["l2"])
         )
-        self.log_dict(values, batch_size=len(result), sync_dist=True)
+        self.log_validation(values, len(result))
         return {"target": target, "result": result}
 
     def configure_optimizers(self) -> Any:

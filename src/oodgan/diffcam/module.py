@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from oodgan.diffcam.network import DiffCAM
+from oodgan.training.module import FitModule
 
 
-class DiffCAMModule(pl.LightningModule):
+class DiffCAMModule(FitModule):
     """Cross-entropy over the directions; logs accuracy.
 
     A batch holds `label` (B,), and either `inverted` and `edited` (B, 3, n, n) in [-1, 1], or, where only the head
@@ -34,18 +34,18 @@ class DiffCAMModule(pl.LightningModule):
     def forward(self, inverted: Tensor, edited: Tensor) -> Tensor:
         return self.network(inverted, edited)
 
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         logits = self._logits(batch)
         loss = F.cross_entropy(logits, batch["label"])
         accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        self.log_dict({"train/loss": loss.detach(), "train/accuracy": accuracy}, prog_bar=True)
+        self.log_training({"loss": loss, "accuracy": accuracy}, batch_idx)
         return loss
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        logits, size = self._logits(batch), len(batch["label"])
+        logits = self._logits(batch)
         accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        values = {"val/loss": F.cross_entropy(logits, batch["label"]), "val/accuracy": accuracy}
-        self.log_dict(values, batch_size=size, sync_dist=True, prog_bar=True)
+        values = {"loss": F.cross_entropy(logits, batch["label"]), "accuracy": accuracy}
+        self.log_validation(values, len(logits))
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.network.parameters() if p.requires_grad]

@@ -76,14 +76,20 @@ class AdversarialInversionModule(InversionModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         optimisers: Any = self.optimizers()
         first, second = optimisers
-        total = optimise(self, first, lambda: InversionModule.training_step(self, batch, batch_idx), batch_idx)
+        parts: dict[str, Tensor] = {}
+
+        def loss() -> Tensor:
+            parts.update(self._losses(self.encoder, batch))
+            return self._total(parts)
+
+        total = optimise(self, first, loss, batch_idx)
         fakes, self._fakes = self._fakes, None
         assert fakes is not None
         real = self._in_deviations(self._sampled(len(fakes)))
         wrong = optimise(
             self, second, lambda: discriminator_loss(self.discriminator, real, fakes), batch_idx, counts=False
         )
-        self.log("train/discriminator", wrong)
+        self.log_training({**parts, "loss": total, "discriminator": wrong}, batch_idx)
         if (batch_idx + 1) % getattr(self.trainer, "manual_accumulate", 1) == 0:
             schedules: Any = self.lr_schedulers()
             for schedule in schedules:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,13 +17,14 @@ from oodgan.nn.ema import Ema
 from oodgan.nn.facenet import IdentityLoss
 from oodgan.nn.frozen import Frozen
 from oodgan.nn.resize import resize_area
+from oodgan.training.module import FitModule
 
 DEFAULT_WEIGHTS: dict[str, float] = {
     "code": 1.0, "l2": 1.0, "lpips": 0.8, "identity": 0.5, "norm": 0.0, "delta": 0.0, "latent": 0.0,
 }  # fmt: skip
 
 
-class InversionModule(pl.LightningModule):
+class InversionModule(FitModule):
     """Trains an encoder whose output is offsets to `generator.mean_w`.
 
     Losses, each weighted by `losses` (0 leaves it out and costs nothing):
@@ -78,19 +78,18 @@ class InversionModule(pl.LightningModule):
         """Photos (B, 3, R, R) -> codes (B, L, 512), by the averaged weights."""
         return self.generator.mean_w + offsets_in_passes(self.ema.module, self.generator, photos, self.passes)
 
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         parts = self._losses(self.encoder, batch)
-        total = torch.stack([self.losses[name] * value for name, value in parts.items()]).sum()
-        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
-        self.log("train/loss", total.detach(), prog_bar=True)
+        total = self._total(parts)
+        self.log_training({**parts, "loss": total}, batch_idx)
         return total
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         parts = self._losses(self.ema.module, batch)
-        total = torch.stack([self.losses[name] * value for name, value in parts.items()]).sum()
-        size = len(batch["image"] if "image" in batch else batch["code"])
-        values = {f"val/{name}": value for name, value in {**parts, "loss": total}.items()}
-        self.log_dict(values, batch_size=size, sync_dist=True)
+        self.log_validation({**parts, "loss": self._total(parts)}, len(batch["image" if "image" in batch else "code"]))
+
+    def _total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([self.losses[name] * value for name, value in parts.items()]).sum()
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What to show of a batch: photos and their inversions; nothing of a batch of codes alone."""

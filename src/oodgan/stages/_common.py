@@ -128,6 +128,11 @@ def training_folder(cfg: DictConfig, mark: str, phase: str = "") -> Path:
     return Path(cfg.folder) / TRAINING / "-".join(part for part in (phase, mark[:10]) if part)
 
 
+def loader_workers(cfg: DictConfig) -> int:
+    """Loader processes of every training, `data.num_workers`."""
+    return int(cfg.data.get("num_workers") or 0)
+
+
 def numbers(metrics: Mapping[str, float], digits: int = 4) -> dict[str, float]:
     """Metrics rounded for a manifest."""
     return {name: round(float(value), digits) for name, value in metrics.items()}

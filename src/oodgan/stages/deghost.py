@@ -35,7 +35,9 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     settings = cfg.deghoster.fit
     ghosts = Ghosts(source)
-    data = DatasetModule(ghosts, max(1, int(len(ghosts) * settings.held_out)), settings.batch_size, seed=cfg.seed)
+    data = DatasetModule(
+        ghosts, max(1, int(len(ghosts) * settings.held_out)), settings.batch_size, common.loader_workers(cfg), cfg.seed
+    )
     torch.manual_seed(cfg.seed)
     network = _network(cfg, generator)
     discriminator = _discriminator(cfg.deghoster.discriminator) if settings.losses.gan else None
@@ -62,7 +64,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         counts={"ghosts": len(ghosts)},
         metrics=common.numbers(result.metrics, 6),
     )
-    return {"objective": result.metrics.get("val/loss")}
+    return {"objective": result.objective}
 
 
 def _network(cfg: DictConfig, generator: Generator) -> Any:

@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     renderer = _renderer(cfg, generator, bank)
     pairs = _pairs(cfg, renderer, network)
     settings = cfg.diffcam.fit
-    data = DatasetModule(pairs, settings.held_out, settings.batch_size, seed=cfg.seed)
+    data = DatasetModule(pairs, settings.held_out, settings.batch_size, common.loader_workers(cfg), cfg.seed)
     module = DiffCAMModule(network, lr=settings.lr, weight_decay=settings.weight_decay, max_steps=settings.max_steps)
     folder = common.training_folder(cfg, mark)
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         counts={"pairs": len(pairs)},
         metrics=common.numbers(result.metrics),
     )
-    return {"objective": result.metrics.get("val/loss")}
+    return {"objective": result.objective}
 
 
 def _network(cfg: DictConfig, generator: Generator, bank: Bank) -> DiffCAM:

@@ -62,7 +62,7 @@ def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: 
     samples = render_shards(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
     dataset = DescribedSamples(samples)
     held_out = max(1, int(len(dataset) * settings.held_out))
-    data = DatasetModule(dataset, held_out, settings.codes.batch_size, seed=cfg.seed)
+    data = DatasetModule(dataset, held_out, settings.codes.batch_size, common.loader_workers(cfg), cfg.seed)
     return _phase(cfg, generator, encoder, data, "codes", mark)
 
 

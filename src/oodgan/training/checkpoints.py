@@ -9,14 +9,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 
 from oodgan.errors import UserError
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
 
-class Checkpoints(pl.Callback):
+class Checkpoints(Checkpoint):
     """Keeps `checkpoints/last.ckpt`, and `best.ckpt` by a validation metric.
+
+    Lightning runs it after all other callbacks, so it sees the averaged weights and another's wish to stop. Checkpoints
+    hold the newest value of everything logged under `metrics`.
 
     Args:
         every: optimiser steps between two writings of `last`; None: at each validation and at the end.
@@ -41,12 +45,15 @@ class Checkpoints(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._saved_step:
+        if step == self._saved_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         due = bool(self.every) and step % (self.every or 1) == 0
         late = trainer.strategy.broadcast(time.monotonic() - self._saved_at > 60 * self.minutes) if not due else False
@@ -54,10 +61,10 @@ class Checkpoints(pl.Callback):
             self._save(trainer, module, LAST)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._compare(trainer, module)
-        if self.every is None:
+        if self.every is None or trainer.should_stop:
             self._save(trainer, module, LAST)
 
     def _compare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

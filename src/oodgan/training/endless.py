@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from oodgan.data.sampler import UnpaddedSampler
 from oodgan.errors import UserError
 
 
@@ -62,11 +63,17 @@ def _skip(loader: Any, epoch: int, batches: int) -> int:
 
 
 class EndlessData(pl.LightningDataModule):
-    """A datamodule whose training loader is `Endless`; all else is the inner datamodule's."""
+    """A datamodule whose training loader is `Endless`; all else is the inner datamodule's.
 
-    def __init__(self, inner: pl.LightningDataModule, start: int = 0) -> None:
+    Args:
+        start: batch of the stream that training begins at.
+        limit_val: validate on the first so many batches of all processes together only, the same images whatever their
+            number; None takes all.
+    """
+
+    def __init__(self, inner: pl.LightningDataModule, start: int = 0, limit_val: int | None = None) -> None:
         super().__init__()
-        self.inner, self.start = inner, start
+        self.inner, self.start, self.limit_val = inner, start, limit_val
 
     def prepare_data(self) -> None:
         self.inner.prepare_data()
@@ -79,7 +86,23 @@ class EndlessData(pl.LightningDataModule):
         return Endless(self.inner.train_dataloader(), self.start)
 
     def val_dataloader(self) -> Any:
-        return self.inner.val_dataloader() or []
+        """The inner one's loader.
+
+        Raises:
+            UserError: some process would have no image: it would not take part in validation, and the others wait.
+        """
+        loader = self.inner.val_dataloader() or []
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, UnpaddedSampler):
+            if self.limit_val is not None:
+                batch = getattr(self.inner, "eval_batch_size", None) or self.inner.batch_size  # type: ignore[attr-defined]
+                sampler.limit(self.limit_val * batch)
+            if sampler.total < sampler.world:
+                raise UserError(
+                    f"{sampler.total} image(s) of validation cannot be shared by {sampler.world} processes; hold more "
+                    "out, or use fewer processes"
+                )
+        return loader
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.inner.on_before_batch_transfer(batch, dataloader_idx)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
@@ -40,7 +41,6 @@ def trainer(
     given = {k: engine[k] for k in _ENGINE} | {"strategy": strategy(engine), "plugins": environments()}
     defaults = {
         "logger": False,
-        "enable_checkpointing": False,
         "enable_model_summary": False,
         "enable_progress_bar": False,
         "use_distributed_sampler": False,
@@ -53,8 +53,11 @@ def trainer(
         # Lightning would take bf16 instead, with a warning that nobody sees.
         chosen["precision"] = None
         chosen["plugins"] = [*chosen["plugins"], MixedPrecision("16-mixed", "cpu")]
+    hooks = list(callbacks)
+    # Without one of its kind in the list, Lightning would add its own.
+    chosen["enable_checkpointing"] = any(isinstance(hook, Checkpoint) for hook in hooks)
     try:
-        return pl.Trainer(default_root_dir=str(folder), callbacks=list(callbacks), **chosen)
+        return pl.Trainer(default_root_dir=str(folder), callbacks=hooks, **chosen)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"this trainer cannot be built here: {error}") from error
 
@@ -76,7 +79,8 @@ def prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
     if synced and any(p.requires_grad for norm in norms for p in norm.parameters()):
         raise UserError("synchronised batch norm needs GPUs; trainer.sync_batchnorm=false keeps each process's own")
     if engine.get("channels_last"):
-        module.to(memory_format=torch.channels_last)
+        # Modulated convolutions keep weights of five dimensions, for which there is no such format.
+        module._apply(lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
     if engine.get("compile"):
         for child in module.children():
             if not isinstance(child, Ema) and any(p.requires_grad for p in child.parameters()):

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 from torch import nn
 
-from oodgan.errors import UserError
+from oodgan.errors import UserError, unknown
 from oodgan.files import write_text
 from oodgan.ranks import rank
 from oodgan.tracking import loggers
@@ -29,6 +29,7 @@ from oodgan.training.spread import spread
 from oodgan.training.study import Pruner, pruner_here
 
 METRICS_JSON, CONFIG_YAML = "metrics.json", "config.yaml"
+BEST, LAST = "best", "last"
 
 
 class Stopped(UserError):
@@ -39,11 +40,11 @@ class Stopped(UserError):
 
 @dataclass
 class FitResult:
-    """What a fit leaves: the run folder, the checkpoint to use (best, else last), its numbers.
+    """What a fit leaves: the run folder, the checkpoint that it exports (`settings.export`), its numbers.
 
-    `metrics` holds the last value of everything logged, `steps` the optimiser steps of the whole run, `seconds` the
-    time of this call, `images_per_second` the throughput of all processes, `objective` the best value of the
-    monitored metric, which a sweep optimises.
+    `metrics` holds what was logged last when that checkpoint was written, `steps` the optimiser steps of the whole run,
+    `seconds` the time of this call, `images_per_second` the throughput of all processes, `objective` the best value of
+    the monitored metric (the exported `val/loss` where none is monitored), which a sweep optimises.
     """
 
     folder: Path
@@ -73,7 +74,8 @@ def fit(
     Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume`, `cfg.init_from` and `cfg.stage`, all
     optional. `settings.batch_size` is the global batch of one optimiser step; `data.batch_size` is set to what all
     processes load at a time, which is that divided by `settings.accumulate`. `resume` is a run folder, or "auto":
-    `folder` itself when it holds a checkpoint. After the call `module` has the last weights, in fp32 on the CPU.
+    `folder` itself when it holds a checkpoint. After the call `module` has the weights that `settings.export` names
+    (`best` by the monitored metric, the default where there is one, or `last`), in fp32 on the CPU.
     `keep_run` leaves a wandb run open for what the caller logs besides (`oodgan.tracking.wandb.finish` ends it).
 
     Raises:
@@ -121,7 +123,20 @@ class _Call:
         seed = self.settings.get("seed")
         return int(self.config.get("seed") or 0) if seed is None else int(seed)
 
+    @property
+    def export(self) -> str:
+        return self.settings.get("export") or (BEST if self.monitored else LAST)
+
+    @property
+    def monitored(self) -> str | None:
+        entry = dict(self.config.get("callbacks") or {}).get("checkpoints") or {}
+        return self.settings.get("monitor") or entry.get("monitor")
+
     def check(self) -> None:
+        if self.export not in (BEST, LAST):
+            raise unknown("export", str(self.export), (BEST, LAST))
+        if self.export == BEST and not self.monitored:
+            raise UserError("export=best needs a metric that decides what is best: give fit.monitor, or export=last")
         if int(self.settings.get("max_steps") or 0) < 1:
             raise UserError(f"max_steps is {self.settings.get('max_steps')}, must be at least 1")
         present = (self.folder / "checkpoints" / checkpoints.LAST).is_file()
@@ -158,7 +173,7 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
     try:
         engine.fit(
             module,
-            datamodule=EndlessData(data, start),
+            datamodule=EndlessData(data, start, settings.get("limit_val")),
             ckpt_path=str(checkpoints.find(call.resume)) if call.resume else None,
             weights_only=False if call.resume else None,
         )
@@ -200,9 +215,7 @@ def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume
     hooks = [parts.StepSeeds(call.seed), parts.FrozenHashes(), parts.EmaUpdate(), stop, Progress(call.stage)]
     if clip and not automatic:
         hooks.append(parts.ManualClip(float(clip)))
-    # Checkpoints come last: they must see the EMA and the wish to stop.
-    named = sorted(_configured(call), key=lambda c: isinstance(c, checkpoints.Checkpoints))
-    return trainer(call.config, folder=call.folder, callbacks=[*hooks, *call.extra, *named], **options)
+    return trainer(call.config, folder=call.folder, callbacks=[*hooks, *call.extra, *_configured(call)], **options)
 
 
 def _configured(call: _Call) -> list[pl.Callback]:
@@ -270,9 +283,9 @@ def _inherit(source: Path, folder: Path) -> None:
     source = checkpoints.find(source).parents[1]  # a stage's folder holds the fit's further below
     if source.absolute() == folder:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (loggers.METRICS_CSV, loggers.RUN_FILE):
+    for name in (loggers.METRICS_CSV, loggers.RUN_FILE, f"checkpoints/{checkpoints.BEST}"):
         if (source / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, folder / name)
 
 
@@ -282,8 +295,14 @@ def _result(
     module.cpu()
     if engine.precision in ("64-true", "bf16-true", "16-true"):
         module.float()
-    metrics = {k: float(v) for k, v in engine.callback_metrics.items()}
     done = engine.global_step - first
+    source = call.folder if done else call.resume or call.folder
+    checkpoint = checkpoints.find(source, best=call.export == BEST)
+    metrics = {k: float(v) for k, v in engine.callback_metrics.items()}
+    if call.export == BEST:
+        saved = checkpoints.load(checkpoint)
+        module.load_state_dict(saved["state_dict"])
+        metrics = saved.get("metrics", metrics)
     batch = int(call.settings.get("batch_size") or 0)
     speed = done * batch / seconds if seconds else 0.0
     path = call.folder / METRICS_JSON
@@ -292,10 +311,10 @@ def _result(
             metrics = json.loads(path.read_text(encoding="utf-8"))
         else:
             write_text(path, json.dumps(metrics, indent=1) + "\n")
-    checkpoint = checkpoints.find(call.folder, best=True) if done or not call.resume else checkpoints.find(call.resume)
     hashes = parts.frozen_hashes(module)
     keeper = next(c for c in engine.callbacks if isinstance(c, checkpoints.Checkpoints))  # type: ignore[attr-defined]
-    return FitResult(call.folder, checkpoint, metrics, engine.global_step, seconds, speed, keeper.best, hashes)
+    objective = metrics.get("val/loss") if keeper.best is None else keeper.best
+    return FitResult(call.folder, checkpoint, metrics, engine.global_step, seconds, speed, objective, hashes)
 
 
 def _get(cfg: Any, key: str) -> Any:

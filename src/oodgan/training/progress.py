@@ -36,10 +36,10 @@ class Meter:
             self._bar.start()
             self._bar.add_task(title, total=total, completed=done, numbers="")
 
-    def show(self, done: int, numbers: Callable[[], str] = str) -> None:
+    def show(self, done: int, numbers: Callable[[], str] = str, last: bool = False) -> None:
         """`done` of the total now; `numbers` is asked only when they are shown (a GPU waits for them)."""
         now = time.monotonic()
-        if done < self.total and now - self._printed < (0.5 if self._bar is not None else self.seconds):
+        if not last and done < self.total and now - self._printed < (0.5 if self._bar is not None else self.seconds):
             return
         self._printed = now
         if self._bar is not None:
@@ -84,7 +84,8 @@ class Progress(pl.Callback):
             self._meter = Meter(self.title, trainer.max_steps, "steps", trainer.global_step, self.seconds)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self._meter is not None:
+        # The last step's line waits for the validation that follows it.
+        if self._meter is not None and trainer.global_step < self._meter.total:
             self._meter.show(trainer.global_step, lambda: _numbers(trainer))
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -112,6 +113,8 @@ class Progress(pl.Callback):
             self._meter.show(min(self._seen, self._meter.total))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._meter is not None:
+            self._meter.show(trainer.global_step, lambda: _numbers(trainer), last=True)
         self._close()
 
     def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

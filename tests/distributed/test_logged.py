@@ -1,0 +1,93 @@
+"""What the fit stages log is the same for 1, 2, 3 and 4 processes, on odd numbers of validation images."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+import oodgan  # noqa: F401
+from oodgan import launch
+from oodgan.tracking.loggers import read_csv
+
+# Doubles: in fp32 Adam's first step moves a weight whose gradient is rounding either way, and the numbers after it.
+SAME = ["trainer.precision=64-true", "accelerator=cpu", "trainer.log_every=1"]
+STAGES = {
+    "codes": ["inversion", "inverter.fit.images.max_steps=0", "inverter.encoder.dropout=0"],
+    "images": ["inversion", "inverter.fit.codes.max_steps=0", "inverter.encoder.dropout=0"],
+    "diffcam": ["diffcam", "diffcam.fit.held_out=7"],
+    "deghost": ["deghost", "deghoster.fit.held_out=0.3"],
+}
+FITS = {"codes": "inverter.fit.codes", "images": "inverter.fit.images", "diffcam": "diffcam.fit"}
+FITS["deghost"] = "deghoster.fit"
+MORE = {
+    "codes": ["inverter.fit.held_out=0.11"],
+    "images": ["inverter.fit.images.occlusion=0", "data.split.val=0.35", "inverter.fit.images.limit_val=null"],
+}
+MORE["images"] += ["data.eval_batch_size=5"]  # no multiple of any number of processes
+EXPECTED = {
+    "codes": {"train/code", "train/loss", "val/code", "val/loss"},
+    "images": {"train/l2", "train/delta", "val/l2", "val/delta", "val/loss"},
+    "diffcam": {"train/loss", "train/accuracy", "val/loss", "val/accuracy"},
+    "deghost": {"train/l2", "train/gan", "train/discriminator", "val/l2", "val/l2_coarse", "val/loss"},
+}
+
+
+def run(stage, root, *words):
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    bank = ["directions=bank", f"directions.path={root}/tiny/directions/artifact", "~directions.count"]
+    return launch.run(stage, ["experiment=tiny", f"root={root}", *(bank if stage != "directions" else []), *words])
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Directions and ghosts of the tiny generator."""
+    root = tmp_path_factory.mktemp("logged")
+    for stage in ("directions", "inversion", "diffcam"):
+        run(stage, root)
+    weights = [f"{part}.weights={root}/tiny/{stage}/artifact" for part, stage in PARTS.items()]
+    run("ghosts", root, *weights)
+    return root
+
+
+PARTS = {"inverter": "inversion", "diffcam": "diffcam"}
+
+
+def logged(chain, folder, name, processes, *words):
+    stage, *own = STAGES[name]
+    fit = [f"{FITS[name]}.max_steps=2", f"{FITS[name]}.batch_size=12", f"{FITS[name]}.val_every=1"]
+    many = ["trainer=ddp", f"devices={processes}"] if processes > 1 else []
+    place = folder / str(processes)
+    run(stage, chain, *own, *fit, *MORE.get(name, []), *many, *SAME, f"folder={place}", *words)
+    (path,) = place.glob("training/*/metrics.csv")
+    return {(step, key): value for step, key, value in read_csv(path)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(STAGES))
+def test_every_logged_number_is_the_same_for_any_number_of_processes(tmp_path, chain, name):
+    one = logged(chain, tmp_path, name, 1)
+    assert {key for _, key in one} >= EXPECTED[name]
+    for processes in (2, 3, 4):
+        many = logged(chain, tmp_path, name, processes)
+        assert many.keys() == one.keys()
+        for key, value in one.items():
+            assert many[key] == pytest.approx(value, abs=1e-6, rel=1e-6), (processes, key)
+
+
+@pytest.mark.slow
+def test_a_limited_validation_sees_the_same_images(tmp_path, chain):
+    """Two batches of five images are ten images, also for three processes that take two each at a time."""
+    limit = "inverter.fit.images.limit_val=1"
+    one, three = (logged(chain, tmp_path, "images", processes, limit) for processes in (1, 3))
+    assert three == pytest.approx(one, abs=1e-6, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_more_processes_than_images_are_refused(tmp_path, chain, capfd):
+    from oodgan.errors import UserError
+
+    with pytest.raises(UserError, match=r"1 image\(s\) of validation cannot be shared by 2 processes"):
+        logged(chain, tmp_path, "diffcam", 2, "diffcam.fit.held_out=1")
