@@ -113,6 +113,13 @@ def _devices(engine: Mapping[str, Any]) -> int:
 def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    noise = ("does not have many workers", "in eval mode", "IterableDataset", "sync_dist", r"isinstance\(treespec")
+    noise = (
+        "does not have many workers",
+        "The `srun` command is available",
+        "in eval mode",
+        "IterableDataset",
+        "sync_dist",
+        r"isinstance\(treespec",
+    )
     for text in (f".*{words}.*" for words in noise):
         warnings.filterwarnings("ignore", text)

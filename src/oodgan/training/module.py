@@ -8,7 +8,30 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torchmetrics.aggregation import MeanMetric
+from torchmetrics import Metric
+
+
+class BatchMean(Metric):
+    """Mean over images of values that are means of batches, from a sum and a count that processes add up.
+
+    (torchmetrics' own MeanMetric drops the weights where it is to let nan through.)
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, count: int) -> None:
+        self.total += value.double() * count
+        self.count += count
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
 
 
 class FitModule(pl.LightningModule):
@@ -18,7 +41,7 @@ class FitModule(pl.LightningModule):
         super().__init__()
         self._sums: dict[str, Tensor] = {}
         # No submodules: the names are known only when the first batch has been validated.
-        self._means: dict[str, MeanMetric] = {}
+        self._means: dict[str, BatchMean] = {}
 
     def log_training(self, values: Mapping[str, Tensor], batch_idx: int) -> None:
         """Log scalars of a training batch as `train/<name>`: their mean over all processes and accumulated batches.
@@ -46,9 +69,9 @@ class FitModule(pl.LightningModule):
         for name, value in values.items():
             self._mean(name).update(value.detach(), count)
 
-    def _mean(self, name: str) -> MeanMetric:
+    def _mean(self, name: str) -> BatchMean:
         if name not in self._means:
-            self._means[name] = MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(self.device)  # type: ignore[arg-type]
+            self._means[name] = BatchMean().to(self.device)
         return self._means[name]
 
     def on_validation_epoch_start(self) -> None:

@@ -1,0 +1,57 @@
+"""The trainer presets as they are (mixed precision, channels_last), on the CPU, with a StyleGAN2 in every fit."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import oodgan  # noqa: F401
+from oodgan import launch
+from oodgan.tracking.artifacts import Manifest
+
+BANK = ["directions=sefa", "directions.count=4"]
+TINY = ["experiment=tiny", *BANK]
+PAPER = [
+    *("generator=tiny", *BANK, "deghoster=paper", "deghoster.ghosts.size=32", "deghoster.fit.held_out=0.25"),
+    *("deghoster.fit.max_steps=2", "deghoster.fit.losses.perceptual=0"),
+    "deghoster.network={in_size: 16, width: 8, growth: 4, blocks: 1}",
+    "deghoster.discriminator={resolution: 32, channel_multiplier: 1, max_channels: 8}",
+]
+FITS = {
+    "codes": ["inversion", "inverter.fit.images.max_steps=0", "inverter.fit.codes.max_steps=2"],
+    "images": ["inversion", "inverter.fit.codes.max_steps=0", "inverter.fit.images.max_steps=2"],
+    "latent": ["inversion", "inverter.fit.codes.max_steps=0", "inverter.fit.images.max_steps=2"],
+    "diffcam": ["diffcam", "diffcam.fit.max_steps=2"],
+    "deghost": ["deghost", "deghoster.fit.max_steps=2"],
+    "deghost_paper": ["deghost"],
+}
+FITS["latent"] += ["inverter.fit.images.losses.latent=0.1"]
+
+
+@pytest.fixture(scope="module")
+def ghosts(tmp_path_factory):
+    """Ghosts of the tiny generator, by untrained weights."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    root = tmp_path_factory.mktemp("presets")
+    for stage in ("inversion", "diffcam"):
+        launch.run(stage, ["experiment=tiny", f"root={root}", *BANK])
+    weights = [f"inverter.weights={root}/tiny/inversion/artifact", f"diffcam.weights={root}/tiny/diffcam/artifact"]
+    launch.run("ghosts", ["experiment=tiny", f"root={root}", *BANK, *weights])
+    return root / "tiny/ghosts/artifact"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [["trainer=gpu"], ["trainer=slurm", "devices=1"]], ids=["gpu", "slurm"])
+@pytest.mark.parametrize("fit", list(FITS))
+def test_a_preset_trains(tmp_path, ghosts, fit, preset):
+    stage, *words = FITS[fit]
+    start = PAPER if fit == "deghost_paper" else TINY
+    words = [*start, f"folder={tmp_path}", f"deghoster.ghosts_from={ghosts}", *words]
+    assert launch.run(stage, [*words, *preset, "accelerator=cpu"]) == 0
+    manifest = Manifest.load(tmp_path / "artifact")
+    assert manifest.config["trainer"]["channels_last"] and manifest.config["trainer"]["precision"] == "bf16-mixed"
+    losses = [value for name, value in manifest.metrics.items() if name.endswith("val/loss")]
+    assert losses and all(value == value for value in losses)
