@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from oodgan.errors import UserError
 from oodgan.generators.openvino_ir import Graph
 from oodgan.generators.preview import load_previews
-from oodgan.generators.protocol import STYLE_DIM, Fuse, mean_code, weights_id
+from oodgan.generators.protocol import STYLE_DIM, Fuse, Residuals, check_residuals, mean_code, weights_id
 from oodgan.weights import fetch
 
 CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64)  # of the hidden activations at 4, 8, ... 512 px
@@ -127,7 +127,9 @@ class MobileGenerator(nn.Module):
         """z (B, 512) -> w (B, 512)."""
         return self.mapping_network(z)
 
-    def synthesis(self, w_plus: Tensor, noise: str = "const", size: int | None = None) -> Tensor:
+    def synthesis(
+        self, w_plus: Tensor, noise: str = "const", size: int | None = None, residuals: Residuals | None = None
+    ) -> Tensor:
         """Codes (B, 16, 512) -> images (B, 3, size, size), size 1024 unless a smaller preview is asked for.
 
         `noise` is "const" or "none". Sizes below 1024 come from fitted preview heads where there is one for the size
@@ -137,9 +139,9 @@ class MobileGenerator(nn.Module):
             raise UserError(f"noise={noise!r} is not offered by this generator; use const or none")
         size = size or self.resolution
         if str(size) in self.previews:
-            hidden = self.features(w_plus, noise=noise == "const", last=size // 2)[size // 2]
-            return self.previews[str(size)](hidden, w_plus[:, self.layer_of(size // 2)])
-        image = self.render(self.features(w_plus, noise=noise == "const"), w_plus)
+            hidden = self.features(w_plus, noise=noise == "const", last=size // 2, residuals=residuals)[size // 2]
+            return self.previews[str(size)](hidden, w_plus[:, self.layer_of(size // 2) :])
+        image = self.render(self.features(w_plus, noise=noise == "const", residuals=residuals), w_plus)
         return image if size == self.resolution else F.interpolate(image, (size, size), mode="area")
 
     def render(self, features: dict[int, Tensor], w_plus: Tensor) -> Tensor:
@@ -148,20 +150,25 @@ class MobileGenerator(nn.Module):
         return inverse_haar(self.head(hidden * self.to_image(w_plus[:, -1])[:, :, None, None]))
 
     def features(
-        self, w_plus: Tensor, fuse: Fuse | None = None, noise: bool = True, last: int | None = None
-    ) -> dict[int, Tensor]:
+        self, w_plus: Tensor, fuse: Fuse | None = None, noise: bool = True, last: int | None = None,
+        residuals: Residuals | None = None,
+    ) -> dict[int, Tensor]:  # fmt: skip
         """Codes -> hidden activations {4: (B, 512, 4, 4), ... 512: (B, 64, 512, 512)}, up to resolution `last`."""
-        return dict(self.levels(w_plus, fuse, noise, last))
+        return dict(self.levels(w_plus, fuse, noise, last, residuals))
 
     def levels(
-        self, w_plus: Tensor, fuse: Fuse | None = None, noise: bool = True, last: int | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
+        self, w_plus: Tensor, fuse: Fuse | None = None, noise: bool = True, last: int | None = None,
+        residuals: Residuals | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
         """Yield what `features` holds, coarsest first, each computed when it is asked for."""
         self._check(w_plus)
+        residuals = check_residuals(residuals, self.feature_channels, len(w_plus))
         x = self.stem(self.constant.expand(len(w_plus), -1, -1, -1), w_plus[:, 0], noise)
         for i, block in enumerate([None, *self.blocks]):
             if block is not None:
                 x = block(x, w_plus[:, 2 * i - 1 : 2 * i + 1], noise)
+            if 4 << i in residuals:
+                x = x + residuals[4 << i]
             if fuse is not None:
                 x = fuse(4 << i, x)
             yield 4 << i, x

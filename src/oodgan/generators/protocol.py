@@ -9,7 +9,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from oodgan.errors import UserError
+
 Fuse = Callable[[int, Tensor], Tensor]
+Residuals = Mapping[int, Tensor]
+"""{resolution r: (B, feature_channels[r], r, r)}, added to the hidden activations of that resolution."""
 STYLE_DIM = 512
 
 
@@ -19,7 +23,8 @@ class Generator(Protocol):
 
     `synthesis(size=...)` decodes only as far as an image of that size needs: an approximation of the area-resized full
     image, whose error each architecture documents. `levels(fuse=...)` calls `fuse(resolution, x)` on the hidden
-    activations of each resolution before the next block uses them.
+    activations of each resolution before the next block uses them; `residuals` are added to them before that
+    (feature-space inversion), and without residuals nothing changes.
     """
 
     resolution: int
@@ -37,12 +42,14 @@ class Generator(Protocol):
         """Latents z (B, style_dim) -> codes w (B, style_dim)."""
         ...
 
-    def synthesis(self, w_plus: Tensor, noise: str = "const", size: int | None = None) -> Tensor:
+    def synthesis(
+        self, w_plus: Tensor, noise: str = "const", size: int | None = None, residuals: Residuals | None = None
+    ) -> Tensor:
         """Codes (B, num_ws, style_dim) -> images (B, 3, size, size) around [-1, 1]."""
         ...
 
     def levels(
-        self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None
+        self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None, residuals: Residuals | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Codes -> (resolution, hidden activations (B, feature_channels[resolution], resolution, resolution)).
 
@@ -50,9 +57,24 @@ class Generator(Protocol):
         """
         ...
 
-    def features(self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None) -> dict[int, Tensor]:
+    def features(
+        self, w_plus: Tensor, fuse: Fuse | None = None, *, last: int | None = None, residuals: Residuals | None = None
+    ) -> dict[int, Tensor]:
         """All of `levels` together, {resolution: hidden activations}."""
         ...
+
+
+def check_residuals(residuals: Residuals | None, feature_channels: Mapping[int, int], batch: int) -> Residuals:
+    """The residuals, {} for None; UserError when one does not fit the generator's activations or the batch."""
+    for resolution, value in (residuals or {}).items():
+        channels = feature_channels.get(resolution)
+        if channels is None:
+            have = ", ".join(map(str, feature_channels))
+            raise UserError(f"a residual at {resolution} px: this generator has activations at {have} px")
+        if tuple(value.shape) != (batch, channels, resolution, resolution):
+            wanted = (batch, channels, resolution, resolution)
+            raise UserError(f"a residual of shape {tuple(value.shape)} at {resolution} px: {wanted} expected")
+    return residuals or {}
 
 
 def weights_id(architecture: str, state: Mapping[str, Tensor]) -> str:

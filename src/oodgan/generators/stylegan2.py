@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from oodgan.errors import UserError
 from oodgan.generators.ops import BLUR_TAPS, EqualLinear, PixelNorm, StyledConv, ToRGB, blur_kernel
-from oodgan.generators.protocol import STYLE_DIM, Fuse, mean_code, weights_id
+from oodgan.generators.protocol import STYLE_DIM, Fuse, Residuals, check_residuals, mean_code, weights_id
 from oodgan.generators.strips import Cut, in_strips, whole
 
 Noise = str | Sequence[Tensor]
@@ -165,7 +165,9 @@ class StyleGAN2(nn.Module):
         """z (B, 512), standard normal -> w (B, 512)."""
         return self.style(z)
 
-    def synthesis(self, w_plus: Tensor, noise: Noise = "const", size: int | None = None) -> Tensor:
+    def synthesis(
+        self, w_plus: Tensor, noise: Noise = "const", size: int | None = None, residuals: Residuals | None = None
+    ) -> Tensor:
         """Decode w_plus (B, num_ws, 512) to images (B, 3, size, size), about [-1, 1], RGB.
 
         Args:
@@ -182,43 +184,49 @@ class StyleGAN2(nn.Module):
         per_image = w_plus.device.type == "cpu" and size >= 256 and not torch.is_grad_enabled()
         if per_image and w_plus.shape[0] > 1 and isinstance(noise, str):
             # One image's activations already exceed the caches; one by one halves memory and is as fast.
-            return torch.cat([self.synthesis(w[None], noise, size) for w in w_plus])
+            rows = [{r: x[i : i + 1] for r, x in (residuals or {}).items()} for i in range(len(w_plus))]
+            return torch.cat([self.synthesis(w[None], noise, size, row) for w, row in zip(w_plus, rows, strict=True)])
         rgb: Tensor | None = None
-        for level, (_, x) in enumerate(self.levels(w_plus, noise=noise, last=size)):
+        for level, (_, x) in enumerate(self.levels(w_plus, noise=noise, last=size, residuals=residuals)):
             to_rgb = self.to_rgb1 if level == 0 else self.to_rgbs[level - 1]
             rgb = to_rgb(x, w_plus[:, 2 * level + 1], rgb)
         assert rgb is not None
         return rgb.contiguous()
 
     def features(
-        self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const", last: int | None = None
-    ) -> dict[int, Tensor]:
+        self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const", last: int | None = None,
+        residuals: Residuals | None = None,
+    ) -> dict[int, Tensor]:  # fmt: skip
         """All of `levels` together: {resolution: (B, feature_channels[resolution], r, r)}."""
-        return dict(self.levels(w_plus, fuse, noise, last))
+        return dict(self.levels(w_plus, fuse, noise, last, residuals))
 
     def levels(
-        self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const", last: int | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
+        self, w_plus: Tensor, fuse: Fuse | None = None, noise: Noise = "const", last: int | None = None,
+        residuals: Residuals | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
         """Yield each resolution with its hidden activations (B, feature_channels[resolution], r, r), up to `last`.
 
         `fuse(resolution, x) -> x` may change the activation before the block at the next resolution reads it; what
-        came out of it is yielded. Coarsest first, each computed when it is asked for.
+        came out of it is yielded. `residuals` are added before it. Coarsest first, each computed when it is asked for.
         """
         if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != (self.num_ws, self.style_dim):
             raise UserError(
                 f"codes of shape {tuple(w_plus.shape)}: this generator takes (B, {self.num_ws}, {self.style_dim})"
             )
         batch = w_plus.shape[0]
+        residuals = check_residuals(residuals, self.feature_channels, batch)
         if noise == "random":  # the same in all strips of a level
             noise = [torch.randn_like(n.expand(batch, -1, -1, -1)) for n in self.noises.buffers()]
         x = self.input.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.conv1(x, w_plus[:, 0], self._noise(noise, 0))
+        x = x + residuals[4] if 4 in residuals else x
         x = fuse(4, x) if fuse else x
         yield 4, x
         for res in self.resolutions[1:]:
             if last and res > last:
                 return
             x = in_strips(partial(self.level, x, w_plus, noise), x)
+            x = x + residuals[res] if res in residuals else x
             x = fuse(res, x) if fuse else x
             yield res, x
 

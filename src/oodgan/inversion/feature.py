@@ -1,0 +1,155 @@
+"""Feature-space inversion: a network that predicts a residual on the generator's activations at one resolution.
+
+A code holds little of a photo that the generator never learned. A residual on the activations at, say, 64 px holds hats,
+hands and backgrounds, and the blocks after it still draw what the code says (Feature-Style encoder, Yao et al. 2022;
+StyleFeatureEditor, Bobkov et al. 2024). The network here works as a learned optimiser: it is shown the photo, the
+inversion so far and the gradient of their squared error with respect to the activations, and answers with a correction.
+The gradient says how this generator, at this code, turns activations into pixels, which the network need not learn.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodgan.errors import UserError
+from oodgan.generators.protocol import Generator
+from oodgan.inversion.light import resize_area
+
+_SLOPE = 0.2
+
+
+class FeatureEncoder(nn.Module):
+    """Predicts a correction of the residual from the photo, the inversion so far, activations and their gradient.
+
+    A U-Net of three resolutions (r, r/2, r/4 for activations of r px) without normalisation layers. Its last layer
+    starts at zero, so that an untrained network takes a plain step against the gradient.
+
+    Args:
+        channels: of the generator's activations at `resolution`.
+        resolution: side of the activations that get the residual.
+        size: pixels at which photo and inversion are compared, a multiple of `resolution`.
+        widths: channels at the three resolutions.
+        depths: residual blocks at the three resolutions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        resolution: int = 64,
+        size: int = 256,
+        widths: tuple[int, int, int] = (96, 192, 256),
+        depths: tuple[int, int, int] = (1, 3, 2),
+    ) -> None:
+        super().__init__()
+        if resolution % 4 or size % resolution:
+            raise UserError(f"resolution={resolution}, size={size}: multiples of 4 and of the resolution expected")
+        self.channels, self.resolution, self.size = channels, resolution, size
+        fine, middle, coarse = widths
+        self.factor = size // resolution
+        self.pixels = nn.Conv2d(6 * self.factor**2, fine, 3, padding=1)
+        self.activations = nn.Conv2d(channels, fine, 1)
+        self.gradient = nn.Conv2d(channels, fine, 1)
+        self.enter = _blocks(fine, depths[0])
+        self.down = nn.Conv2d(fine, middle, 2, stride=2)
+        self.middle = _blocks(middle, depths[1])
+        self.down_again = nn.Conv2d(middle, coarse, 2, stride=2)
+        self.coarse = _blocks(coarse, depths[2])
+        self.up = nn.Conv2d(coarse, middle, 1)
+        self.rejoin = _blocks(middle, 1)
+        self.up_again = nn.Conv2d(middle, fine, 1)
+        self.leave = _blocks(fine, depths[0])
+        self.out = nn.Conv2d(fine, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.step = nn.Parameter(torch.full((1, channels, 1, 1), 0.3))
+
+    def forward(self, photo: Tensor, inverted: Tensor, activations: Tensor, gradient: Tensor) -> Tensor:
+        """Returns the correction (B, C, r, r) in units of the activations' standard deviation.
+
+        Args:
+            photo, inverted: (B, 3, size, size) in [-1, 1].
+            activations: (B, C, r, r), divided by their standard deviation.
+            gradient: (B, C, r, r), of any scale.
+        """
+        error = (photo - inverted).square().mean((1, 2, 3), keepdim=True).sqrt()
+        direction = gradient * (error / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12))
+        pixels = F.pixel_unshuffle(torch.cat([photo, photo - inverted], 1), self.factor)
+        x = self.pixels(pixels) + self.activations(activations) + self.gradient(direction)
+        fine = self.enter(x)
+        middle = self.middle(self.down(fine))
+        x = self.coarse(self.down_again(middle))
+        x = self.rejoin(middle + _double(self.up(x)))
+        x = self.leave(fine + _double(self.up_again(x)))
+        return self.out(F.leaky_relu(x, _SLOPE)) - self.step * direction
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; the second starts at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, _SLOPE)), _SLOPE))
+
+
+def _blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*[Block(width) for _ in range(count)])
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+class Comparison(NamedTuple):
+    """An inversion beside its photo: the image (B, 3, s, s), and the squared error's gradient (B, C, r, r)."""
+
+    image: Tensor
+    gradient: Tensor
+
+
+def compare(generator: Generator, w_plus: Tensor, residual: Tensor, target: Tensor) -> Comparison:
+    """Decode w_plus (B, L, 512) with a residual (B, C, r, r) and compare with the target (B, 3, s, s)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = residual.detach().clone().requires_grad_(True)
+        codes, wanted = w_plus.detach().clone(), target.detach().clone()
+        image = generator.synthesis(codes, size=wanted.shape[-1], residuals={leaf.shape[-1]: leaf})
+        (gradient,) = torch.autograd.grad((image - wanted).square().sum(), leaf)
+    return Comparison(image.detach().clamp(-1, 1), gradient)
+
+
+def predict(encoder: FeatureEncoder, generator: Generator, w_plus: Tensor, photos: Tensor, passes: int = 1) -> Tensor:
+    """The residual of photos whose codes are known, after `passes` forward passes of the encoder.
+
+    Gradients reach the encoder through the last pass only.
+
+    Args:
+        w_plus: codes (B, L, 512).
+        photos: (B, 3, R, R) in [-1, 1].
+
+    Returns:
+        (B, C, r, r) in the units of the generator's activations.
+    """
+    target, resolution = resize_area(photos, encoder.size), encoder.resolution
+    with torch.no_grad():
+        base = generator.features(w_plus, last=resolution)[resolution]
+        unit = deviation(base)
+    residual = torch.zeros_like(base)
+    for number in range(passes):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and number == passes - 1):
+            image, gradient = compare(generator, w_plus, residual, target)
+            residual = residual + unit * encoder(target, image, (base + residual) / unit, gradient)
+    return residual
+
+
+def deviation(activations: Tensor) -> Tensor:
+    """The standard deviation of each image's activations, (B, 1, 1, 1): the unit of residuals."""
+    return activations.std((1, 2, 3), keepdim=True).clamp(min=1e-6)

@@ -1,0 +1,138 @@
+"""Training of the feature encoder (`oodgan.inversion.feature`): image, perceptual, identity and latent losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodgan.generators.protocol import Generator
+from oodgan.inversion.augment import occlude
+from oodgan.inversion.feature import FeatureEncoder, deviation, predict
+from oodgan.inversion.inverter import Inverter
+from oodgan.inversion.light import resize_area
+from oodgan.metrics.facenet import IdentityLoss
+from oodgan.metrics.lpips import lpips_distance
+from oodgan.training.ema import Ema
+from oodgan.training.frozen import Frozen
+
+DEFAULT_WEIGHTS: dict[str, float] = {"l2": 2.0, "lpips": 1.0, "identity": 0.3, "size": 0.01, "activations": 0.05}
+
+
+class FeatureModule(pl.LightningModule):
+    """Trains a feature encoder on photos whose codes a frozen inverter gives.
+
+    Losses, each weighted by `losses` (0 leaves it out and costs nothing):
+
+    - `l2`, `lpips` (AlexNet), `identity`: between photo and G(w+, residual) at the encoder's `size`,
+    - `size`: mean square of the residual, in units of the activations' deviation,
+    - `activations`: squared error to the sample's own activations, in the same units, for the rows of the batch whose
+      exact code is known (`has_w_plus`); the other rows count as 0.
+
+    A share `occlusion` of the training images is partly covered after the code was found, and has to come out covered:
+    what the code cannot hold is what residuals are for. While training, the number of passes is drawn from 1 to
+    `passes` for each batch.
+    """
+
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        generator: Generator,
+        inverter: Inverter,
+        losses: Mapping[str, float] | None = None,
+        lr: float = 5e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        max_steps: int = 1000,
+        passes: int = 2,
+        occlusion: float = 0.0,
+        ema_decay: float = 0.995,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.generator: Any = Frozen(generator)  # type: ignore[arg-type]
+        self.inverter: Any = Frozen(inverter) if isinstance(inverter, nn.Module) else inverter
+        self.losses = {**DEFAULT_WEIGHTS, **(losses or {})}
+        self.ema = Ema(encoder, ema_decay)
+        self.lr, self.betas, self.weight_decay, self.max_steps = lr, (betas[0], betas[1]), weight_decay, max_steps
+        self.passes, self.occlusion = passes, occlusion
+        self.identity = IdentityLoss()
+
+    def forward(self, photos: Tensor, w_plus: Tensor) -> Tensor:
+        """Photos (B, 3, R, R) and their codes -> residuals (B, C, r, r), by the averaged weights."""
+        return predict(self.ema.module, self.generator, w_plus, photos, self.passes)
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        passes = int(torch.randint(1, self.passes + 1, ()))
+        parts = self._losses(self.encoder, batch, passes)
+        total = self._total(parts)
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        parts = self._losses(self.ema.module, batch, self.passes)
+        values = {f"val/{name}": value for name, value in {**parts, "loss": self._total(parts)}.items()}
+        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
+
+    def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What to show of a batch: photos, the inversions of their codes, and those with the residual."""
+        photos, size = batch["image"], self.encoder.size
+        w_plus = self.inverter.invert(photos)
+        residuals = {self.encoder.resolution: self(photos, w_plus)}
+        images = {
+            "code": self.generator.synthesis(w_plus, size=size).clamp(-1, 1),
+            "inverted": self.generator.synthesis(w_plus, size=size, residuals=residuals).clamp(-1, 1),
+        }
+        return {"photo": resize_area(photos, size), **images}
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.AdamW(
+            self.encoder.parameters(), self.lr, betas=self.betas, weight_decay=self.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.max_steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([self.losses[name] * value for name, value in parts.items()]).sum()
+
+    def _losses(self, encoder: Any, batch: dict[str, Any], passes: int) -> dict[str, Tensor]:
+        photos = batch["image"]
+        with torch.no_grad():
+            w_plus = self.inverter.invert(photos)
+        if self.training and self.occlusion:
+            photos = occlude(photos, probability=self.occlusion)
+        residual = predict(encoder, self.generator, w_plus, photos, passes)
+        target = resize_area(photos, encoder.size)
+        image = self.generator.synthesis(w_plus, size=encoder.size, residuals={encoder.resolution: residual})
+        return {**self._image_losses(image, target), **self._latent_losses(batch, w_plus, residual)}
+
+    def _image_losses(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
+        parts = {}
+        if self.losses["l2"]:
+            parts["l2"] = F.mse_loss(image, target)
+        if self.losses["lpips"]:
+            parts["lpips"] = lpips_distance("alex", str(target.device))(image.clamp(-1, 1), target).mean()
+        if self.losses["identity"]:
+            parts["identity"] = self.identity(image, target)
+        return parts
+
+    def _latent_losses(self, batch: dict[str, Any], w_plus: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        parts, resolution = {}, residual.shape[-1]
+        with torch.no_grad():
+            base = self.generator.features(w_plus, last=resolution)[resolution]
+        unit = deviation(base)
+        if self.losses["size"]:
+            parts["size"] = (residual / unit).square().mean()
+        if self.losses["activations"]:
+            known = batch.get("has_w_plus", residual.new_zeros(len(residual))).to(residual)
+            exact = batch.get("w_plus", w_plus)
+            with torch.no_grad():
+                wanted = self.generator.features(exact, last=resolution)[resolution]
+            error = ((base + residual - wanted) / unit).square().mean((1, 2, 3))
+            parts["activations"] = (error * known).mean()
+        return parts
