@@ -1,7 +1,7 @@
 """Feature-space inversion: a network that predicts a residual on the generator's activations at one resolution.
 
-A code holds little of a photo that the generator never learned. A residual on the activations at, say, 64 px holds hats,
-hands and backgrounds, and the blocks after it still draw what the code says (Feature-Style encoder, Yao et al. 2022;
+A code holds little of a photo that the generator never learned. A residual on the activations at, say, 64 px holds
+hats, hands and backgrounds, and the blocks after it still draw what the code says (Feature-Style encoder, Yao et al. 2022;
 StyleFeatureEditor, Bobkov et al. 2024). The network here works as a learned optimiser: it is shown the photo, the
 inversion so far and the gradient of their squared error with respect to the activations, and answers with a correction.
 The gradient says how this generator, at this code, turns activations into pixels, which the network need not learn.
