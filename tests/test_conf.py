@@ -78,7 +78,9 @@ def test_every_option_composes_and_names_what_takes_its_keys(choice: str) -> Non
     assert group == "trainer" or OmegaConf.to_container(cfg[group]), "an option that says nothing"
 
 
-@pytest.mark.parametrize("group", ["generator", "inverter", "directions", "diffcam", "compose", "deghoster", "data"])
+@pytest.mark.parametrize(
+    "group", ["generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "data"]
+)
 def test_every_part_starts_with_a_line_that_says_what_it_is(group: str) -> None:
     for option in options(group):
         if group != "compose" or (CONF / group / f"{option}.yaml").stat().st_size:

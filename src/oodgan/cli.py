@@ -60,6 +60,7 @@ def stage_usage(stage: str) -> str:
         shown = (
             "generator",
             "inverter",
+            "transfer",
             "directions",
             "diffcam",
             "compose",

@@ -19,6 +19,7 @@ from oodgan.editing import Editor
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.inverter import OptimisationInverter
 from oodgan.inversion.refine import Refinement
+from oodgan.inversion.value import Inversion
 from oodgan.launch import compose
 
 NAMES = ("smile", "age")
@@ -33,7 +34,7 @@ FLAGS = (
 class Counting(OptimisationInverter):
     calls = 0
 
-    def invert(self, photos: torch.Tensor) -> torch.Tensor:
+    def invert(self, photos: torch.Tensor) -> Inversion:
         self.calls += 1
         return super().invert(photos)
 

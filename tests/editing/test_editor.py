@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from oodgan import Editor
 from oodgan.data import images
@@ -22,6 +22,7 @@ from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.inverter import OptimisationInverter
 from oodgan.inversion.refine import Refinement
+from oodgan.inversion.value import Inversion
 
 
 def where_it_differs(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def where_it_differs(inverted: Tensor, edited: Tensor, names: Sequence[str], pho
 class Counting(OptimisationInverter):
     calls = 0
 
-    def invert(self, photos: Tensor) -> Tensor:
+    def invert(self, photos: Tensor) -> Inversion:
         type(self).calls += 1
         return super().invert(photos)
 
@@ -105,47 +106,6 @@ def test_a_photo_is_inverted_once_for_all_its_edits(editor: Editor, face: Image.
     assert np.array_equal(pictures[2], first) and not np.array_equal(pictures[0], first)
     editor.edit(face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), {"smile": 1.0}, aligned=True).result.load()
     assert Counting.calls == 2
-
-
-class Looks(nn.Module):
-    """A masker of kind `paper` that looks at 16 px, and remembers at what."""
-
-    size, kind = 16, "paper"
-
-    def forward(self, inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
-        self.seen = inverted
-        return torch.full_like(photo[:, :1], 0.5)
-
-
-def test_no_more_is_decoded_than_is_needed(editor: Editor, face: Image.Image) -> None:
-    parts = (editor.generator, editor.inverter, editor.bank, Looks())
-    whole, lazy = (Editor(*parts, None, {"mode": "paper"}, decode=decode) for decode in ("full", "needed"))
-    edits = [lazy.edit(face, {"smile": strength}, aligned=True) for strength in (1.0, -1.0)]
-    results = [edit.tensors["result"] for edit in edits]
-    assert Counting.calls == 1 and edits[0].subject.inverted is None
-    assert torch.equal(parts[-1].seen, edits[0].subject.glimpse)
-    small = editor.generator.synthesis(edits[0].w_plus, size=16).clamp(-1, 1)
-    torch.testing.assert_close(parts[-1].seen, small, rtol=1e-4, atol=1e-4)
-    assert "invert" in edits[0].seconds
-    expected = whole.edit(face, {"smile": 1.0}, aligned=True).tensors
-    torch.testing.assert_close(results[0], expected["result"], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(edits[0].tensors["inverted"], expected["inverted"], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("composition", "masker", "remover", "message"),
-    [
-        ("difference", Looks(), None, r"compose\.mode=difference reads the whole inverted image"),
-        ("paper", where_it_differs, None, r"diffcam\.mask\.kind=guided reads"),
-        ("paper", Looks(), lambda **given: given["coarse"], "this deghoster reads"),
-    ],
-)
-def test_a_part_that_reads_the_inverted_image_refuses(editor: Editor, composition, masker, remover, message) -> None:
-    parts = (editor.generator, editor.inverter, editor.bank, masker, remover, {"mode": composition})
-    with pytest.raises(UserError, match=message):
-        Editor(*parts, decode="needed")
-    with pytest.raises(UserError, match="unknown decode 'half'"):
-        Editor(*parts, decode="half")
 
 
 def test_strength_0_marks_nothing_and_leaves_the_photo(editor: Editor, face: Image.Image) -> None:

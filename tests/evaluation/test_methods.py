@@ -10,6 +10,7 @@ from oodgan.errors import UserError
 from oodgan.evaluation.methods import BUILT_IN, MASKED, Maker
 from oodgan.evaluation.paper import differences, paper_config
 from oodgan.generators.stylegan2 import StyleGAN2
+from oodgan.inversion.value import Inversion
 
 
 class MeanCode:
@@ -21,7 +22,7 @@ class MeanCode:
 
     def invert(self, photo):
         self.calls += 1
-        return self.code
+        return Inversion(self.code)
 
 
 class Darken:

@@ -19,6 +19,7 @@ from oodgan.inversion import cache
 from oodgan.inversion.cache import CachedInverter
 from oodgan.inversion.inverter import OptimisationInverter
 from oodgan.inversion.refine import Refinement
+from oodgan.inversion.value import Inversion
 
 QUICK = Refinement(steps=2, size=32, losses={"l2": 1.0, "lpips": 0.0, "identity": 0.0})
 
@@ -28,7 +29,7 @@ class Counting(OptimisationInverter):
 
     photos = 0
 
-    def invert(self, photos: Tensor) -> Tensor:
+    def invert(self, photos: Tensor) -> Inversion:
         self.photos += len(photos)
         return super().invert(photos)
 
@@ -53,16 +54,16 @@ def cached(inverter: Counting, folder: Path, settings: str = "s", limit: int = 2
 
 
 def test_a_photo_is_inverted_once_and_found_bit_for_bit(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
-    first = cached(inverter, tmp_path).invert(photos[:2])
+    first = cached(inverter, tmp_path).invert(photos[:2]).w_plus
     assert inverter.photos == 2 and len(list(tmp_path.iterdir())) == 2
-    again = cached(inverter, tmp_path).invert(photos[[1, 0]])
+    again = cached(inverter, tmp_path).invert(photos[[1, 0]]).w_plus
     assert inverter.photos == 2 and torch.equal(again, first[[1, 0]])
-    assert torch.equal(first, OptimisationInverter(inverter.generator, QUICK).invert(photos[:2]))
+    assert torch.equal(first, OptimisationInverter(inverter.generator, QUICK).invert(photos[:2]).w_plus)
 
 
 def test_only_the_unknown_photos_of_a_batch_are_computed(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
-    known = cached(inverter, tmp_path).invert(photos[1:2])
-    codes = cached(inverter, tmp_path).invert(photos)
+    known = cached(inverter, tmp_path).invert(photos[1:2]).w_plus
+    codes = cached(inverter, tmp_path).invert(photos).w_plus
     assert inverter.photos == 3 and torch.equal(codes[1:2], known) and not torch.equal(codes[0], codes[2])
 
 
@@ -79,14 +80,14 @@ def test_other_pixels_and_other_settings_are_told_apart(inverter: Counting, phot
 def test_a_damaged_file_is_computed_again(damage: str, inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    code = cached(inverter, tmp_path).invert(photos[:1])
+    code = cached(inverter, tmp_path).invert(photos[:1]).w_plus
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     if damage == "not finite":
-        save_file({"w_plus": torch.full_like(code[0], float("nan"))}, file)
+        save_file({"w_plus": torch.full_like(code, float("nan"))}, file)
     else:
         file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
-    assert torch.equal(cached(inverter, tmp_path).invert(photos[:1]), code)
+    assert torch.equal(cached(inverter, tmp_path).invert(photos[:1]).w_plus, code)
     assert inverter.photos == 2 and file.read_bytes() == whole
 
 
@@ -110,7 +111,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
 ) -> None:
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING, "oodgan"):
-        codes = cached(inverter, tmp_path / "file" / "codes").invert(photos[:1])
+        codes = cached(inverter, tmp_path / "file" / "codes").invert(photos[:1]).w_plus
     assert codes.shape == (1, inverter.generator.num_ws, 512) and "not kept" in caplog.text
 
 

@@ -108,12 +108,12 @@ def test_inverters_answer_with_codes(generator: StyleGAN2, photos: Tensor) -> No
 
     mean = generator.mean_w.expand(3, generator.num_ws, -1)
     plain = EncoderInverter(generator, Zero())
-    assert torch.equal(plain.invert(photos), mean)
+    assert torch.equal(plain.invert(photos).w_plus, mean)
     refined = EncoderInverter(generator, Zero(), Refinement(steps=4, lr=0.1, losses=PIXELS))
     optimised = OptimisationInverter(generator, Refinement(steps=4, lr=0.1, losses=PIXELS))
-    assert torch.equal(refined.invert(photos), optimised.invert(photos))
+    assert torch.equal(refined.invert(photos).w_plus, optimised.invert(photos).w_plus)
     assert torch.equal(refined.encode(photos), mean)
-    assert errors(generator, refined.invert(photos), photos).mean() < errors(generator, mean, photos).mean()
+    assert errors(generator, refined.invert(photos).w_plus, photos).mean() < errors(generator, mean, photos).mean()
 
 
 def test_mistakes_are_named(generator: StyleGAN2) -> None:

@@ -24,6 +24,8 @@ from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.inverter import Inverter
+from oodgan.inversion.transfer import Transfer, Whole
+from oodgan.inversion.value import Inversion, concatenate
 from oodgan.nn.resize import resize_area
 
 IMAGES = ("coarse", "target", "photo", "inverted", "edited")
@@ -40,6 +42,7 @@ class GhostWriter(pl.LightningModule):
         low, high: strengths, in both senses.
         inverted: share of the samples whose inexact inversion is the inverter's.
         disturbance: deviation of the code's noise that stands for it in the others, in units of w's own.
+        transfer: how the residuals of an inversion follow an edit; None: unchanged.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class GhostWriter(pl.LightningModule):
         inverted: float = 0.5,
         disturbance: float = 0.35,
         seed: int = 0,
+        transfer: Transfer | None = None,
     ) -> None:
         super().__init__()
+        self.transfer = transfer or Whole()
         self.generator, self.inverter, self.bank, self.masker = generator, inverter, bank, masker
         self.folder, self.size, self.modes = Path(folder), min(size, generator.resolution), tuple(modes)
         self.low, self.high, self.seed = low, high, seed
@@ -81,10 +86,10 @@ class GhostWriter(pl.LightningModule):
         names, edits = self._edit(rng)
         photo = resize_area(photo, self.size)
         start = self._start(photo, code, rng)
-        codes = [start, self.bank.apply(start, edits)]
+        codes = [start, self.transfer(self.generator, start, self.bank.apply(start.w_plus, edits))]
         if code is not None:
-            codes += [code, self.bank.apply(code, edits)]
-        images = self.generator.synthesis(torch.cat(codes), size=self.size).clamp(-1, 1)
+            codes += [Inversion(code), Inversion(self.bank.apply(code, edits))]
+        images = concatenate(codes).image(self.generator, self.size)
         mask = self.masker(images[:1], images[1:2], names, photo)
         mode = self.modes[int(torch.randint(len(self.modes), (), generator=rng))]
         if code is None:
@@ -95,7 +100,7 @@ class GhostWriter(pl.LightningModule):
         coarse = compose(photo, images[:1], images[1:2], mask, mode)
         found = dict(zip(IMAGES, (coarse, target, photo, images[:1], images[1:2]), strict=True))
         packed = {key: to_uint8(value)[0].contiguous() for key, value in found.items()}
-        return packed | {"mask": (mask[0] * 255).round().byte(), "code": codes[1][0].half().contiguous()}
+        return packed | {"mask": (mask[0] * 255).round().byte(), "code": codes[1].w_plus[0].half().contiguous()}
 
     def _edit(self, rng: torch.Generator) -> tuple[list[str], dict[str, float]]:
         count = min(1 + int(torch.rand((), generator=rng) < 0.25), len(self.bank))
@@ -105,11 +110,11 @@ class GhostWriter(pl.LightningModule):
         names = [self.bank.names[i] for i in order]
         return names, {name: float(s) for name, s in zip(names, strength * sign, strict=True)}
 
-    def _start(self, photo: Tensor, code: Tensor | None, rng: torch.Generator) -> Tensor:
-        """The code of an inexact inversion."""
+    def _start(self, photo: Tensor, code: Tensor | None, rng: torch.Generator) -> Inversion:
+        """An inexact inversion."""
         if code is None or float(torch.rand((), generator=rng)) < self.inverted:
             return self.inverter.invert(photo)
-        return self._disturbed(code, rng)
+        return Inversion(self._disturbed(code, rng))
 
     def _disturbed(self, code: Tensor, rng: torch.Generator) -> Tensor:
         shared = torch.randn(1, 1, code.shape[2], generator=rng)

@@ -20,13 +20,11 @@ class Remover(nn.Module):
     """Applies a trained deghoster and pastes its result into the photo.
 
     `paste=False` gives the published behaviour: the network's whole image, at whatever size it makes.
-    `reads_inverted` says whether the network reads more than the coarse image.
     """
 
     def __init__(self, network: nn.Module, paste: bool = True) -> None:
         super().__init__()
         self.network, self.paste = network.eval(), paste
-        self.reads_inverted = not isinstance(network, Deghoster)
 
     @torch.no_grad()
     def forward(

@@ -14,6 +14,7 @@ from oodgan.data import images
 from oodgan.data.align import paste_back
 from oodgan.editing.subject import Subject, once
 from oodgan.errors import unknown
+from oodgan.inversion.value import Inversion
 
 if TYPE_CHECKING:
     from oodgan.editing.editor import Editor
@@ -47,7 +48,12 @@ class Edit:
     @property
     def w_plus(self) -> Tensor:
         """The photo's code before the edit, (1, L, 512)."""
-        return self.tensors.w_plus
+        return self.inversion.w_plus
+
+    @property
+    def inversion(self) -> Inversion:
+        """The photo's code and residuals, before the edit."""
+        return self.tensors.inversion
 
     def picture(self, name: str) -> Image.Image:
         """One of `IMAGES`, or `pasted`, as a PIL picture."""
@@ -95,21 +101,11 @@ class Tensors(Mapping[str, Tensor]):
         if name not in IMAGES:
             raise unknown("image of an edit", name, IMAGES)
         if name not in self._found:
-            have = {earlier: self._given(earlier) for earlier in IMAGES[: IMAGES.index(name)]}
+            have = {earlier: self[earlier] for earlier in IMAGES[: IMAGES.index(name)]}
             start = time.perf_counter()
             self._found[name] = self._make(name, have)
             self._seconds[STEPS[name]] = time.perf_counter() - start
         return self._found[name]
-
-    def _given(self, name: str) -> Tensor:
-        """An image as the steps after it get it."""
-        if name != "inverted" or self._editor.decode == "full":
-            return self[name]
-        start, subject = time.perf_counter(), self._subject
-        if subject.glimpse is None:
-            subject.glimpse = self._editor.glimpse(self.w_plus)
-        self._seconds.setdefault("invert", time.perf_counter() - start)
-        return subject.glimpse
 
     def __iter__(self) -> Iterator[str]:
         return iter(IMAGES)
@@ -118,29 +114,26 @@ class Tensors(Mapping[str, Tensor]):
         return len(IMAGES)
 
     @property
-    def w_plus(self) -> Tensor:
-        """The photo's code, (1, L, 512)."""
-        if self._editor.decode == "full":
-            return once(self._subject, self._editor.invert)[0]
-        if self._subject.w_plus is None:
-            self._subject.w_plus = self._editor.inverter.invert(self._subject.photo)
-        return self._subject.w_plus
+    def inversion(self) -> Inversion:
+        """The photo's code and residuals, before the edit."""
+        return once(self._subject, self._editor.invert)[0]
+
+    @cached_property
+    def edited(self) -> Inversion:
+        """The edited code and its residuals."""
+        return self._editor.change(self.inversion, self._edits)
 
     def _make(self, name: str, have: Mapping[str, Tensor]) -> Tensor:
         editor = self._editor
-        if name == "inverted" and editor.decode == "full":
-            return once(self._subject, editor.invert)[1]
         if name == "inverted":
-            if self._subject.inverted is None:
-                self._subject.inverted = editor.change(self.w_plus, {})
-            return self._subject.inverted
+            return once(self._subject, editor.invert)[1]
         if name == "edited":
-            return editor.change(self.w_plus, self._edits)
+            return editor.decode(self.edited)
         if name == "mask":
             return editor.mask(**have, edits=self._edits)
         if name == "coarse":
             return editor.compose(**have)
-        return editor.deghost(**have, w_plus=editor.bank.apply(self.w_plus, self._edits))
+        return editor.deghost(**have, w_plus=self.edited.w_plus)
 
 
 def paste(edits: Sequence[Edit]) -> Image.Image:

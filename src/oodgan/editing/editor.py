@@ -18,16 +18,14 @@ from oodgan.directions.bank import Bank
 from oodgan.editing.edit import Edit
 from oodgan.editing.subject import Picture, Subjects
 from oodgan.errors import UserError, unknown
+from oodgan.inversion.transfer import Transfer, Whole
+from oodgan.inversion.value import Inversion
 
 if TYPE_CHECKING:
     from oodgan.deghost.remover import Remover
     from oodgan.diffcam.masks import Masker
     from oodgan.generators.protocol import Generator
     from oodgan.inversion.inverter import Inverter
-
-DECODE = ("full", "needed")
-WITHOUT_INVERTED = ("paper", "alpha", "poisson")
-"""The modes of `oodgan.compose` that do not read the inverted image."""
 
 
 class Editor:
@@ -44,11 +42,7 @@ class Editor:
         remover: separates the result from the ghosts of the composition; None leaves the coarse image as it is.
         composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
         device: where everything is computed.
-        decode: `full`, or `needed`: the inverted image only to the pixels that Diff-CAM looks at, unless it is asked
-            for. Masks are then approximate (`Editor.glimpse`).
-
-    Raises:
-        UserError: `decode` is unknown, or is `needed` though another part reads the whole inverted image.
+        transfer: how the residuals of an inversion follow an edit (`oodgan.inversion.transfer`); None: unchanged.
 
     Example::
 
@@ -72,17 +66,16 @@ class Editor:
         remover: Remover | None = None,
         composition: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
-        decode: str = "full",
+        transfer: Transfer | None = None,
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
-        self.synthesis: Callable[[Tensor], Tensor] = generator.synthesis  # another backend may take its place
-        for part in (generator, inverter, masker, remover):
+        self.synthesis: Callable[..., Tensor] = generator.synthesis  # another backend may take its place
+        self.transfer: Transfer = transfer or Whole()
+        for part in (generator, inverter, masker, remover, self.transfer):
             if isinstance(part, nn.Module):
                 part.to(self.device).eval()
         self.subjects = Subjects(generator.resolution, self.device)
-        self.decode = decode
-        self._check_decode()
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> Editor:
@@ -96,7 +89,7 @@ class Editor:
         from oodgan.deghost import remover
         from oodgan.diffcam import masks
         from oodgan.export import backend
-        from oodgan.inversion import cache
+        from oodgan.inversion import cache, transfer
 
         device, chosen = _device(str(cfg.get("accelerator", "cpu"))), str(cfg.get("backend", "torch"))
         backend.check(chosen, device)
@@ -111,7 +104,7 @@ class Editor:
             remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
             cfg.get("compose"),
             device,
-            str(cfg.get("decode", "full")),
+            transfer.build(cfg.get("transfer"), generator),
         )
         if chosen == "openvino":
             backend.accelerate(editor, cfg)
@@ -147,15 +140,21 @@ class Editor:
         return self.bank.names
 
     @torch.no_grad()
-    def invert(self, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """Step 1: the photo's code w+, and what the generator makes of it."""
-        w_plus = self.inverter.invert(photo)
-        return w_plus, self.synthesis(w_plus).clamp(-1, 1)
+    def invert(self, photo: Tensor) -> tuple[Inversion, Tensor]:
+        """Step 1: the photo's inversion, and what the generator makes of it."""
+        inversion = self.inverter.invert(photo)
+        return inversion, self.decode(inversion)
 
     @torch.no_grad()
-    def change(self, w_plus: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """Step 2: edited = G(w+ + sum of strength x direction)."""
-        return self.synthesis(self.bank.apply(w_plus, edits)).clamp(-1, 1)
+    def change(self, inversion: Inversion, edits: Mapping[str, float]) -> Inversion:
+        """Step 2: the code w+ + sum of strength x direction, with the residuals that `transfer` leaves."""
+        return self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
+
+    @torch.no_grad()
+    def decode(self, inversion: Inversion) -> Tensor:
+        """The generator's image of an inversion, edited or not."""
+        residuals = {"residuals": inversion.residuals} if inversion.residuals else {}
+        return self.synthesis(inversion.w_plus, **residuals).clamp(-1, 1)
 
     @torch.no_grad()
     def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
@@ -164,16 +163,6 @@ class Editor:
         if not names:
             return torch.zeros_like(photo[:, :1])
         return self.masker(inverted, edited, names, photo)
-
-    @torch.no_grad()
-    def glimpse(self, w_plus: Tensor) -> Tensor:
-        """The inverted image of codes (1, L, 512), only as large as Diff-CAM sees it: (1, 3, s, s) in [-1, 1].
-
-        It takes the place of `inverted` with decode=needed, and differs from the area-resized full image as
-        `generator.synthesis(size=s)` does.
-        """
-        size = min(self.masker.size, self.generator.resolution)
-        return self.generator.synthesis(w_plus, size=size).clamp(-1, 1)
 
     @torch.no_grad()
     def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
@@ -189,19 +178,6 @@ class Editor:
             return coarse
         found = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
         return found.clamp(-1, 1)
-
-    def _check_decode(self) -> None:
-        if self.decode not in DECODE:
-            raise unknown("decode", self.decode, DECODE)
-        if self.decode == "full":
-            return
-        readers = {
-            f"compose.mode={self.composition.get('mode')}": self.composition.get("mode") not in WITHOUT_INVERTED,
-            "diffcam.mask.kind=guided": getattr(self.masker, "kind", "") != "paper",
-            "this deghoster": getattr(self.remover, "reads_inverted", self.remover is not None),
-        }
-        if found := next((name for name, reads in readers.items() if reads), None):
-            raise UserError(f"decode=needed, but {found} reads the whole inverted image: use decode=full")
 
     @overload
     def edit(

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from oodgan.errors import UserError, unknown
 from oodgan.tracking.artifacts import plain
 
-PARTS = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster")
+PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster")
 PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend")
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 

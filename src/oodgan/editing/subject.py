@@ -19,6 +19,7 @@ from oodgan.data.align import Aligned, align_photo
 from oodgan.data.detect import Face
 from oodgan.data.images import Photo
 from oodgan.errors import UserError
+from oodgan.inversion.value import Inversion
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor | Photo
 
@@ -28,16 +29,15 @@ class Subject:
     """One face of one photo.
 
     `source` is the photo as it came (upright RGB), `aligned` the FFHQ crop with its place in it, `photo` the crop as
-    (1, 3, R, R) in [-1, 1]. `w_plus` (1, L, 512) and `inverted` (1, 3, R, R), or `glimpse`, a small one (1, 3, s, s),
-    appear with the first edit and serve all further ones.
+    (1, 3, R, R) in [-1, 1]. `inversion` and the image `inverted` (1, 3, R, R) appear with the first edit and serve all
+    further ones.
     """
 
     source: Photo
     aligned: Aligned
     photo: Tensor
-    w_plus: Tensor | None = None
+    inversion: Inversion | None = None
     inverted: Tensor | None = None
-    glimpse: Tensor | None = None
 
 
 def read_picture(picture: Picture) -> Photo:
@@ -130,8 +130,8 @@ def _key(image: Image.Image, *settings: Any) -> str:
     return digest.hexdigest()
 
 
-def once(subject: Subject, invert: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Code and inverted image of a face, computed by `invert(photo)` the first time."""
-    if subject.w_plus is None or subject.inverted is None:
-        subject.w_plus, subject.inverted = invert(subject.photo)
-    return subject.w_plus, subject.inverted
+def once(subject: Subject, invert: Callable[[Tensor], tuple[Inversion, Tensor]]) -> tuple[Inversion, Tensor]:
+    """Inversion and inverted image of a face, computed by `invert(photo)` the first time."""
+    if subject.inversion is None or subject.inverted is None:
+        subject.inversion, subject.inverted = invert(subject.photo)
+    return subject.inversion, subject.inverted

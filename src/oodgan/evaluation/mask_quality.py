@@ -16,6 +16,8 @@ from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
 from oodgan.evaluation.summary import bootstrap
 from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.inversion.transfer import Transfer, Whole
+from oodgan.inversion.value import Inversion
 from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside, MaskShareOnParts
 from oodgan.metrics.regions import PARTS, ConsistentChange, activations
 from oodgan.nn.resize import shrink
@@ -38,9 +40,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Face:
-    """One face to edit: its code (1, L, 512), and for photos the photo (1, 3, R, R) and parsing classes (1, h, w)."""
+    """One face to edit: its inversion, and for photos the photo (1, 3, R, R) and parsing classes (1, h, w)."""
 
-    code: Tensor
+    code: Inversion
     photo: Tensor | None = None
     labels: Tensor | None = None
 
@@ -66,6 +68,7 @@ class MaskQuality:
         attributes: names of the bank's directions that the maskers know.
         scores: attribute -> probe of pictures (B, 3, R, R) -> (B,); attributes without one have no `edit_kept`.
         strength: of every edit, 1 being the calibrated one.
+        transfer: how the residuals of an inversion follow an edit; None: unchanged.
     """
 
     def __init__(
@@ -77,7 +80,9 @@ class MaskQuality:
         scores: Mapping[str, Score],
         size: int = 256,
         strength: float = 1.0,
+        transfer: Transfer | None = None,
     ) -> None:
+        self.transfer = transfer or Whole()
         self.generator, self.bank, self.kinds, self.attributes = generator, bank, kinds, list(attributes)
         self.scores, self.strength, self.size = scores, strength, min(size, generator.resolution)
         self.side = min(SIDE, self.size)
@@ -88,7 +93,8 @@ class MaskQuality:
     def held_out(self, count: int, seed: int = 0, truncation: float = 0.7) -> Iterable[Face]:
         """Samples of seeds that no training draws from."""
         for i in range(count):
-            yield Face(sample_codes(self.generator, 1, HELD_OUT + seed * 1_000_003 + i, truncation))
+            code = sample_codes(self.generator, 1, HELD_OUT + seed * 1_000_003 + i, truncation)
+            yield Face(Inversion(code))
 
     @torch.no_grad()
     def see(self, face: Face) -> None:
@@ -97,7 +103,8 @@ class MaskQuality:
         photo = inverted if face.photo is None else shrink(face.photo, self.size)
         before = activations(inverted)
         self._sum, self._faces = self._sum + inverted[0].cpu(), self._faces + 1
-        edits = [self._decode(self.bank.apply(face.code, {name: self.strength})) for name in self.attributes]
+        steps = [self.bank.apply(face.code.w_plus, {name: self.strength}) for name in self.attributes]
+        edits = [self._decode(self.transfer(self.generator, face.code, edited)) for edited in steps]
         looks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # maskers that share a network look once
         for masker in (kind.masker for kind in self.kinds.values()):
             network = (id(masker.network), masker.size)
@@ -137,8 +144,8 @@ class MaskQuality:
             self.observed[name][kind].wanted.append(after - before)
             self.observed[name][kind].done.append(score - start)
 
-    def _decode(self, code: Tensor) -> Tensor:
-        return self.generator.synthesis(code, size=self.size).clamp(-1, 1)
+    def _decode(self, code: Inversion) -> Tensor:
+        return code.image(self.generator, self.size)
 
     def regions(self) -> dict[str, Tensor]:
         """Attribute -> boolean (64, 64): the 15 % of the pixels that it changes most consistently on these faces."""

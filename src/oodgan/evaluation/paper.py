@@ -40,7 +40,14 @@ def published(editor: Editor, config: Mapping[str, Any]) -> Editor:
     masker = masks.build(parts["diffcam"], editor.generator, editor.bank)
     cleaner = remover.build(parts["deghoster"], editor.generator) if parts["deghoster"] else None
     found = Editor(
-        editor.generator, editor.inverter, editor.bank, masker, cleaner, parts["compose"], device=editor.device
+        editor.generator,
+        editor.inverter,
+        editor.bank,
+        masker,
+        cleaner,
+        parts["compose"],
+        editor.device,
+        editor.transfer,
     )
     found.subjects = editor.subjects
     return found

@@ -19,15 +19,15 @@ from oodgan.errors import UserError, unknown
 from oodgan.export import formats
 from oodgan.export.parts import Part, Parts, deployed, encoder_of, sample
 from oodgan.files import writing
-from oodgan.generators.protocol import weights_id
+from oodgan.generators.protocol import Residuals, weights_id
 from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
 from oodgan.weights.fetch import cache_folder
 
 log = logging.getLogger("oodgan")
 BACKENDS = ("torch", "openvino")
-FASTER = ("synthesis",)
-"""The part that is seen to gain on a CPU, of those that can be replaced: synthesis, encoder, deghoster."""
-GROUPS = {"synthesis": "generator", "encoder": "inverter", "deghoster": "deghoster"}
+FASTER = ("synthesis", "synthesis_residual")
+"""What gains on a CPU, of the parts that can be replaced: synthesis, encoder, deghoster."""
+GROUPS = {"synthesis": "generator", "synthesis_residual": "generator", "encoder": "inverter", "deghoster": "deghoster"}
 """The config group that each of them is built from."""
 NOT_USED = ("fit", "refine", "ghosts", "discriminator", "weights", "download")
 """Keys of the config groups that shape no graph (the weights count by their tensors)."""
@@ -55,7 +55,7 @@ def accelerate(editor: Parts, cfg: Mapping[str, Any] | None = None) -> None:
     parts = {part.name: part for part in deployed(editor)}
     runs = {name: Compiled(_model(editor, parts[name], cfg or {})) for name in FASTER if name in parts}
     if "synthesis" in runs:
-        editor.synthesis = runs["synthesis"]
+        editor.synthesis = _Synthesis(runs["synthesis"], runs.get("synthesis_residual"))
     if "encoder" in runs and (inverter := encoder_of(editor)) is not None:
         inverter.encode = runs["encoder"]  # type: ignore[method-assign, assignment]
     if "deghoster" in runs:
@@ -72,6 +72,20 @@ class Compiled:
     def __call__(self, *inputs: Tensor) -> Tensor:
         with self._lock:
             return torch.cat([self._run(one)[0] for one in zip(*(x.split(1) for x in inputs), strict=True)])
+
+
+class _Synthesis:
+    """The compiled generator, with and without a residual, with the keywords of the generator protocol."""
+
+    def __init__(self, plain: Compiled, with_residual: Compiled | None) -> None:
+        self._plain, self._with_residual = plain, with_residual
+
+    def __call__(self, w_plus: Tensor, residuals: Residuals | None = None) -> Tensor:
+        if not residuals:
+            return self._plain(w_plus)
+        if self._with_residual is None or len(residuals) != 1:
+            raise UserError(f"backend=openvino has no graph for residuals at {sorted(residuals)} px: use backend=torch")
+        return self._with_residual(w_plus, *residuals.values())
 
 
 class _Remove:

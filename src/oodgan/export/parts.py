@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from oodgan.generators.protocol import sample_codes
-from oodgan.inversion.inverter import EncoderInverter
+from oodgan.inversion.inverter import EncoderInverter, FeatureInverter
+from oodgan.inversion.value import Inversion
 from oodgan.nn.resize import resize_area
 
 
@@ -28,7 +29,9 @@ class Parts(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
 
-    def change(self, w_plus: Tensor, edits: Mapping[str, float]) -> Tensor: ...
+    def change(self, inversion: Inversion, edits: Mapping[str, float]) -> Inversion: ...
+
+    def decode(self, inversion: Inversion) -> Tensor: ...
 
     def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor: ...
 
@@ -43,6 +46,9 @@ class Part:
     network: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+_RESIDUAL = ("w_plus", "residual")
 
 
 class Step(nn.Module):
@@ -62,6 +68,7 @@ def deployed(editor: Parts, sizes: Sequence[int] = ()) -> list[Part]:
 
     - `mapping`: z (1, 512) -> w (1, 512).
     - `synthesis`, `synthesis_<size>`: w_plus (1, L, 512) -> image (1, 3, R, R).
+    - `synthesis_residual`: w_plus and the residual of a feature-space inversion (1, C, r, r) -> image (1, 3, R, R).
     - `encoder`: photo (1, 3, R, R) -> w_plus (1, L, 512), before any refinement.
     - `diffcam`: the inverted and the edited image at Diff-CAM's size -> logits (1, K), maps (1, K, h, w).
     - `deghoster`: what the editor's step 5 takes -> result (1, 3, R, R), the photo's pixels outside of the mask.
@@ -74,6 +81,8 @@ def deployed(editor: Parts, sizes: Sequence[int] = ()) -> list[Part]:
     for size in sorted({size for size in sizes if size < generator.resolution}, reverse=True):
         smaller = Step(partial(generator.synthesis, size=size), generator)
         found.append(Part(f"synthesis_{size}", smaller, ("w_plus",), ("image",)))
+    if residual_of(editor) is not None:
+        found.append(Part("synthesis_residual", Step(_with_residual(generator), generator), _RESIDUAL, ("image",)))
     if (inverter := encoder_of(editor)) is not None:
         found.append(Part("encoder", Step(inverter.encode, inverter, *_identity(inverter)), ("photo",), ("w_plus",)))
     network = editor.masker.network
@@ -87,7 +96,21 @@ def deployed(editor: Parts, sizes: Sequence[int] = ()) -> list[Part]:
 def encoder_of(editor: Parts) -> EncoderInverter | None:
     """The inverter that has the editor's encoder; None when codes are found by optimisation alone."""
     inverter = getattr(editor.inverter, "inverter", editor.inverter)  # a cache of codes may stand before it
+    inverter = inverter.base if isinstance(inverter, FeatureInverter) else inverter
     return inverter if isinstance(inverter, EncoderInverter) else None
+
+
+def residual_of(editor: Parts) -> int | None:
+    """The resolution of the residuals that the editor's inverter gives; None when it gives codes alone."""
+    inverter = getattr(editor.inverter, "inverter", editor.inverter)
+    return inverter.encoder.resolution if isinstance(inverter, FeatureInverter) else None
+
+
+def _with_residual(generator: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    def run(w_plus: Tensor, residual: Tensor) -> Tensor:
+        return generator.synthesis(w_plus, residuals={residual.shape[-1]: residual})
+
+    return run
 
 
 def _identity(inverter: EncoderInverter) -> tuple[nn.Module, ...]:
@@ -112,10 +135,14 @@ def sample(editor: Parts, seed: int) -> dict[str, Tensor]:
     codes = sample_codes(generator, 2, seed)
     photo, w_plus = generator.synthesis(codes[:1]).clamp(-1, 1), codes[1:]
     edits = {next(name for name in editor.names if name in getattr(masker, "names", editor.names)): 1.0}
-    inverted, edited = generator.synthesis(w_plus).clamp(-1, 1), editor.change(w_plus, edits)
+    inversion = Inversion(w_plus)
+    inverted, edited = editor.decode(inversion), editor.decode(editor.change(inversion, edits))
     mask = editor.mask(photo, inverted, edited, edits)
     size = min(masker.size, generator.resolution)
+    resolution = residual_of(editor)
+    residual = 0.1 * generator.features(w_plus, last=resolution)[resolution] if resolution else torch.zeros(0)
     return {
+        "residual": residual,
         "z": torch.randn(1, generator.style_dim, generator=torch.Generator().manual_seed(seed)),
         "w_plus": w_plus,
         "photo": photo,

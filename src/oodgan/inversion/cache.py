@@ -21,12 +21,14 @@ from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
 from oodgan.inversion import inverter as inverters
 from oodgan.inversion.inverter import Inverter
+from oodgan.inversion.value import Inversion, concatenate
 from oodgan.tracking.artifacts import fingerprint, plain
 from oodgan.weights import trained
 from oodgan.weights.fetch import cache_folder
 
 log = logging.getLogger("oodgan")
 
+_RESIDUAL = "residual_"
 NOT_USED = ("fit", "download", "weights")
 """Keys of a config group `inverter` that do not decide its codes (the weights do, by their hash)."""
 
@@ -50,28 +52,30 @@ class CachedInverter(nn.Module):
         self.inverter, self.settings, self.folder, self.limit = inverter, settings, folder, limit
         self.name = inverter.name
 
-    def invert(self, photos: Tensor) -> Tensor:
-        """Photos (B, 3, R, R) in [-1, 1] -> codes (B, L, 512); only those not known yet are inverted, in one batch."""
+    def invert(self, photos: Tensor) -> Inversion:
+        """Photos (B, 3, R, R) in [-1, 1] -> inversions; only those not known yet are computed, in one batch."""
         files = [self._file(photo) for photo in photos]
         codes = [_read(file) for file in files]
         missing = [i for i, code in enumerate(codes) if code is None]
         if missing:
             made = self.inverter.invert(photos if len(missing) == len(photos) else photos[missing]).detach()
-            for i, code in zip(missing, made, strict=True):
-                codes[i] = code
-                self._keep(files[i], code)
-        return torch.stack([code.to(photos.device) for code in codes if code is not None])
+            for row, i in enumerate(missing):
+                # As it will be read again: residuals are kept in half precision.
+                codes[i] = _rounded(made[row : row + 1])
+                self._keep(files[i], made[row : row + 1])
+        return concatenate(code.to(photos.device) for code in codes if code is not None)
 
     def _file(self, photo: Tensor) -> Path:
         pixels = photo.detach().float().cpu().contiguous().numpy()
         text = f"{self.settings} {tuple(photo.shape)} ".encode()
         return self.folder / f"{hashlib.sha256(text + pixels.tobytes()).hexdigest()}.safetensors"
 
-    def _keep(self, file: Path, code: Tensor) -> None:
+    def _keep(self, file: Path, code: Inversion) -> None:
         temporary = file.with_name(f".{file.stem}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"w_plus": code.cpu().contiguous()}, temporary)
+            tensors = {f"{_RESIDUAL}{r}": x.half().cpu().contiguous() for r, x in code.residuals.items()}
+            save_file({"w_plus": code.w_plus.cpu().contiguous(), **tensors}, temporary)
             os.replace(temporary, file)
             trim(self.folder, self.limit)
         except (OSError, SafetensorError) as error:
@@ -80,13 +84,20 @@ class CachedInverter(nn.Module):
             log.warning("the code is not kept in %s: %s", self.folder, error)
 
 
-def _read(file: Path) -> Tensor | None:
+def _read(file: Path) -> Inversion | None:
     try:
-        code = load_file(file)["w_plus"]
+        tensors = load_file(file)
+        w_plus = tensors.pop("w_plus")
+        residuals = {int(name.removeprefix(_RESIDUAL)): x.float() for name, x in tensors.items()}
         os.utime(file)
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return code if bool(torch.isfinite(code).all()) else None
+    finite = all(bool(torch.isfinite(x).all()) for x in (w_plus, *residuals.values()))
+    return Inversion(w_plus, residuals) if finite and w_plus.ndim == 3 else None
+
+
+def _rounded(code: Inversion) -> Inversion:
+    return Inversion(code.w_plus, {r: x.half().float() for r, x in code.residuals.items()})
 
 
 def trim(folder: Path, limit: int) -> None:
@@ -110,8 +121,8 @@ def settings_of(cfg: Mapping[str, Any], generator: Generator) -> str:
     """Hash of what decides a photo's code beside its pixels: the config group `inverter`, its weights, the generator,
     and the program's own files."""
     settings = {key: value for key, value in plain(cfg).items() if key not in NOT_USED}
-    weights = trained.mark(str(cfg["weights"])) if cfg.get("weights") else ""
-    return fingerprint(settings, {"generator": generator.id, "weights": weights, "program": _program()})
+    weights = {name: trained.mark(source) for name, source in trained.sources("weights", plain(cfg)).items()}
+    return fingerprint(settings, {"generator": generator.id, "program": _program(), **weights})
 
 
 @lru_cache(maxsize=1)

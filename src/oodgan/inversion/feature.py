@@ -1,8 +1,8 @@
 """Feature-space inversion: a network that predicts a residual on the generator's activations at one resolution.
 
 A code holds little of a photo that the generator never learned. A residual on the activations at, say, 64 px holds
-hats, hands and backgrounds, and the blocks after it still draw what the code says (Feature-Style encoder, Yao et al. 2022;
-StyleFeatureEditor, Bobkov et al. 2024). The network here works as a learned optimiser: it is shown the photo, the
+hats, hands and backgrounds, and the blocks after it still draw what the code says (Feature-Style encoder, Yao et al.
+2022; StyleFeatureEditor, Bobkov et al. 2024). The network works as a learned optimiser: it is shown the photo, the
 inversion so far and the gradient of their squared error with respect to the activations, and answers with a correction.
 The gradient says how this generator, at this code, turns activations into pixels, which the network need not learn.
 """
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
-from oodgan.inversion.light import resize_area
+from oodgan.nn.resize import resize_area
 
 _SLOPE = 0.2
 
@@ -116,24 +116,33 @@ class Comparison(NamedTuple):
     gradient: Tensor
 
 
-def compare(generator: Generator, w_plus: Tensor, residual: Tensor, target: Tensor) -> Comparison:
-    """Decode w_plus (B, L, 512) with a residual (B, C, r, r) and compare with the target (B, 3, s, s)."""
+def compare(generator: Generator, w_plus: Tensor, residual: Tensor, target: Tensor, full: bool = False) -> Comparison:
+    """Decode w_plus (B, L, 512) with a residual (B, C, r, r) and compare with the target (B, 3, s, s).
+
+    The image is the generator's preview of s pixels or, with `full`, its full image reduced to s pixels.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = residual.detach().clone().requires_grad_(True)
         codes, wanted = w_plus.detach().clone(), target.detach().clone()
-        image = generator.synthesis(codes, size=wanted.shape[-1], residuals={leaf.shape[-1]: leaf})
+        size = wanted.shape[-1]
+        image = generator.synthesis(codes, size=None if full else size, residuals={leaf.shape[-1]: leaf})
+        image = resize_area(image, size)
         (gradient,) = torch.autograd.grad((image - wanted).square().sum(), leaf)
     return Comparison(image.detach().clamp(-1, 1), gradient)
 
 
-def predict(encoder: FeatureEncoder, generator: Generator, w_plus: Tensor, photos: Tensor, passes: int = 1) -> Tensor:
-    """The residual of photos whose codes are known, after `passes` forward passes of the encoder.
+def predict(
+    encoder: FeatureEncoder, generator: Generator, w_plus: Tensor, photos: Tensor, passes: int = 1, exact: int = 0
+) -> Tensor:
+    """The residual of photos whose codes are known, after `passes + exact` forward passes of the encoder.
 
     Gradients reach the encoder through the last pass only.
 
     Args:
         w_plus: codes (B, L, 512).
         photos: (B, 3, R, R) in [-1, 1].
+        passes: passes that look at the generator's preview of the encoder's size.
+        exact: further passes that look at the full image, reduced to that size.
 
     Returns:
         (B, C, r, r) in the units of the generator's activations.
@@ -143,9 +152,10 @@ def predict(encoder: FeatureEncoder, generator: Generator, w_plus: Tensor, photo
         base = generator.features(w_plus, last=resolution)[resolution]
         unit = deviation(base)
     residual = torch.zeros_like(base)
-    for number in range(passes):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and number == passes - 1):
-            image, gradient = compare(generator, w_plus, residual, target)
+    last = passes + exact - 1
+    for number in range(passes + exact):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and number == last):
+            image, gradient = compare(generator, w_plus, residual, target, full=number >= passes)
             residual = residual + unit * encoder(target, image, (base + residual) / unit, gradient)
     return residual
 

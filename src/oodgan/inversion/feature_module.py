@@ -14,11 +14,11 @@ from oodgan.generators.protocol import Generator
 from oodgan.inversion.augment import occlude
 from oodgan.inversion.feature import FeatureEncoder, deviation, predict
 from oodgan.inversion.inverter import Inverter
-from oodgan.inversion.light import resize_area
-from oodgan.metrics.facenet import IdentityLoss
 from oodgan.metrics.lpips import lpips_distance
-from oodgan.training.ema import Ema
-from oodgan.training.frozen import Frozen
+from oodgan.nn.ema import Ema
+from oodgan.nn.facenet import IdentityLoss
+from oodgan.nn.frozen import Frozen
+from oodgan.nn.resize import resize_area
 
 DEFAULT_WEIGHTS: dict[str, float] = {"l2": 2.0, "lpips": 1.0, "identity": 0.3, "size": 0.01, "activations": 0.05}
 
@@ -82,7 +82,7 @@ class FeatureModule(pl.LightningModule):
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What to show of a batch: photos, the inversions of their codes, and those with the residual."""
         photos, size = batch["image"], self.encoder.size
-        w_plus = self.inverter.invert(photos)
+        w_plus = self.inverter.invert(photos).w_plus
         residuals = {self.encoder.resolution: self(photos, w_plus)}
         images = {
             "code": self.generator.synthesis(w_plus, size=size).clamp(-1, 1),
@@ -103,7 +103,7 @@ class FeatureModule(pl.LightningModule):
     def _losses(self, encoder: Any, batch: dict[str, Any], passes: int) -> dict[str, Tensor]:
         photos = batch["image"]
         with torch.no_grad():
-            w_plus = self.inverter.invert(photos)
+            w_plus = self.inverter.invert(photos).w_plus
         if self.training and self.occlusion:
             photos = occlude(photos, probability=self.occlusion)
         residual = predict(encoder, self.generator, w_plus, photos, passes)

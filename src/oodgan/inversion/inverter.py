@@ -1,4 +1,4 @@
-"""photo -> w+: an encoder, optimisation, or one after the other, behind one interface."""
+"""photo -> inversion: an encoder, optimisation and a residual in feature space, behind one interface."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from oodgan.directions.bank import latent_space, space_of
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
+from oodgan.inversion.feature import FeatureEncoder, predict
 from oodgan.inversion.refine import Refinement
+from oodgan.inversion.value import Inversion
 from oodgan.weights import trained
 
 
 class Inverter(Protocol):
-    """Photos (B, 3, R, R) in [-1, 1] -> codes (B, L, 512)."""
+    """Photos (B, 3, R, R) in [-1, 1] -> their codes, and residuals where the inverter gives them."""
 
     name: str
 
-    def invert(self, photos: Tensor) -> Tensor: ...
+    def invert(self, photos: Tensor) -> Inversion: ...
 
 
 class EncoderInverter(nn.Module):
@@ -47,9 +49,9 @@ class EncoderInverter(nn.Module):
         """The encoder's codes, before any refinement."""
         return self.generator.mean_w + offsets_in_passes(self.encoder, self.generator, photos, self.passes)
 
-    def invert(self, photos: Tensor) -> Tensor:
+    def invert(self, photos: Tensor) -> Inversion:
         codes = self.encode(photos)
-        return codes if self.refinement is None else self.refinement(self.generator, codes, photos)
+        return Inversion(codes if self.refinement is None else self.refinement(self.generator, codes, photos))
 
 
 def offsets_in_passes(encoder: Any, generator: Generator, photos: Tensor, passes: int) -> Tensor:
@@ -87,9 +89,41 @@ class OptimisationInverter(nn.Module):
             raise UserError("inverter=optimisation starts from the mean face: give inverter.refine.steps or .seconds")
         self.generator, self.refinement, self.name = generator, refinement, name
 
-    def invert(self, photos: Tensor) -> Tensor:
+    def invert(self, photos: Tensor) -> Inversion:
         start = self.generator.mean_w.expand(len(photos), self.generator.num_ws, -1)
-        return self.refinement(self.generator, start.clone(), photos)
+        return Inversion(self.refinement(self.generator, start.clone(), photos))
+
+
+class FeatureInverter(nn.Module):
+    """The code of another inverter, and a residual on the generator's activations for what the code cannot hold.
+
+    Args:
+        base: gives the codes.
+        encoder: predicts the residual (`oodgan.inversion.feature`).
+        passes: forward passes of the encoder on previews.
+        exact: further passes on full images; each costs a forward and a backward pass of the whole generator.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        base: Inverter,
+        encoder: FeatureEncoder,
+        passes: int = 3,
+        exact: int = 0,
+        name: str = "feature",
+    ) -> None:
+        super().__init__()
+        if passes < 1 or exact < 0:
+            raise UserError(f"inverter.residual: passes={passes}, exact={exact}: passes >= 1 and exact >= 0 expected")
+        self.generator, self.base, self.encoder = generator, base, encoder.eval()
+        self.passes, self.exact, self.name = passes, exact, name
+
+    def invert(self, photos: Tensor) -> Inversion:
+        w_plus = self.base.invert(photos).w_plus
+        with torch.no_grad():
+            residual = predict(self.encoder, self.generator, w_plus, photos, self.passes, self.exact)
+        return Inversion(w_plus, {self.encoder.resolution: residual})
 
 
 def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
@@ -99,6 +133,16 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
         UserError: weights that are missing, or were made for another generator. Public encoders (`oodgan weights
             convert`) fit every generator of their latent space; codes beyond its layers are dropped.
     """
+    base = _build_base(cfg, generator)
+    residual = cfg.get("residual")
+    if not residual:
+        return base
+    encoder = load_feature_encoder(residual, generator)
+    passes, exact = int(residual.get("passes") or 1), int(residual.get("exact") or 0)
+    return FeatureInverter(generator, base, encoder, passes, exact, base.name)
+
+
+def _build_base(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
     refinement = Refinement(**dict(cfg.get("refine") or {}))
     name = str(cfg.get("name", "inverter"))
     if cfg.get("encoder") is None:
@@ -106,6 +150,35 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
     encoder = load_encoder(cfg, generator)
     active = refinement if refinement.steps or refinement.seconds else None
     return EncoderInverter(generator, encoder, active, name, int(cfg.get("passes") or 1))
+
+
+def build_feature_encoder(
+    cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None
+) -> FeatureEncoder:
+    """The feature encoder of `inverter.residual`, with fresh weights; UserError for an impossible resolution."""
+    resolution = int(cfg["encoder"].get("resolution") or 64)
+    channels = generator.feature_channels.get(resolution)
+    if channels is None:
+        have = ", ".join(map(str, generator.feature_channels))
+        raise UserError(f"inverter.residual.encoder.resolution={resolution}: this generator has activations at {have}")
+    return trained.network(cfg["encoder"], metadata or {}, cfg.get("weights") or "", channels=channels)
+
+
+def load_feature_encoder(cfg: Mapping[str, Any], generator: Generator) -> FeatureEncoder:
+    """The feature encoder of `inverter.residual` with its weights.
+
+    Raises:
+        UserError: weights that are missing, do not fit, or were made for another generator.
+    """
+    source = trained.configured(cfg, "inverter.residual", "inversion")
+    tensors, metadata = trained.load(source, "feature_encoder", generator=generator.id)
+    encoder = build_feature_encoder(cfg, generator, metadata)
+    try:
+        encoder.load_state_dict(tensors)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights {source} do not fit this feature encoder: {text}") from error
+    return encoder
 
 
 def build_encoder(cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None) -> nn.Module:

@@ -98,13 +98,22 @@ def write_artifact(
 
 
 def write_weights(
-    cfg: DictConfig, mark: str, tensors: Mapping[str, Tensor], said: Mapping[str, Any], **manifest: Any
+    cfg: DictConfig,
+    mark: str,
+    tensors: Mapping[str, Tensor],
+    said: Mapping[str, Any],
+    beside: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] | None = None,
+    **manifest: Any,
 ) -> Path:
-    """Write the artifact of trained weights; `said` is their metadata: part, generator, how the network is built."""
+    """Write the artifact of trained weights; `said` is their metadata: part, generator, how the network is built.
+
+    `beside` has further networks of the same stage, {part: (tensors, metadata)}, each in a subfolder of that name.
+    """
 
     def fill(folder: Path) -> None:
-        plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in said.items()}
-        trained.save(folder / trained.FILE, tensors, half=True, **plain)
+        for name, (values, metadata) in {"": (tensors, said), **(beside or {})}.items():
+            plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in metadata.items()}
+            trained.save(folder / name / trained.FILE, values, half=True, **plain)
 
     return write_artifact(cfg, mark, fill, generator=said["generator"], directions=said.get("directions"), **manifest)
 

@@ -173,7 +173,8 @@ def _inverted(cfg: DictConfig, generator: Generator) -> Tensor:
     codes = []
     for file in files:
         log.info("directions: inverting %s", file.name)
-        codes.append(inverter.invert(resize(read_image(file), size)[None].to(generator.mean_w.device)).detach())
+        photo = resize(read_image(file), size)[None].to(generator.mean_w.device)
+        codes.append(inverter.invert(photo).w_plus.detach())
     return torch.cat(codes)
 
 

@@ -86,7 +86,7 @@ def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str])
     if not set(methods.values()) & set(BUILT_IN):
         return "none"
 
-    parts = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster", "paper")
+    parts = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "paper")
     config = {part: plain(cfg.get(part)) for part in parts}
     return fingerprint({"parts": config, "edits": edits, "published": PAPER}, _sources(cfg))
 

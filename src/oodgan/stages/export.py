@@ -29,7 +29,7 @@ from oodgan.files import write_text
 from oodgan.stages import _common as common
 from oodgan.weights import trained
 
-GROUPS = ("generator", "inverter", "directions", "diffcam", "compose", "deghoster")
+GROUPS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster")
 KEYS = ("sizes", "tolerance", "threads", "repeats")
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 TABLE, NUMBERS = "table.md", "speed.json"

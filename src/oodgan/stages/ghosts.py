@@ -18,7 +18,7 @@ from oodgan.diffcam import masks
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.files import digest
-from oodgan.inversion import inverter
+from oodgan.inversion import inverter, transfer
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.training.engine import described, local_processes, trainer
@@ -29,11 +29,11 @@ from oodgan.weights import trained
 
 def mark(cfg: DictConfig, generator: Any, bank: Any) -> str:
     """Fingerprint of the ghosts: the data, the edit's parts and their weights, and how ghosts are drawn."""
-    weights = {
-        part: digest(trained.locate(cfg[part].weights)) for part in ("inverter", "diffcam") if cfg[part].get("weights")
-    }
+    parts = ("inverter", "transfer", "diffcam")
+    named = {name: source for part in parts for name, source in trained.sources(part, plain(cfg[part])).items()}
+    weights = {name: digest(trained.locate(source)) for name, source in named.items()}
     drawn = {"ghosts": plain(cfg.deghoster.ghosts)}
-    return common.mark_of(cfg, ("data", "inverter", "diffcam"), generator=generator.id, bank=bank.id, **weights) + (
+    return common.mark_of(cfg, ("data", *parts), generator=generator.id, bank=bank.id, **weights) + (
         "-" + common.fingerprint(drawn)[:8]
     )
 
@@ -56,6 +56,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         masker,
         partial,
         seed=cfg.seed,
+        transfer=transfer.build(cfg.get("transfer"), generator),
         **plain(settings),
     )
     data = instantiate(cfg.data, size=settings.size)

@@ -1,7 +1,8 @@
 """Train an encoder: photo -> w+ code of the generator
 
 First the exact codes of rendered samples are regressed (cheap: the frozen features are computed once), then, if
-`inverter.fit.images.max_steps` is above 0, image losses are minimised on the images of `data`.
+`inverter.fit.images.max_steps` is above 0, image losses are minimised on the images of `data`. An inverter with a
+`residual` has a last phase, `features`, which trains the network that predicts the residual from the finished codes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,21 @@ from oodgan.data.dataset_module import DatasetModule
 from oodgan.errors import UserError
 from oodgan.generators import Generator
 from oodgan.inversion import latent
-from oodgan.inversion.inverter import build_encoder, load_encoder
+from oodgan.inversion.cache import CachedInverter
+from oodgan.inversion.feature import FeatureEncoder
+from oodgan.inversion.feature_module import FeatureModule
+from oodgan.inversion.inverter import (
+    EncoderInverter,
+    build_encoder,
+    build_feature_encoder,
+    load_encoder,
+    load_feature_encoder,
+)
 from oodgan.inversion.samples import DescribedSamples, render_shards
 from oodgan.stages import _common as common
 from oodgan.training.fit import fit
+
+_CODES = 2 * 2**30  # bytes of codes kept while the feature encoder trains
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
@@ -41,17 +53,23 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         metrics |= _fit_codes(cfg, generator, encoder, mark)
     if cfg.inverter.fit.images.max_steps:
         metrics |= _fit_images(cfg, generator, encoder, mark)
+    feature = None
+    if cfg.inverter.get("residual") and cfg.inverter.fit.features.max_steps:
+        feature, scores = _fit_features(cfg, generator, encoder, mark)
+        metrics |= scores
     common.write_weights(
         cfg,
         mark,
         encoder.state_dict(),
         {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder},
+        beside=_feature_weights(cfg, generator, feature),
         uses=common.used(cfg, "inverter") if cfg.inverter.fit.get("continue_from_weights") else {},
         resolution=generator.resolution,
         metrics=common.numbers(metrics),
         counts={"samples": cfg.inverter.fit.samples},
     )
-    return {"objective": metrics.get("images/val/loss", metrics.get("codes/val/loss"))}
+    last = ("features/val/loss", "images/val/loss", "codes/val/loss")
+    return {"objective": next((metrics[name] for name in last if name in metrics), None)}
 
 
 def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> dict[str, float]:
@@ -69,6 +87,40 @@ def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: 
 def _fit_images(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> dict[str, float]:
     data = instantiate(cfg.data, size=cfg.inverter.fit.size)
     return _phase(cfg, generator, encoder, data, "images", mark)
+
+
+def _fit_features(
+    cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str
+) -> tuple[FeatureEncoder, dict[str, float]]:
+    settings, residual = cfg.inverter.fit.features, cfg.inverter.residual
+    go_on = cfg.inverter.fit.get("continue_from_weights") and residual.get("weights")
+    feature = (load_feature_encoder if go_on else build_feature_encoder)(residual, generator)
+    encoder.eval()
+    base = EncoderInverter(generator, encoder, passes=int(cfg.inverter.get("passes") or 1))
+    # The codes of photos are the same in every epoch.
+    codes = CachedInverter(base, mark, Path(cfg.folder) / "codes", _CODES)
+    module = FeatureModule(
+        feature,
+        generator,
+        codes,
+        settings.losses,
+        lr=settings.lr,
+        weight_decay=settings.get("weight_decay") or 0.0,
+        max_steps=settings.max_steps,
+        passes=settings.passes,
+        occlusion=settings.get("occlusion") or 0.0,
+    )
+    data, folder = instantiate(cfg.data, size=feature.size), common.training_folder(cfg, mark, "features")
+    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
+    feature.load_state_dict(module.ema.module.state_dict())
+    return feature, {f"features/{name}": value for name, value in result.metrics.items()}
+
+
+def _feature_weights(cfg: DictConfig, generator: Generator, feature: FeatureEncoder | None) -> dict[str, Any]:
+    if feature is None:
+        return {}
+    metadata = {"part": "feature_encoder", "generator": generator.id, "encoder": cfg.inverter.residual.encoder}
+    return {"feature_encoder": (feature.state_dict(), metadata)}
 
 
 def _phase(

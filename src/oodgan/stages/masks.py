@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     photos = _photos(cfg)
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
-    groups = ("inverter", "diffcam", "compose")
+    groups = ("inverter", "transfer", "diffcam", "compose")
     mark = common.mark_of(cfg, groups, generator=generator.id, bank=bank.id, **_inputs(cfg, photos))
     folder = common.artifact_folder(cfg)
     if common.finished(cfg, mark):
@@ -83,8 +83,9 @@ def _inputs(cfg: DictConfig, photos: list[tuple[Path, Path | None]]) -> dict[str
     """Hashes of all that decides the numbers beside the config groups: stage keys, weights, photos."""
     from oodgan.weights import trained
 
-    groups = ("inverter", "diffcam") if photos else ("diffcam",)
-    weights = {part: trained.mark(str(cfg[part].weights)) for part in groups if cfg[part].get("weights")}
+    groups = ("inverter", "transfer", "diffcam") if photos else ("diffcam",)
+    named = {name: source for part in groups for name, source in trained.sources(part, plain(cfg[part])).items()}
+    weights = {name: trained.mark(source) for name, source in named.items()}
     files = {str(p): digest(p) for pair in photos for p in pair if p is not None}
     return {**weights, "keys": fingerprint({key: plain(cfg[key]) for key in KEYS}), "photos": fingerprint(files)}
 
@@ -94,14 +95,16 @@ def _measure(
 ) -> tuple[Tables, MaskQuality]:
     """Tables of samples and photos, and what was seen of the samples."""
     from oodgan.evaluation.mask_quality import MaskQuality
+    from oodgan.inversion import transfer
     from oodgan.training.progress import track
 
     kinds = _kinds(cfg, generator, bank)
     attributes = _attributes(cfg, bank, kinds)
     scores = _scores(cfg, attributes)
+    follow = transfer.build(cfg.get("transfer"), generator)
 
     def measure() -> MaskQuality:
-        return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength))
+        return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength), follow)
 
     samples = measure()
     for face in track(samples.held_out(cfg.samples, cfg.seed, cfg.truncation), "masks: samples", cfg.samples):

@@ -80,7 +80,7 @@ def _edit_and_report(cfg: DictConfig) -> None:
     _tell(folder)
 
 
-_PARTS = ("inverter", "directions", "diffcam", "compose", "deghoster")
+_PARTS = ("inverter", "transfer", "directions", "diffcam", "compose", "deghoster")
 
 
 def _used(cfg: DictConfig) -> dict[str, str]:

@@ -72,6 +72,6 @@ def _inverted(generator: Any, inverter: Any, part: Any, count: int) -> Iterator[
     stepper = FeatureEncoder(generator.feature_channels[64])
     for i in torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:count].tolist():
         photo = part[i]["image"][None]
-        w_plus = inverter.invert(photo)
+        w_plus = inverter.invert(photo).w_plus
         with torch.no_grad():
             yield w_plus, {64: predict(stepper, generator, w_plus, photo, 1 + i % 3)}

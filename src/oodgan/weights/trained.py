@@ -61,6 +61,20 @@ def mark(source: str | Path) -> str:
     return REGISTRY[str(source)].sha256 if str(source) in REGISTRY else digest(locate(source))
 
 
+def sources(group: str, settings: Mapping[str, Any] | None) -> dict[str, str]:
+    """Every `weights` that a config group names, of its parts too: {"inverter.residual": "feature_light"}.
+
+    Those below `fit` are left out: they decide a training, not what is used.
+    """
+    found = {}
+    for key, value in (settings or {}).items():
+        if key == "weights" and value:
+            found[group] = str(value)
+        elif isinstance(value, Mapping) and key != "fit":
+            found |= sources(f"{group}.{key}", value)
+    return found
+
+
 def configured(cfg: Mapping[str, Any], group: str, stage: str) -> str:
     """The `weights` of a config group; UserError saying where to get some when there are none."""
     if cfg.get("weights"):
