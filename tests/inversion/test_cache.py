@@ -120,9 +120,12 @@ def test_a_kill_leaves_no_half_file(inverter: Counting, tmp_path: Path) -> None:
         child = os.fork()
         if child == 0:
             torch.set_num_threads(1)
-            code = torch.zeros(16, 512)
-            for i in range(100_000):
-                cached(inverter, tmp_path)._keep(tmp_path / f"{i}.safetensors", code + i)
+            try:
+                for i in range(100_000):
+                    code = Inversion(torch.full((1, 16, 512), float(i)))
+                    cached(inverter, tmp_path)._keep(tmp_path / f"{i}.safetensors", code)
+            finally:
+                os._exit(1)
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
