@@ -131,9 +131,16 @@ def compare(generator: Generator, w_plus: Tensor, residual: Tensor, target: Tens
     return Comparison(image.detach().clamp(-1, 1), gradient)
 
 
+class Prediction(NamedTuple):
+    """A residual and the activations that it is added to, (B, C, r, r) each."""
+
+    residual: Tensor
+    base: Tensor
+
+
 def predict(
     encoder: FeatureEncoder, generator: Generator, w_plus: Tensor, photos: Tensor, passes: int = 1, exact: int = 0
-) -> Tensor:
+) -> Prediction:
     """The residual of photos whose codes are known, after `passes + exact` forward passes of the encoder.
 
     Gradients reach the encoder through the last pass only.
@@ -143,9 +150,6 @@ def predict(
         photos: (B, 3, R, R) in [-1, 1].
         passes: passes that look at the generator's preview of the encoder's size.
         exact: further passes that look at the full image, reduced to that size.
-
-    Returns:
-        (B, C, r, r) in the units of the generator's activations.
     """
     target, resolution = resize_area(photos, encoder.size), encoder.resolution
     with torch.no_grad():
@@ -157,7 +161,7 @@ def predict(
         with torch.set_grad_enabled(torch.is_grad_enabled() and number == last):
             image, gradient = compare(generator, w_plus, residual, target, full=number >= passes)
             residual = residual + unit * encoder(target, image, (base + residual) / unit, gradient)
-    return residual
+    return Prediction(residual, base)
 
 
 def deviation(activations: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class FeatureModule(pl.LightningModule):
 
     def forward(self, photos: Tensor, w_plus: Tensor) -> Tensor:
         """Photos (B, 3, R, R) and their codes -> residuals (B, C, r, r), by the averaged weights."""
-        return predict(self.ema.module, self.generator, w_plus, photos, self.passes)
+        return predict(self.ema.module, self.generator, w_plus, photos, self.passes).residual
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         passes = int(torch.randint(1, self.passes + 1, ()))
@@ -106,10 +106,10 @@ class FeatureModule(pl.LightningModule):
             w_plus = self.inverter.invert(photos).w_plus
         if self.training and self.occlusion:
             photos = occlude(photos, probability=self.occlusion)
-        residual = predict(encoder, self.generator, w_plus, photos, passes)
+        residual, base = predict(encoder, self.generator, w_plus, photos, passes)
         target = resize_area(photos, encoder.size)
         image = self.generator.synthesis(w_plus, size=encoder.size, residuals={encoder.resolution: residual})
-        return {**self._image_losses(image, target), **self._latent_losses(batch, w_plus, residual)}
+        return {**self._image_losses(image, target), **self._latent_losses(batch, residual, base)}
 
     def _image_losses(self, image: Tensor, target: Tensor) -> dict[str, Tensor]:
         parts = {}
@@ -121,18 +121,16 @@ class FeatureModule(pl.LightningModule):
             parts["identity"] = self.identity(image, target)
         return parts
 
-    def _latent_losses(self, batch: dict[str, Any], w_plus: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        parts, resolution = {}, residual.shape[-1]
-        with torch.no_grad():
-            base = self.generator.features(w_plus, last=resolution)[resolution]
-        unit = deviation(base)
+    def _latent_losses(self, batch: dict[str, Any], residual: Tensor, base: Tensor) -> dict[str, Tensor]:
+        parts, resolution, unit = {}, residual.shape[-1], deviation(base)
         if self.losses["size"]:
             parts["size"] = (residual / unit).square().mean()
         if self.losses["activations"]:
-            known = batch.get("has_w_plus", residual.new_zeros(len(residual))).to(residual)
-            exact = batch.get("w_plus", w_plus)
-            with torch.no_grad():
-                wanted = self.generator.features(exact, last=resolution)[resolution]
-            error = ((base + residual - wanted) / unit).square().mean((1, 2, 3))
-            parts["activations"] = (error * known).mean()
+            parts["activations"] = residual.new_zeros(())
+            known = batch["has_w_plus"].nonzero().flatten() if "has_w_plus" in batch else []
+            if len(known):
+                with torch.no_grad():
+                    wanted = self.generator.features(batch["w_plus"][known], last=resolution)[resolution]
+                error = ((base + residual)[known] - wanted) / unit[known]
+                parts["activations"] = error.square().mean() * len(known) / len(residual)
         return parts

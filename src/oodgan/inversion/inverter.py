@@ -122,7 +122,7 @@ class FeatureInverter(nn.Module):
     def invert(self, photos: Tensor) -> Inversion:
         w_plus = self.base.invert(photos).w_plus
         with torch.no_grad():
-            residual = predict(self.encoder, self.generator, w_plus, photos, self.passes, self.exact)
+            residual, _ = predict(self.encoder, self.generator, w_plus, photos, self.passes, self.exact)
         return Inversion(w_plus, {self.encoder.resolution: residual})
 
 

@@ -74,4 +74,4 @@ def _inverted(generator: Any, inverter: Any, part: Any, count: int) -> Iterator[
         photo = part[i]["image"][None]
         w_plus = inverter.invert(photo).w_plus
         with torch.no_grad():
-            yield w_plus, {64: predict(stepper, generator, w_plus, photo, 1 + i % 3)}
+            yield w_plus, {64: predict(stepper, generator, w_plus, photo, 1 + i % 3).residual}
