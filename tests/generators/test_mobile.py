@@ -116,13 +116,13 @@ def test_preview_heads_come_back_and_only_for_their_generator(tmp_path: Path) ->
     generator = MobileGenerator()
     generator.id = "mobile_ffhq-00000001"
     torch.manual_seed(0)
-    head = preview.Preview(generator.feature_channels[32]).eval()
+    head = preview.Preview(generator.feature_channels[32], preview.codes_of(generator, 64)).eval()
     preview.save_previews(generator, {"64": head}, {"64": 30.0}, tmp_path / "previews.safetensors")
     (loaded,) = preview.load_previews(generator, tmp_path / "previews.safetensors").values()
-    x, style = torch.randn(1, 512, 32, 32), torch.randn(1, 512)
-    image: Tensor = loaded(x, style)
+    x, codes = torch.randn(1, 512, 32, 32), torch.randn(1, preview.codes_of(generator, 64), 512)
+    image: Tensor = loaded(x, codes)
     assert image.shape == (1, 3, 64, 64)
-    assert torch.allclose(image, head(x, style), atol=0.01 * float(head(x, style).abs().max()) + 0.01)
+    assert torch.allclose(image, head(x, codes), atol=0.01 * float(head(x, codes).abs().max()) + 0.01)
     generator.id = "mobile_ffhq-00000002"
     assert preview.load_previews(generator, tmp_path / "previews.safetensors") == {}
     assert preview.load_previews(generator, tmp_path / "absent.safetensors") == {}
@@ -134,9 +134,9 @@ def test_fitting_a_preview_lowers_its_error() -> None:
     for _ in range(12):
         hidden = torch.randn(16, 8, 8, generator=rng)
         image = F.interpolate(hidden[None, :3], scale_factor=2)[0] * 0.3
-        data.append({"hidden": hidden.half(), "image": image.half(), "style": torch.randn(512, generator=rng)})
+        data.append({"hidden": hidden.half(), "image": image.half(), "codes": torch.randn(3, 512, generator=rng)})
     torch.manual_seed(0)
-    head = preview.Preview(16)
+    head = preview.Preview(16, 3)
     before = preview.psnr_of(head, data)
     losses = list(preview.fit_preview(head, data, 40))
     assert losses[-1] < 0.5 * losses[0] and preview.psnr_of(head, data) > before + 4
