@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,11 +18,12 @@ from oodgan.nn.ema import Ema
 from oodgan.nn.facenet import IdentityLoss
 from oodgan.nn.frozen import Frozen
 from oodgan.nn.resize import resize_area
+from oodgan.training.module import FitModule
 
 DEFAULT_WEIGHTS: dict[str, float] = {"l2": 2.0, "lpips": 1.0, "identity": 0.3, "size": 0.01, "activations": 0.05}
 
 
-class FeatureModule(pl.LightningModule):
+class FeatureModule(FitModule):
     """Trains a feature encoder on photos whose codes a frozen inverter gives.
 
     Losses, each weighted by `losses` (0 leaves it out and costs nothing):
@@ -66,18 +66,16 @@ class FeatureModule(pl.LightningModule):
         """Photos (B, 3, R, R) and their codes -> residuals (B, C, r, r), by the averaged weights."""
         return predict(self.ema.module, self.generator, w_plus, photos, self.passes).residual
 
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         passes = int(torch.randint(1, self.passes + 1, ()))
         parts = self._losses(self.encoder, batch, passes)
         total = self._total(parts)
-        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True)
-        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_training({**parts, "loss": total}, batch_idx)
         return total
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         parts = self._losses(self.ema.module, batch, self.passes)
-        values = {f"val/{name}": value for name, value in {**parts, "loss": self._total(parts)}.items()}
-        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
+        self.log_validation({**parts, "loss": self._total(parts)}, len(batch["image"]))
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What to show of a batch: photos, the inversions of their codes, and those with the residual."""
