@@ -20,7 +20,7 @@ from oodgan.inversion.augment import occlude, photometric
 from oodgan.inversion.inverter import build, offsets_in_passes
 from oodgan.inversion.light import LightEncoder, resize_area
 from oodgan.inversion.module import InversionModule
-from oodgan.inversion.samples import DescribedSamples, render_shards
+from oodgan.inversion.samples import DescribedSamples, render_samples
 from oodgan.tracking.loggers import read_csv
 from oodgan.training.fit import fit
 from oodgan.weights import trained
@@ -42,7 +42,7 @@ def an_encoder(seed: int = 0, **changes: Any) -> LightEncoder:
 
 @pytest.fixture(scope="module")
 def samples(generator: StyleGAN2, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return render_shards(generator, an_encoder(), tmp_path_factory.mktemp("samples"), 100, seed=1, size=32)
+    return render_samples(generator, an_encoder(), tmp_path_factory.mktemp("samples"), 100, seed=1, size=32)
 
 
 def test_the_head_reads_what_describe_tells() -> None:
@@ -104,7 +104,7 @@ def test_shards_hold_exact_codes_with_their_features(generator: StyleGAN2, sampl
 
 def test_whole_shards_are_kept(generator: StyleGAN2, samples: list[Path]) -> None:
     before = [path.stat().st_mtime_ns for path in samples]
-    assert render_shards(generator, an_encoder(), samples[0].parent, 100, seed=1, size=32) == samples
+    assert render_samples(generator, an_encoder(), samples[0].parent, 100, seed=1, size=32) == samples
     assert [path.stat().st_mtime_ns for path in samples] == before
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -18,6 +17,7 @@ from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.nn.resize import resize_area
 from oodgan.training.progress import track
+from oodgan.training.shards import read_shards, render_shards
 
 _SHARD = 48
 REGION_SIZE = 32
@@ -75,18 +75,14 @@ def render_pairs(renderer: PairRenderer, network: DiffCAM, folder: Path, count: 
     A shard holds `label` and, when only the network's head trains, `pooled` features; else uint8 images `inverted` and
     `edited`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     per_shard = max(1, _SHARD // renderer.edits_per_code)
-    paths = [
-        folder / f"pairs_{seed}_{i:04d}.safetensors" for i in range(-(-count // (per_shard * renderer.edits_per_code)))
-    ]
+    shards = -(-count // (per_shard * renderer.edits_per_code))
     network.eval()
-    for i, path in enumerate(track(paths, f"render {count} edited pairs", unit="shards")):
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            save_file(_shard(renderer, network, per_shard, seed * 1_000_003 + i), temporary)
-            temporary.replace(path)
-    return paths
+
+    def render(own: int) -> dict[str, Tensor]:
+        return _shard(renderer, network, per_shard, own)
+
+    return render_shards(folder, "pairs", shards, seed, render, f"render {count} edited pairs")
 
 
 @torch.no_grad()
@@ -111,8 +107,7 @@ class Pairs(Dataset[dict[str, Any]]):
     """The pairs of shards, in memory."""
 
     def __init__(self, shards: list[Path]) -> None:
-        loaded = [load_file(path) for path in shards]
-        self.data = {key: torch.cat([shard[key] for shard in loaded]) for key in loaded[0]}
+        self.data = read_shards(shards)
 
     def __len__(self) -> int:
         return len(self.data["label"])

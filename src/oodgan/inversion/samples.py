@@ -6,34 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.augment import occlude, photometric
-from oodgan.training.progress import track
+from oodgan.training.shards import read_shards, render_shards
 
 _BATCH = 4
 _SHARD = 100
 
 
 @torch.no_grad()
-def render_shards(
+def render_samples(
     generator: Generator, encoder: Any, folder: Path, count: int, seed: int, size: int = 256
 ) -> list[Path]:
-    """Write `count` samples as shards of {features of `encoder.describe`, code (16, 512)}; existing shards are kept.
+    """Write at least `count` samples as shards of {features of `encoder.describe`, code (100, L, 512)}.
 
     Truncation varies between 0.5 and 1, half of the samples mix styles, and every other batch is augmented.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"samples_{seed}_{i:04d}.safetensors" for i in range(-(-count // _SHARD))]
-    for i, path in enumerate(track(paths, f"render {count} samples", unit="shards")):
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            save_file(_shard(generator, encoder, seed * 1_000_003 + i, size), temporary)
-            temporary.replace(path)
-    return paths
+
+    def render(own: int) -> dict[str, Tensor]:
+        return _shard(generator, encoder, own, size)
+
+    return render_shards(folder, "samples", -(-count // _SHARD), seed, render, f"render {count} samples")
 
 
 def _shard(generator: Generator, encoder: Any, seed: int, size: int) -> dict[str, Tensor]:
@@ -53,8 +49,7 @@ class DescribedSamples(Dataset[dict[str, Tensor]]):
     """The samples of shards, held in memory as fp16: {"features": {...}, "code": (L, 512), "name": str}."""
 
     def __init__(self, shards: list[Path]) -> None:
-        loaded = [load_file(path) for path in shards]
-        self._data = {key: torch.cat([shard[key] for shard in loaded]) for key in loaded[0]}
+        self._data = read_shards(shards)
 
     def __len__(self) -> int:
         return len(self._data["code"])

@@ -29,7 +29,7 @@ from oodgan.inversion.inverter import (
     load_encoder,
     load_feature_encoder,
 )
-from oodgan.inversion.samples import DescribedSamples, render_shards
+from oodgan.inversion.samples import DescribedSamples, render_samples
 from oodgan.stages import _common as common
 from oodgan.training.fit import fit
 
@@ -77,7 +77,7 @@ def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: 
     # Shards hold what this encoder's `describe` computes, so those of another one must not be reused.
     described = common.fingerprint({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})[:10]
     folder = Path(cfg.folder) / "samples" / described
-    samples = render_shards(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
+    samples = render_samples(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
     dataset = DescribedSamples(samples)
     held_out = max(1, int(len(dataset) * settings.held_out))
     data = DatasetModule(dataset, held_out, settings.codes.batch_size, common.loader_workers(cfg), cfg.seed)

@@ -1,0 +1,36 @@
+"""Rendered training data in files of many samples each, so that an interrupted rendering goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from oodgan.training.progress import track
+
+
+def render_shards(
+    folder: Path, name: str, count: int, seed: int, render: Callable[[int], Mapping[str, Tensor]], what: str
+) -> list[Path]:
+    """Write `count` shards `<name>_<seed>_<number>.safetensors` into a folder, each by `render(its own seed)`.
+
+    Shards that are there already are kept, so the folder must belong to one way of rendering. `what` names the work in
+    the progress bar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}_{seed}_{i:04d}.safetensors" for i in range(count)]
+    for i, path in enumerate(track(paths, what, unit="shards")):
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            save_file({key: value.contiguous() for key, value in render(seed * 1_000_003 + i).items()}, temporary)
+            temporary.replace(path)
+    return paths
+
+
+def read_shards(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The samples of all shards, (N, ...) by name, in memory."""
+    shards = [load_file(path) for path in paths]
+    return {key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}
