@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+tomllib = pytest.importorskip("tomllib")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CHECK = """
@@ -53,3 +56,20 @@ def test_a_wrong_import_is_named(tmp_path: Path, file: str, line: str, message: 
         held.write(f"\n{line}\n")
     done = lint(tmp_path)
     assert done.returncode == 1 and message in done.stdout, done.stdout + done.stderr
+
+
+def test_every_lightning_module_of_a_part_is_protected() -> None:
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    (protected,) = (contract["protected_modules"] for contract in contracts if contract["type"] == "protected")
+    found = set()
+    for part in ("deghost", "compose", "diffcam", "inversion", "directions"):
+        for path in (REPOSITORY / "src/oodgan" / part).glob("*.py"):
+            classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+            if any(
+                ast.unparse(base).endswith("Module") and "nn." not in ast.unparse(base)
+                for c in classes
+                for base in c.bases
+            ):
+                found.add(f"oodgan.{part}.{path.stem}")
+    assert found == set(protected)
