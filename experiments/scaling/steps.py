@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import oodgan  # noqa: F401  (before Lightning)
 from oodgan.deghost.discriminator import Discriminator
+from oodgan.deghost.losses import GeneratorLoss
 from oodgan.deghost.module import DeghostModule
 from oodgan.deghost.network import Deghoster
 from oodgan.diffcam.backbones import build as build_backbone
@@ -84,7 +85,7 @@ def measure() -> dict[str, Any]:
         "VGG16 features.21 at 1024 px, forward and backward to the image": cost(vgg, images(1024)),
         "discriminator at 1024 px, forward and backward": cost(discriminator, images(1024, 4)),
     }
-    module = DeghostModule(deghoster, discriminator, {"perceptual": 0.0, "gan": 0.01})
+    module = DeghostModule(deghoster, discriminator, {"gan": GeneratorLoss()})
     states = {
         "diffcam": sizes(dict(DiffCAMModule(diffcam).network.trained_state()), count(diffcam)),
         "inversion": sizes(nn.ModuleDict({"net": encoder, "ema": Ema(encoder, 0.99)}).state_dict(), count(encoder)),

@@ -147,7 +147,9 @@ def test_training_learns_to_name_the_edit_and_keeps_trained_tensors_only(
     network: DiffCAM, shards: list[Path], tmp_path: Path
 ) -> None:
     frozen = {k: v.clone() for k, v in network.state_dict().items() if not k.startswith("fc.")}
-    module = DiffCAMModule(network, lr=0.1, max_steps=45)
+    adam = {"_target_": "torch.optim.Adam", "lr": 0.1, "betas": [0.9, 0.99]}
+    cosine = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 45}
+    module = DiffCAMModule(network, optimizer=adam, scheduler=cosine)
     data = DatasetModule(Pairs(shards), 24, 16, seed=0)
     settings = {"max_steps": 45, "batch_size": 16, "val_every": 15, "monitor": "val/loss"}
     cfg = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "diffcam", "seed": 0}

@@ -12,7 +12,7 @@ from oodgan import ranks
 from oodgan.errors import UserError
 
 OODGAN = [sys.executable, "-m", "oodgan"]
-TINY = ["experiment=tiny", "diffcam.fit.max_steps=1", "+diffcam.fit.checkpoint_every=1"]
+TINY = ["experiment=tiny", "diffcam.fit.max_steps=1", "diffcam.fit.checkpoint_every=1"]
 # What a GPU is given for speed changes the last digits, and so which of two all but equal values a maximum takes.
 EXACT = ["trainer.precision=32-true", "trainer.channels_last=false"]
 LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")

@@ -24,7 +24,7 @@ FITS = {"codes": "inverter.fit.codes", "images": "inverter.fit.images", "diffcam
 FITS["deghost"] = "deghoster.fit"
 MORE = {
     "codes": ["inverter.fit.held_out=0.11"],
-    "images": ["inverter.fit.images.occlusion=0", "data.split.val=0.35", "inverter.fit.images.limit_val=null"],
+    "images": ["inverter.fit.images.module.occlusion=0", "data.split.val=0.35", "inverter.fit.images.limit_val=null"],
 }
 MORE["images"] += ["data.eval_batch_size=5"]  # no multiple of any number of processes
 EXPECTED = {

@@ -12,13 +12,12 @@ from torch.nn import functional as F
 
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.generators.stylegan2 import tiny
-from oodgan.inversion import latent
-from oodgan.inversion.latent import AdversarialInversionModule, LatentDiscriminator, discriminator_loss
+from oodgan.inversion.latent import LatentDiscriminator, discriminator_loss
+from oodgan.inversion.losses import LatentLoss
 from oodgan.inversion.module import InversionModule
 from oodgan.training import checkpoints
 from oodgan.training.fit import fit
 
-NONE = {"code": 0.0, "l2": 0.0, "lpips": 0.0, "identity": 0.0}
 CFG = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "latent", "seed": 3}
 
 
@@ -54,9 +53,13 @@ class StopAt(pl.Callback):
             raise RuntimeError("crash")
 
 
-def module(seed: int = 0, steps: int = 4, **losses: float) -> InversionModule:
+def module(seed: int = 0, steps: int = 4, latent: float = 0.0) -> InversionModule:
     torch.manual_seed(seed)
-    return latent.build(SmallEncoder(), tiny(), {**NONE, "l2": 1.0, **losses}, lr=1e-2, max_steps=steps, size=32)
+    adversary = {"_target_": "oodgan.inversion.losses.LatentLoss", "weight": latent}
+    losses = {"l2": {"_target_": "torch.nn.MSELoss"}, "latent": adversary}
+    adam = {"_target_": "torch.optim.AdamW", "lr": 1e-2, "betas": [0.9, 0.99], "weight_decay": 0.0}
+    cosine = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": steps}
+    return InversionModule(SmallEncoder(), tiny(), losses, adam, cosine, size=32)
 
 
 def train(which: InversionModule, folder: Path, steps: int = 4, **more) -> object:
@@ -67,9 +70,9 @@ def train(which: InversionModule, folder: Path, steps: int = 4, **more) -> objec
 
 def test_without_its_weight_it_is_not_there() -> None:
     plain = module()
-    assert type(plain) is InversionModule and plain.automatic_optimization
-    assert not any("discriminator" in name for name, _ in plain.named_modules())
-    assert isinstance(module(latent=0.1), AdversarialInversionModule)
+    assert plain.automatic_optimization and plain.discriminator is None
+    adversarial = module(latent=0.1)
+    assert not adversarial.automatic_optimization and isinstance(adversarial.discriminator, LatentDiscriminator)
 
 
 def test_the_loss_is_the_formula() -> None:
@@ -87,7 +90,7 @@ def test_codes_move_to_where_w_lies() -> None:
     """Alone, the loss draws far-off codes to the mapping's distribution."""
     torch.manual_seed(0)
     generator = tiny()
-    learner = AdversarialInversionModule(SmallEncoder(), generator, {**NONE, "latent": 1.0}, size=32)
+    learner = InversionModule(SmallEncoder(), generator, {"latent": LatentLoss()}, size=32)
     nn.init.constant_(learner.encoder.linear.bias, 2 * float(learner.deviation))
     first = torch.optim.Adam(learner.encoder.parameters(), 3e-3)
     second = torch.optim.Adam(learner.discriminator.parameters(), 1e-3)
@@ -99,14 +102,14 @@ def test_codes_move_to_where_w_lies() -> None:
 
     before = distance()
     for _ in range(60):
-        loss = learner._losses(learner.encoder, {"image": photos})["latent"]
-        fakes = learner._fakes
+        known = learner._known(learner.encoder, {"image": photos})
+        fakes = learner.fake(known)
+        loss = learner.losses({"logits": learner.discriminator(fakes)})["latent"]
         first.zero_grad()
         loss.backward()
         first.step()
-        real = learner._in_deviations(learner._sampled(len(fakes)))
         second.zero_grad()
-        discriminator_loss(learner.discriminator, real, fakes).backward()
+        discriminator_loss(learner.discriminator, learner.real(known), fakes).backward()
         second.step()
     assert distance() < 0.6 * before
 
@@ -117,7 +120,7 @@ def test_training_updates_both_and_validation_knows_nothing_of_it(tmp_path: Path
     learner = module(latent=0.1)
     before = {name: value.clone() for name, value in learner.named_parameters()}
     train(learner, tmp_path / "run")
-    for part in ("encoder.linear.weight", "discriminator.network.0.weight"):
+    for part in ("network.linear.weight", "discriminator.network.0.weight"):
         assert not torch.equal(before[part], learner.state_dict()[part]), part
     logged = {name for _, name, _ in read_csv(tmp_path / "run/metrics.csv")}
     assert {"train/latent", "train/discriminator", "train/l2", "val/l2", "val/loss"} <= logged

@@ -19,6 +19,7 @@ from oodgan.generators.stylegan2 import StyleGAN2, tiny
 from oodgan.inversion.augment import occlude, photometric
 from oodgan.inversion.inverter import build, offsets_in_passes
 from oodgan.inversion.light import LightEncoder, resize_area
+from oodgan.inversion.losses import DeltaLoss, NormLoss
 from oodgan.inversion.module import InversionModule
 from oodgan.inversion.samples import DescribedSamples, render_samples
 from oodgan.tracking.loggers import read_csv
@@ -26,7 +27,9 @@ from oodgan.training.fit import fit
 from oodgan.weights import trained
 
 SMALL: dict[str, Any] = {"hidden": 32, "rank": 4, "pretrained": False, "identity": False, "size": 64, "dropout": 0.0}
-CODES = {"code": 1.0, "l2": 0.0, "lpips": 0.0, "identity": 0.0}
+CODES = {"code": {"_target_": "oodgan.inversion.losses.CodeLoss"}}
+ADAMW = {"_target_": "torch.optim.AdamW", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0}
+COSINE = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 40}
 CFG = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "inversion", "seed": 0}
 
 
@@ -108,10 +111,14 @@ def test_whole_shards_are_kept(generator: StyleGAN2, samples: list[Path]) -> Non
     assert [path.stat().st_mtime_ns for path in samples] == before
 
 
+def losses(module: InversionModule, batch: dict) -> dict[str, Tensor]:
+    return module.losses(module._known(module.network, batch))
+
+
 def test_training_lowers_the_held_out_error_of_the_codes(
     generator: StyleGAN2, samples: list[Path], tmp_path: Path
 ) -> None:
-    module = InversionModule(an_encoder(), generator, CODES, lr=3e-3, max_steps=40, size=32, ema_decay=0.8)
+    module = InversionModule(an_encoder(), generator, CODES, ADAMW, COSINE, ema_decay=0.8, size=32)
     frozen = {name: value.clone() for name, value in generator.state_dict().items()}
     settings = {"max_steps": 40, "batch_size": 16, "val_every": 10, "monitor": "val/loss"}
     data = DatasetModule(DescribedSamples(samples), 20, 16)
@@ -128,8 +135,10 @@ def test_image_losses_reach_the_encoder_and_exact_codes_of_images_count(generato
     data = ImageDataModule(Generated(generator, 8, 32), batch_size=4, split=HashSplit(0.2, 0.2))
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    module = InversionModule(an_encoder(), generator, {**CODES, "l2": 1.0, "norm": 0.1, "delta": 0.1}, size=32)
-    parts = module._losses(module.encoder, batch)
+    module = InversionModule(
+        an_encoder(), generator, {**CODES, "l2": torch.nn.MSELoss(), "norm": NormLoss(), "delta": DeltaLoss()}, size=32
+    )
+    parts = losses(module, batch)
     assert set(parts) == {"code", "l2", "norm", "delta"}, "a sample's code is known"
     with torch.no_grad():
         expected = (generator.mean_w + module.encoder(batch["image"]) - batch["w_plus"]) / module.deviation
@@ -146,13 +155,11 @@ def test_real_images_beside_samples_leave_the_code_loss_to_the_samples(generator
     module = InversionModule(an_encoder(), generator, CODES, size=32)
 
     def loss(*known: bool) -> Tensor:
-        return module._losses(module.encoder.eval(), {**batch, "has_w_plus": torch.tensor(known)})["code"]
+        return losses(module.eval(), {**batch, "has_w_plus": torch.tensor(known)})["code"]
 
-    alone = module._losses(
-        module.encoder, {"image": images[:1], "w_plus": codes[:1], "has_w_plus": torch.tensor([True])}
-    )
+    alone = losses(module, {"image": images[:1], "w_plus": codes[:1], "has_w_plus": torch.tensor([True])})
     assert torch.allclose(2 * loss(True, False), alone["code"], rtol=1e-4)
-    assert loss(False, False) == module._losses(module.encoder, {"image": images})["code"] == 0
+    assert loss(False, False) == losses(module, {"image": images})["code"] == 0
 
 
 def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generator(
@@ -193,7 +200,7 @@ def test_a_second_look_starts_as_nothing_and_then_compares(generator: StyleGAN2)
 
 def test_gradients_reach_both_looks(generator: StyleGAN2) -> None:
     encoder = an_encoder()
-    module = InversionModule(encoder, generator, {"lpips": 0.0, "identity": 0.0}, size=32, passes=2, occlusion=1.0)
+    module = InversionModule(encoder, generator, {"l2": torch.nn.MSELoss()}, size=32, passes=2, occlusion=1.0)
     module.training_step({"image": 2 * torch.rand(1, 3, 32, 32) - 1}, 0).backward()
     for trained_part in (encoder.shared, encoder.correction[-1]):
         assert trained_part.weight.grad is not None and bool(trained_part.weight.grad.any())

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from oodgan.conversion.layouts import from_mmgen_discriminator, from_published_deghoster
 from oodgan.deghost.discriminator import Discriminator
-from oodgan.deghost.losses import PerceptualLoss, discriminator_losses, generator_loss
+from oodgan.deghost.losses import GeneratorLoss, PerceptualLoss, discriminator_losses
 from oodgan.deghost.network import Deghoster
 from oodgan.generators.stylegan2 import StyleGAN2
 
@@ -36,8 +36,9 @@ def test_discriminator_agrees(reference):
 @torch.inference_mode()
 def test_losses_agree(reference):
     loss = PerceptualLoss(pretrained=False)
-    loss.features.load_state_dict(reference.weights("perceptual.vgg", prefix="vgg_layers."))
+    loss.features.network.load_state_dict(reference.weights("perceptual.vgg", prefix="vgg_layers."))
     fake = reference.rnd("fake128", 1, 3, 128, 128).clamp(-1, 1)
-    reference.check("perceptual.loss", loss(fake, reference.rnd("real128", 1, 3, 128, 128).clamp(-1, 1)))
+    reference.check("perceptual.loss", 0.01 * loss(fake, reference.rnd("real128", 1, 3, 128, 128).clamp(-1, 1)))
     logits = reference.rnd("logits", 4, 1)
-    reference.check("gan.losses", torch.stack([generator_loss(logits), *discriminator_losses(logits, logits)]))
+    losses = [0.01 * GeneratorLoss()(logits), *discriminator_losses(logits, logits)]  # weighted as published
+    reference.check("gan.losses", torch.stack(losses))

@@ -16,9 +16,10 @@ BANK = ["directions=sefa", "directions.count=4"]
 TINY = ["experiment=tiny", *BANK]
 PAPER = [
     *("generator=tiny", *BANK, "deghoster=paper", "deghoster.ghosts.size=32", "deghoster.fit.held_out=0.25"),
-    *("deghoster.fit.max_steps=2", "deghoster.fit.losses.perceptual=0"),
+    *("deghoster.fit.max_steps=2", "deghoster.fit.module.losses.perceptual.weight=0"),
     "deghoster.network={in_size: 16, width: 8, growth: 4, blocks: 1}",
-    "deghoster.discriminator={resolution: 32, channel_multiplier: 1, max_channels: 8}",
+    "deghoster.discriminator.resolution=32",
+    "deghoster.discriminator.max_channels=8",
 ]
 FITS = {
     "codes": ["inversion", "inverter.fit.images.max_steps=0", "inverter.fit.codes.max_steps=2"],
@@ -28,7 +29,7 @@ FITS = {
     "deghost": ["deghost", "deghoster.fit.max_steps=2"],
     "deghost_paper": ["deghost"],
 }
-FITS["latent"] += ["inverter.fit.images.losses.latent=0.1"]
+FITS["latent"] += ["inverter.fit.images.module.losses.latent.weight=0.1"]
 
 
 @pytest.fixture(scope="module")

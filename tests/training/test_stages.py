@@ -20,7 +20,7 @@ ONLY = {
     "images": ["inverter.fit.codes.max_steps=0", "inverter.fit.images.max_steps=8"],
 }
 # Each process draws its own dropout and covers of the faces: without them two take the steps of one.
-DRAWN = {"inversion": ["inverter.encoder.dropout=0"], "images": ["inverter.fit.images.occlusion=0"]}
+DRAWN = {"inversion": ["inverter.encoder.dropout=0"], "images": ["inverter.fit.images.module.occlusion=0"]}
 DRAWN["images"] += DRAWN["inversion"]
 
 
@@ -54,7 +54,7 @@ def weights(folder):
 
 
 def fit_stage(stage, chain, folder, *words):
-    words = (f"folder={folder}", f"+{PARTS[stage]}.checkpoint_every=2", *ONLY.get(stage, []), *words)
+    words = (f"folder={folder}", f"{PARTS[stage]}.checkpoint_every=2", *ONLY.get(stage, []), *words)
     run("inversion" if stage == "images" else stage, chain, *words)
 
 

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.nn.backbones import imagenet_normalise, vgg16_features, vgg16_layers
+from oodgan.nn.frozen import Frozen
+from oodgan.nn.resize import resize_area
 
-GAN_WEIGHT = 0.01
-PERCEPTUAL_WEIGHT = 0.01
 PERCEPTUAL_LAYER = 21
 
 
-def generator_loss(fake_logits: Tensor, weight: float = GAN_WEIGHT) -> Tensor:
-    """weight x binary cross-entropy of calling the fakes real; logits (B, 1) -> scalar."""
-    return weight * F.softplus(-fake_logits).mean()
+class GeneratorLoss(nn.Module):
+    """Binary cross-entropy of calling the made images real; logits (B, 1) -> scalar."""
+
+    inputs = ("logits",)
+
+    def forward(self, fake_logits: Tensor) -> Tensor:
+        return F.softplus(-fake_logits).mean()
+
+
+def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """Sum of the binary cross-entropies of the discriminator on real and on made images (B, 3, H, W)."""
+    return sum(discriminator_losses(discriminator(real), discriminator(fake)), torch.zeros((), device=real.device))
 
 
 def discriminator_losses(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropies (real, fake) of the discriminator, unweighted."""
+    """Binary cross-entropies (real, fake) of the discriminator."""
     return F.softplus(-real_logits).mean(), F.softplus(fake_logits).mean()
 
 
 class PerceptualLoss(nn.Module):
-    """weight x MSE between the outputs of one VGG16 layer (before its ReLU) for two images in [-1, 1].
+    """MSE between the outputs of one VGG16 layer (before its ReLU) for two images in [-1, 1].
+
+    The network stays out of checkpoints and optimisers.
 
     Args:
         layer: index in torchvision's `features` (21, conv4_3, as published).
-        weight: 0.01 as published.
         pretrained: ImageNet weights of the package registry; random otherwise.
+        size: pixels at which it looks, at most the images' own; VGG16 at 256 px costs more than a light deghoster.
     """
 
-    def __init__(
-        self, layer: int = PERCEPTUAL_LAYER, weight: float = PERCEPTUAL_WEIGHT, pretrained: bool = True
-    ) -> None:
+    def __init__(self, layer: int = PERCEPTUAL_LAYER, pretrained: bool = True, size: int | None = None) -> None:
         super().__init__()
         features = vgg16_features() if pretrained else vgg16_layers()
-        self.features = features[: layer + 1].requires_grad_(False).eval()
-        self.weight = weight
-
-    def train(self, mode: bool = True) -> PerceptualLoss:
-        """Stays in eval mode."""
-        return super().train(False)
+        self.features: Any = Frozen(features[: layer + 1])
+        self.size = size
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """images, targets (B, 3, H, W) in [-1, 1] -> scalar; no gradient reaches the targets."""
+        if self.size is not None:
+            images, targets = (resize_area(x, self.size) for x in (images, targets))
         with torch.no_grad():
             wanted = self.features(imagenet_normalise(targets))
-        return self.weight * F.mse_loss(self.features(imagenet_normalise(images)), wanted)
+        return F.mse_loss(self.features(imagenet_normalise(images)), wanted)

@@ -2,63 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
 
-from oodgan.diffcam.network import DiffCAM
-from oodgan.training.module import FitModule
+from oodgan.training.module import Config, FitModule
+
+LOSSES: Config = {"cross_entropy": {"_target_": "torch.nn.CrossEntropyLoss"}}
 
 
 class DiffCAMModule(FitModule):
-    """Cross-entropy over the directions; logs accuracy.
+    """Classifies edits into the directions; logs accuracy.
 
     A batch holds `label` (B,), and either `inverted` and `edited` (B, 3, n, n) in [-1, 1], or, where only the head
-    trains, `pooled` features (B, C).
+    trains, `pooled` features (B, C). Losses are called with `scores` (B, K), one for each direction, and `label`.
+    Arguments are those of `FitModule`; cross-entropy when `losses` is None.
     """
+
+    loss_inputs = ("scores", "label")
 
     def __init__(
         self,
-        network: DiffCAM,
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        max_steps: int = 1000,
+        network: nn.Module | Config,
+        losses: Config | None = None,
+        optimizer: Config | Callable[..., Any] | None = None,
+        scheduler: Config | Callable[..., Any] | None = None,
+        ema_decay: float | None = None,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.lr, self.betas, self.weight_decay, self.max_steps = lr, (betas[0], betas[1]), weight_decay, max_steps
+        super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay)
 
     def forward(self, inverted: Tensor, edited: Tensor) -> Tensor:
-        return self.network(inverted, edited)
+        return self.averaged(inverted, edited)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        logits = self._logits(batch)
-        loss = F.cross_entropy(logits, batch["label"])
-        accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        self.log_training({"loss": loss, "accuracy": accuracy}, batch_idx)
-        return loss
+    def predictions(self, network: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
+        pooled = "pooled" in batch
+        scores = network.fc(batch["pooled"]) if pooled else network(batch["inverted"], batch["edited"])
+        return {"scores": scores, "label": batch["label"]}
 
-    def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        logits = self._logits(batch)
-        accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        values = {"loss": F.cross_entropy(logits, batch["label"]), "accuracy": accuracy}
-        self.log_validation(values, len(logits))
-
-    def configure_optimizers(self) -> Any:
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        optimiser = torch.optim.Adam(trained, self.lr, betas=self.betas, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.max_steps)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def measures(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        scores = known["scores"]
+        return {"accuracy": multiclass_accuracy(scores, known["label"], scores.shape[1], average="micro")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = {f"network.{name}" for name in self.network.trained_state()}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        """Keep what is trained: the frozen layers are those of a known network."""
+        frozen = self._frozen_names()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        self.network.load_trained({k.removeprefix("network."): v for k, v in state_dict.items()})
+        frozen = self._frozen_names()
+        kept = {name: value for name, value in self.state_dict().items() if name in frozen}
+        return super().load_state_dict({**kept, **state_dict}, strict, assign)
 
-    def _logits(self, batch: dict[str, Any]) -> Tensor:
-        return self.network.fc(batch["pooled"]) if "pooled" in batch else self(batch["inverted"], batch["edited"])
+    def _frozen_names(self) -> set[str]:
+        network: Any = self.network
+        names = network.state_dict().keys() - network.trained_state().keys()
+        return {f"{owner}.{name}" for owner in ("network", "ema.module") for name in names}

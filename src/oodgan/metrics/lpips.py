@@ -75,6 +75,22 @@ def lpips_distance(net: str = "alex", device: str = "cpu") -> LPIPSDistance:
         return LPIPSDistance(features, read_heads(net), TAPS[net]).eval().requires_grad_(False).to(device)
 
 
+class LPIPSLoss(nn.Module):
+    """Mean LPIPS of result and target, (B, 3, H, W) in [-1, 1]; the result is clamped.
+
+    The network is no submodule: it stays out of optimisers and checkpoints and follows the images' device.
+    """
+
+    def __init__(self, net: str = "alex") -> None:
+        super().__init__()
+        if net not in TAPS:
+            raise unknown("LPIPS network", net, TAPS)
+        self.net = net
+
+    def forward(self, result: Tensor, target: Tensor) -> Tensor:
+        return lpips_distance(self.net, str(target.device))(result.clamp(-1, 1), target).mean()
+
+
 class LPIPS(PerImage):
     """Mean LPIPS of (result, target), (B, 3, H, W) in [-1, 1]; values beyond the range are clamped. Lower is better."""
 

@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from oodgan.conversion.convert import load_discriminator
 from oodgan.data.dataset_module import DatasetModule
-from oodgan.deghost.discriminator import Discriminator
 from oodgan.deghost.ghosts import Ghosts
-from oodgan.deghost.module import DeghostModule
 from oodgan.deghost.remover import build_network, load_network
 from oodgan.errors import UserError
 from oodgan.generators import Generator
 from oodgan.stages import _common as common
-from oodgan.tracking.artifacts import Manifest, require
+from oodgan.tracking.artifacts import Manifest, plain, require
+from oodgan.training.build import build_module
 from oodgan.training.fit import fit
 
 
@@ -40,24 +38,17 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     )
     torch.manual_seed(cfg.seed)
     network = _network(cfg, generator)
-    discriminator = _discriminator(cfg.deghoster.discriminator) if settings.losses.gan else None
-    module = DeghostModule(
-        network,
-        discriminator,
-        settings.losses,
-        lr=settings.lr,
-        lr_discriminator=settings.get("lr_discriminator"),
-        max_steps=settings.max_steps,
-        perceptual_size=settings.get("perceptual_size"),
-    )
+    discriminator = _discriminator(plain(cfg.deghoster.discriminator))
+    recipes = {"network": {**plain(cfg.deghoster.network), "generator": plain(cfg.generator)}}
+    recipes["discriminator"] = discriminator
+    module = build_module(settings.module, recipes, network=network, discriminator=discriminator)
     folder = common.training_folder(cfg, mark)
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
-    averaged: Any = module.ema.module
     going_on = common.used(cfg, "deghoster") if settings.get("continue_from_weights") else {}
     common.write_weights(
         cfg,
         mark,
-        averaged.trained_state(),
+        module.averaged.trained_state(),
         {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network},
         uses={"ghosts": source, **going_on},
         resolution=generator.resolution,
@@ -79,7 +70,7 @@ def _network(cfg: DictConfig, generator: Generator) -> Any:
     return network.train()
 
 
-def _discriminator(settings: DictConfig) -> Discriminator:
-    if settings.get("weights"):
-        return load_discriminator(settings.weights)
-    return Discriminator(**{str(key): value for key, value in settings.items() if key != "weights"})
+def _discriminator(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What builds the discriminator, where a loss asks for one."""
+    weights = recipe.pop("weights", None)
+    return {"_target_": "oodgan.conversion.convert.load_discriminator", "source": weights} if weights else recipe

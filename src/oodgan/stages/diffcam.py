@@ -14,13 +14,14 @@ from omegaconf import DictConfig
 
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.diffcam.masks import load_network
-from oodgan.diffcam.module import DiffCAMModule
 from oodgan.diffcam.network import DiffCAM
 from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.generators import Generator
 from oodgan.stages import _common as common
+from oodgan.tracking.artifacts import plain
+from oodgan.training.build import build_module
 from oodgan.training.fit import fit
 
 
@@ -36,9 +37,11 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     pairs = _pairs(cfg, renderer, network)
     settings = cfg.diffcam.fit
     data = DatasetModule(pairs, settings.held_out, settings.batch_size, common.loader_workers(cfg), cfg.seed)
-    module = DiffCAMModule(network, lr=settings.lr, weight_decay=settings.weight_decay, max_steps=settings.max_steps)
+    recipe = {**plain(cfg.diffcam.network), "num_classes": len(bank)}
+    module = build_module(settings.module, {"network": recipe}, network=network)
     folder = common.training_folder(cfg, mark)
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
+    network = module.averaged
     tensors = {f"network.{k}": v for k, v in network.trained_state().items()}
     tensors["regions"] = find_regions(renderer, network, settings.region_codes, cfg.seed)
     said = {

@@ -18,10 +18,8 @@ from torch import nn
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.errors import UserError
 from oodgan.generators import Generator
-from oodgan.inversion import latent
 from oodgan.inversion.cache import CachedInverter
 from oodgan.inversion.feature import FeatureEncoder
-from oodgan.inversion.feature_module import FeatureModule
 from oodgan.inversion.inverter import (
     EncoderInverter,
     build_encoder,
@@ -31,7 +29,9 @@ from oodgan.inversion.inverter import (
 )
 from oodgan.inversion.samples import DescribedSamples, render_samples
 from oodgan.stages import _common as common
-from oodgan.training.fit import fit
+from oodgan.tracking.artifacts import plain
+from oodgan.training.build import build_module
+from oodgan.training.fit import FitResult, fit
 
 _CODES = 2 * 2**30  # bytes of codes kept while the feature encoder trains
 
@@ -48,15 +48,18 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     encoder = open_encoder(cfg.inverter, generator).train()
     if cfg.inverter.fit.codes.max_steps and not hasattr(encoder, "describe"):
         raise UserError(f"inverter={cfg.inverter.name} learns from images only: give inverter.fit.codes.max_steps=0")
-    metrics: dict[str, float] = {}
+    results: dict[str, FitResult] = {}
     if cfg.inverter.fit.codes.max_steps:
-        metrics |= _fit_codes(cfg, generator, encoder, mark)
+        results["codes"] = _phase(cfg, generator, encoder, _codes(cfg, generator, encoder), "codes", mark)
     if cfg.inverter.fit.images.max_steps:
-        metrics |= _fit_images(cfg, generator, encoder, mark)
+        images = instantiate(cfg.data, size=cfg.inverter.fit.size)
+        results["images"] = _phase(cfg, generator, encoder, images, "images", mark)
     feature = None
     if cfg.inverter.get("residual") and cfg.inverter.fit.features.max_steps:
-        feature, scores = _fit_features(cfg, generator, encoder, mark)
-        metrics |= scores
+        feature, results["features"] = _features(cfg, generator, encoder, mark)
+    if not results:
+        raise UserError("nothing to train: max_steps is 0 in every phase of inverter.fit")
+    metrics = {f"{phase}/{name}": value for phase, each in results.items() for name, value in each.metrics.items()}
     common.write_weights(
         cfg,
         mark,
@@ -68,11 +71,11 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         metrics=common.numbers(metrics),
         counts={"samples": cfg.inverter.fit.samples},
     )
-    last = ("features/val/loss", "images/val/loss", "codes/val/loss")
-    return {"objective": next((metrics[name] for name in last if name in metrics), None)}
+    return {"objective": list(results.values())[-1].objective}
 
 
-def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> dict[str, float]:
+def _codes(cfg: DictConfig, generator: Generator, encoder: nn.Module) -> DatasetModule:
+    """Samples with their exact codes, rendered and described once."""
     settings = cfg.inverter.fit
     # Shards hold what this encoder's `describe` computes, so those of another one must not be reused.
     described = common.fingerprint({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})[:10]
@@ -80,18 +83,19 @@ def _fit_codes(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: 
     samples = render_samples(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
     dataset = DescribedSamples(samples)
     held_out = max(1, int(len(dataset) * settings.held_out))
-    data = DatasetModule(dataset, held_out, settings.codes.batch_size, common.loader_workers(cfg), cfg.seed)
-    return _phase(cfg, generator, encoder, data, "codes", mark)
+    return DatasetModule(dataset, held_out, settings.codes.batch_size, common.loader_workers(cfg), cfg.seed)
 
 
-def _fit_images(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> dict[str, float]:
-    data = instantiate(cfg.data, size=cfg.inverter.fit.size)
-    return _phase(cfg, generator, encoder, data, "images", mark)
+def _phase(cfg: DictConfig, generator: Generator, encoder: nn.Module, data: Any, phase: str, mark: str) -> FitResult:
+    recipes = {"network": {**plain(cfg.inverter.encoder), "num_ws": generator.num_ws}}
+    recipes["generator"] = plain(cfg.generator)
+    module = build_module(cfg.inverter.fit[phase].module, recipes, network=encoder, generator=generator)
+    result = _fit(cfg, module, data, phase, mark)
+    encoder.load_state_dict(module.averaged.state_dict())
+    return result
 
 
-def _fit_features(
-    cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str
-) -> tuple[FeatureEncoder, dict[str, float]]:
+def _features(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> tuple[FeatureEncoder, FitResult]:
     settings, residual = cfg.inverter.fit.features, cfg.inverter.residual
     go_on = cfg.inverter.fit.get("continue_from_weights") and residual.get("weights")
     feature = (load_feature_encoder if go_on else build_feature_encoder)(residual, generator)
@@ -99,21 +103,17 @@ def _fit_features(
     base = EncoderInverter(generator, encoder, passes=int(cfg.inverter.get("passes") or 1))
     # The codes of photos are the same in every epoch.
     codes = CachedInverter(base, mark, Path(cfg.folder) / "codes", _CODES)
-    module = FeatureModule(
-        feature,
-        generator,
-        codes,
-        settings.losses,
-        lr=settings.lr,
-        weight_decay=settings.get("weight_decay") or 0.0,
-        max_steps=settings.max_steps,
-        passes=settings.passes,
-        occlusion=settings.get("occlusion") or 0.0,
-    )
-    data, folder = instantiate(cfg.data, size=feature.size), common.training_folder(cfg, mark, "features")
-    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
-    feature.load_state_dict(module.ema.module.state_dict())
-    return feature, {f"features/{name}": value for name, value in result.metrics.items()}
+    recipes = {"generator": plain(cfg.generator)}
+    module = build_module(settings.module, recipes, network=feature, generator=generator, inverter=codes)
+    result = _fit(cfg, module, instantiate(cfg.data, size=feature.size), "features", mark)
+    feature.load_state_dict(module.averaged.state_dict())
+    return feature, result
+
+
+def _fit(cfg: DictConfig, module: Any, data: Any, phase: str, mark: str) -> FitResult:
+    folder = common.training_folder(cfg, mark, phase)
+    settings = cfg.inverter.fit[phase]
+    return fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
 
 
 def _feature_weights(cfg: DictConfig, generator: Generator, feature: FeatureEncoder | None) -> dict[str, Any]:
@@ -121,25 +121,3 @@ def _feature_weights(cfg: DictConfig, generator: Generator, feature: FeatureEnco
         return {}
     metadata = {"part": "feature_encoder", "generator": generator.id, "encoder": cfg.inverter.residual.encoder}
     return {"feature_encoder": (feature.state_dict(), metadata)}
-
-
-def _phase(
-    cfg: DictConfig, generator: Generator, encoder: nn.Module, data: Any, phase: str, mark: str
-) -> dict[str, float]:
-    settings = cfg.inverter.fit[phase]
-    module = latent.build(
-        encoder,
-        generator,
-        settings.losses,
-        settings.get("lr_latent"),
-        lr=settings.lr,
-        weight_decay=settings.get("weight_decay") or 0.0,
-        max_steps=settings.max_steps,
-        size=cfg.inverter.fit.size,
-        passes=int(cfg.inverter.get("passes") or 1) if phase == "images" else 1,
-        occlusion=settings.get("occlusion") or 0.0,
-    )
-    folder = common.training_folder(cfg, mark, phase)
-    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
-    encoder.load_state_dict(module.ema.module.state_dict())
-    return {f"{phase}/{name}": value for name, value in result.metrics.items()}

@@ -12,10 +12,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from oodgan.errors import UserError
 from oodgan.nn.ema import Ema
 from oodgan.nn.frozen import frozen_hashes
+from oodgan.training.module import FitModule
 
 
 class StepSeeds(pl.Callback):
@@ -83,6 +85,30 @@ class EmaUpdate(pl.Callback):
             for part in module.modules():
                 if isinstance(part, Ema):
                     part.update()
+
+
+class Schedules(pl.Callback):
+    """Moves the schedules whose `interval` is validation, before the checkpoint of that validation is written.
+
+    (Lightning moves them after it, so that a resumed run would miss one move.)
+    """
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        schedule = module.schedule if isinstance(module, FitModule) else None
+        if (
+            schedule is None
+            or schedule.interval != "validation"
+            or trainer.state.fn != "fit"
+            or trainer.sanity_checking
+        ):
+            return
+        if schedule.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"the schedule monitors {schedule.monitor!r}, which was not logged; logged: {known}")
+        value = float(trainer.callback_metrics[schedule.monitor])
+        for config in trainer.lr_scheduler_configs:
+            by_metric = isinstance(config.scheduler, ReduceLROnPlateau)
+            config.scheduler.step(*([value] if by_metric else []))  # type: ignore[arg-type]
 
 
 class FrozenHashes(pl.Callback):

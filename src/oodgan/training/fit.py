@@ -212,7 +212,14 @@ def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume
         options["precision"] = settings["precision"]
     if settings.get("limit_val") is not None:
         options["limit_val_batches"] = settings["limit_val"]
-    hooks = [parts.StepSeeds(call.seed), parts.FrozenHashes(), parts.EmaUpdate(), stop, Progress(call.stage)]
+    hooks = [
+        parts.StepSeeds(call.seed),
+        parts.FrozenHashes(),
+        parts.EmaUpdate(),
+        parts.Schedules(),
+        stop,
+        Progress(call.stage),
+    ]
     if clip and not automatic:
         hooks.append(parts.ManualClip(float(clip)))
     return trainer(call.config, folder=call.folder, callbacks=[*hooks, *call.extra, *_configured(call)], **options)

@@ -1,14 +1,26 @@
-"""The base of the project's Lightning modules: what is logged is the same number on one process and on many."""
+"""The base of the project's Lightning modules: losses, optimisers, schedule, averaged weights, and what is logged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from hydra.utils import instantiate
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+from oodgan.errors import UserError
+from oodgan.nn.ema import Ema
+from oodgan.training import build
+from oodgan.training.losses import Losses
+from oodgan.training.manual import optimise
+
+Config = Mapping[str, Any]
+ADAM: Config = {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.99]}
+LOGITS = "logits"  # of the discriminator on what the network made
+_AT_VALIDATION = 1 << 60  # Lightning never comes to step such a schedule; `callbacks.Schedules` does
 
 
 class BatchMean(Metric):
@@ -35,13 +47,144 @@ class BatchMean(Metric):
 
 
 class FitModule(pl.LightningModule):
-    """A LightningModule whose subclasses log by `log_training` and `log_validation`."""
+    """Trains `network` on a weighted sum of losses, against a discriminator where there is one.
 
-    def __init__(self) -> None:
+    A subclass says what a batch gives, in `predictions`, and with a discriminator what it shall tell apart, in `real`
+    and `fake`. Logged are all losses and their sum (`train/NAME`, `val/NAME`, `train/loss`, `val/loss`), the same
+    numbers on one process and on many. Validation uses the averaged weights, and leaves out of `val/loss` what the
+    discriminator says: that tells only how the two networks stand to each other.
+
+    Args:
+        network: what is trained and exported. Like every network here, it may also be a config that builds it.
+        losses: {name: {"_target_", "weight", keywords}}, see `oodgan.training.losses.Losses`.
+        optimizer: from the trained parameters: a config with `_target_`, or a callable. It owns `global_step`.
+        scheduler: from an optimiser, likewise; a config also says its `interval` (step or validation) and `monitor`.
+        ema_decay: of the averaged weights; None averages none.
+        discriminator: trained against the network by `discriminator_loss`, which is called with it, real ones and made
+            ones, and by `discriminator_optimizer` (as `optimizer` when None), on the same schedule. Left out where no
+            loss asks for its `logits`.
+    """
+
+    networks: tuple[str, ...] = ("network", "discriminator")
+    """Arguments that are networks: checkpoints hold their weights and how to build them."""
+    loss_inputs: tuple[str, ...] = ("result", "target")
+    """What a loss is called with that does not say."""
+
+    def __init__(
+        self,
+        network: nn.Module | Config,
+        losses: Config,
+        optimizer: Config | Callable[..., Any] | None = None,
+        scheduler: Config | Callable[..., Any] | None = None,
+        ema_decay: float | None = None,
+        discriminator: nn.Module | Config | None = None,
+        discriminator_optimizer: Config | Callable[..., Any] | None = None,
+        discriminator_loss: Config | Callable[..., Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=self.networks, logger=False)
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            del self.hparams[name]
+        self.network = built(network)
+        self.losses = Losses(losses, self.loss_inputs)
+        self.ema = Ema(self.network, ema_decay) if ema_decay else None
+        self.optimizer = build.maker(optimizer or ADAM)
+        self.schedule = build.schedule(scheduler)
+        self.discriminator: Any = built(discriminator) if self.losses.need(LOGITS) else None
+        if self.losses.need(LOGITS):
+            if discriminator is None or discriminator_loss is None:
+                raise UserError("a loss asks for the discriminator's logits: give module.discriminator and its loss")
+            self.automatic_optimization = False
+            self.discriminator_loss = built(discriminator_loss)
+            self.discriminator_optimizer = build.maker(discriminator_optimizer or optimizer or ADAM)
         self._sums: dict[str, Tensor] = {}
         # No submodules: the names are known only when the first batch has been validated.
         self._means: dict[str, BatchMean] = {}
+
+    # what subclasses give
+
+    def predictions(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What losses and metrics may ask for by name, beside the batch itself; `network` may be the averaged one."""
+        raise NotImplementedError
+
+    def measures(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is logged beside the losses and not minimised: means over the batch."""
+        return {}
+
+    def real(self, known: Mapping[str, Tensor]) -> Tensor:
+        """What the discriminator shall call real."""
+        return known["target"]
+
+    def fake(self, known: Mapping[str, Tensor]) -> Tensor:
+        """What it shall call made."""
+        return known["result"]
+
+    # steps
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network that is validated and exported: with averaged weights where weights are averaged."""
+        return self.network if self.ema is None else self.ema.module
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        if self.discriminator is not None:
+            self._adversarial_step(batch, batch_idx)
+            return None
+        known = self._known(self.network, batch)
+        values = self.losses(known)
+        total = self.losses.total(values)
+        self.log_training({**values, "loss": total, **self.measures(known)}, batch_idx)
+        return total
+
+    def _known(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        return {**tensors, **self.predictions(network, batch)}
+
+    def _adversarial_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        first, second = self.optimizers()  # type: ignore[misc]
+        logged: dict[str, Tensor] = {}
+        known: dict[str, Tensor] = {}
+
+        def loss() -> Tensor:
+            known.update(self._known(self.network, batch))
+            known[LOGITS] = self.discriminator(self.fake(known))
+            logged.update(self.losses(known))
+            return self.losses.total(logged)
+
+        def discriminate() -> Tensor:
+            return self.discriminator_loss(self.discriminator, self.real(known).detach(), self.fake(known).detach())
+
+        total = optimise(self, first, loss, batch_idx)
+        wrong = optimise(self, second, discriminate, batch_idx, counts=False)
+        self.log_training({**logged, "loss": total, "discriminator": wrong, **self.measures(known)}, batch_idx)
+        if self.schedule is not None and self.schedule.interval == "step" and self._steps(batch_idx):
+            schedulers: Any = self.lr_schedulers()
+            for scheduler in schedulers:
+                scheduler.step()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Adds the batch to the means; returns what the network made of it, for callbacks."""
+        known = self._known(self.averaged, batch)
+        values = self.losses(known, self.losses.named(without=LOGITS))
+        totals = {"loss": self.losses.total(values)} if values else {}
+        self.log_validation({**values, **totals, **self.measures(known)}, count_of(known))
+        return known
+
+    def configure_optimizers(self) -> Any:
+        pairs = [(self.network, self.optimizer)]
+        if self.discriminator is not None:
+            pairs.append((self.discriminator, self.discriminator_optimizer))
+        optimizers = [make([p for p in network.parameters() if p.requires_grad]) for network, make in pairs]
+        if self.schedule is None:
+            return optimizers
+        often = 1 if self.schedule.interval == "step" else _AT_VALIDATION
+        more = {"interval": "step", "frequency": often, "monitor": self.schedule.monitor}
+        schedulers = [self.schedule.make(each) for each in optimizers]
+        if not self.automatic_optimization:
+            return optimizers, schedulers
+        return optimizers, [{"scheduler": each, **more} for each in schedulers]
+
+    # logging
 
     def log_training(self, values: Mapping[str, Tensor], batch_idx: int) -> None:
         """Log scalars of a training batch as `train/<name>`: their mean over all processes and accumulated batches.
@@ -52,14 +195,21 @@ class FitModule(pl.LightningModule):
             return
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
-        accumulate: int = getattr(self.trainer, "manual_accumulate", 1)
-        if (batch_idx + 1) % accumulate:
+        if not self._steps(batch_idx):
             return
-        means = torch.stack(list(self._sums.values())) / accumulate
+        means = torch.stack(list(self._sums.values())) / self._accumulated
         if self.trainer.world_size > 1:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
         self.log_dict({f"train/{name}": mean for name, mean in zip(self._sums, means, strict=True)}, prog_bar=True)
         self._sums = {}
+
+    @property
+    def _accumulated(self) -> int:
+        return getattr(self.trainer, "manual_accumulate", 1)
+
+    def _steps(self, batch_idx: int) -> bool:
+        """Whether the optimisers step after this batch."""
+        return (batch_idx + 1) % self._accumulated == 0
 
     def log_validation(self, values: Mapping[str, Tensor], count: int) -> None:
         """Add a batch of `count` images to the means that are logged as `val/<name>` when validation ends.
@@ -91,3 +241,49 @@ class FitModule(pl.LightningModule):
             names *= self.trainer.world_size
             torch.distributed.all_gather_object(names, names[0])
         return sorted({name for each in names for name in each})
+
+    # what tools of Lightning ask for
+
+    @property
+    def lr(self) -> float:
+        """The optimiser's learning rate, for Lightning's LearningRateFinder."""
+        return float(getattr(self.optimizer, "keywords", {}).get("lr", 0.0))
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        make = self.optimizer
+        self.optimizer = lambda parameters: make(parameters, lr=value)
+        for config in self.trainer.lr_scheduler_configs if self._trainer is not None else []:
+            config.scheduler.base_lrs = [value for _ in config.scheduler.base_lrs]  # type: ignore[union-attr]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """A module as it was when the checkpoint was written, its networks built again unless they are given.
+
+        Raises:
+            UserError: the checkpoint wants to build something that is no network, loss, optimiser or schedule.
+        """
+        from oodgan.training import checkpoints
+
+        saved = checkpoints.load(checkpoint_path).get("hyper_parameters") or {}
+        build.check_trusted({name: value for name, value in saved.items() if name not in kwargs})
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+
+def count_of(known: Mapping[str, Tensor]) -> int:
+    """Images of a batch."""
+    return len(next(iter(known.values())))
+
+
+def built(part: Any) -> Any:
+    """A network (or a loss), or what its config builds."""
+    return instantiate(part, _convert_="all") if isinstance(part, Mapping) else part
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a checkpoint can hold it without any class of ours."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str)

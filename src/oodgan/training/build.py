@@ -1,0 +1,109 @@
+"""From configs to what trains: modules, optimisers and schedules by `_target_`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from oodgan.errors import UserError, unknown
+from oodgan.tracking.artifacts import plain
+
+INTERVALS = ("step", "validation")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a schedule is made from an optimiser, and when it moves: after each step, or after each validation."""
+
+    make: Callable[[Any], Any]
+    interval: str = "step"
+    monitor: str = "val/loss"
+
+
+def maker(config: Mapping[str, Any] | Callable[..., Any]) -> Callable[..., Any]:
+    """What makes an object from its first argument: a config with `_target_` (partial in any case), or a callable."""
+    return instantiate(plain(config), _partial_=True, _convert_="all") if isinstance(config, Mapping) else config
+
+
+def schedule(config: Mapping[str, Any] | Callable[..., Any] | Schedule | None) -> Schedule | None:
+    """The schedule of a config, whose `interval` and `monitor` are ours and whose other keys are the scheduler's.
+
+    Raises:
+        UserError: an interval that there is not.
+    """
+    if config is None or isinstance(config, Schedule):
+        return config
+    if not isinstance(config, Mapping):
+        return Schedule(config)
+    keywords = plain(config)
+    by_metric = get_object(keywords["_target_"]) is ReduceLROnPlateau
+    interval = keywords.pop("interval", None) or ("validation" if by_metric else "step")
+    monitor = keywords.pop("monitor", None) or "val/loss"
+    if interval not in INTERVALS:
+        raise UserError(f"scheduler.interval={interval}: step or validation (training counts steps and has no epochs)")
+    if by_metric and interval == "step":
+        raise UserError("ReduceLROnPlateau follows a metric of validations: give scheduler.interval=validation")
+    return Schedule(maker(keywords), interval, monitor)
+
+
+def build_module(config: Mapping[str, Any] | None, recipes: Mapping[str, Any] | None = None, **networks: Any) -> Any:
+    """The Lightning module of a `fit.module` config, given its networks.
+
+    `recipes` are configs that build these networks again, {argument: config with `_target_`}: checkpoints keep them, so
+    that `load_from_checkpoint` needs nothing but the file.
+
+    Raises:
+        UserError: no `_target_`, or a key that its constructor does not take.
+    """
+    keywords = plain(config or {})
+    if "_target_" not in keywords:
+        raise UserError("fit.module names no _target_; begin a config of your own with `defaults: [light, _self_]`")
+    target = get_object(keywords.pop("_target_"))
+    takes = inspect.signature(target).parameters
+    if not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        for key in keywords:
+            if key not in takes:
+                raise unknown(f"key of fit.module ({target.__name__})", key, set(takes) - set(networks))
+    module = target(**keywords, **networks)
+    module.hparams.update(plain(recipes or {}))
+    return module
+
+
+def check_trusted(config: Any, key: str = "") -> None:
+    """Allow only what builds networks and what trains them: a checkpoint may come from anyone.
+
+    A `_target_` must be the class of a network or loss, an optimiser or a schedule, of torch, of this package or of one
+    that has been imported already; or one of this package's generators.
+
+    Raises:
+        UserError: naming the first other `_target_`.
+    """
+    if isinstance(config, list | tuple):
+        for i, each in enumerate(config):
+            check_trusted(each, f"{key}.{i}")
+    if not isinstance(config, Mapping):
+        return
+    if "_target_" in config and not _trusted(str(config["_target_"]), bool(config.get("_partial_"))):
+        raise UserError(
+            f"the checkpoint wants to build {config['_target_']} for {key.lstrip('.') or 'itself'}: import its package "
+            "first if it is your own network or loss, or give the argument yourself"
+        )
+    for name, each in config.items():
+        check_trusted(each, f"{key}.{name}")
+
+
+def _trusted(target: str, partial: bool) -> bool:
+    """A function that is only bound runs where a module calls it, with its own arguments."""
+    if target.rpartition(".")[0] not in sys.modules and not target.startswith(("oodgan.", "torch.nn.", "torch.optim.")):
+        return False
+    found = get_object(target)
+    ours = getattr(found, "__module__", "").startswith("oodgan.generators." if not partial else "oodgan.")
+    return ours or (isinstance(found, type) and issubclass(found, nn.Module | Optimizer | LRScheduler))
