@@ -124,7 +124,7 @@ def test_gan_training_lowers_the_loss_and_leaves_the_generator_alone(generator: 
     cosine = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 24}
     module = DeghostModule(a_network(generator), critic, losses, adam, cosine, ema_decay=0.8)
     settings = {"max_steps": 24, "batch_size": 4, "val_every": 8, "monitor": "val/loss"}
-    cfg = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "deghost", "seed": 0}
+    cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "deghost", "seed": 0}
     data = DatasetModule(Rows(ghosts(generator, 16)), 4, 4)
     result = fit(module, data, cfg=cfg, settings=settings, folder=tmp_path / "run")
     values = [v for _, name, v in read_csv(tmp_path / "run/metrics.csv") if name == "val/l2"]

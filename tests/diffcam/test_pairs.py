@@ -152,7 +152,7 @@ def test_training_learns_to_name_the_edit_and_keeps_trained_tensors_only(
     module = DiffCAMModule(network, optimizer=adam, scheduler=cosine)
     data = DatasetModule(Pairs(shards), 24, 16, seed=0)
     settings = {"max_steps": 45, "batch_size": 16, "val_every": 15, "monitor": "val/loss"}
-    cfg = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "diffcam", "seed": 0}
+    cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "diffcam", "seed": 0}
     result = fit(module, data, cfg=cfg, settings=settings, folder=tmp_path / "run")
     losses = [value for _, name, value in read_csv(tmp_path / "run/metrics.csv") if name == "val/loss"]
     assert len(losses) == 3 and losses[-1] < 0.8 * 0.693

@@ -26,7 +26,7 @@ def run(kind, accumulate, processes, folder):
     else:
         module = Regression()
         module.drop.p = module.noise = 0.0
-    trainer = {{"accelerator": "cpu", "devices": processes, "log_every": 1}}
+    trainer = {{"accelerator": "cpu", "devices": processes, "log_every_n_steps": 1}}
     settings = {{"max_steps": 3, "batch_size": 8, "val_every": 2, "accumulate": accumulate}}
     return fit(module, PointData(), cfg={{"trainer": trainer, "stage": "ddp"}}, settings=settings, folder=folder)
 """

@@ -196,7 +196,7 @@ def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
             **{"photos": str(place["photos"]), "masks": str(place["parsing"]), "edits": {"smile": 1.0}},
             **{"methods": {"plain": str(place["plain"]), "made": str(tmp_path / "made")}, "probes": "ffhq"},
             **{"attributes": None, "identity": str(tmp_path / "face.onnx"), "output": str(output), "batch_size": 2},
-            **{"workers": 0, "sheet_by": None, "replace": False, "logger": {"kind": "csv"}},
+            **{"workers": 0, "sheet_by": None, "replace": False, "logger": {}},
             "metrics": {"resolution": size, "metrics": metrics, "sets": list(sets), "bootstrap_samples": 20},
             "trainer": {"accelerator": "cpu", "devices": processes},
         }

@@ -43,7 +43,7 @@ def config(folders, output="out", **changes):
         "replace": False,
         "metrics": metrics,
         "trainer": {"accelerator": "cpu", "devices": 1},
-        "logger": {"kind": "csv"},
+        "logger": {},
     }
     return OmegaConf.create(values | changes)
 

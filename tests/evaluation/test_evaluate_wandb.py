@@ -17,7 +17,11 @@ from test_evaluate import config, folders, result  # noqa: F401  (folders is a f
 @pytest.mark.slow
 def test_an_offline_run_holds_means_table_and_sheets(folders, monkeypatch):  # noqa: F811
     monkeypatch.setenv("WANDB_MODE", "offline")
-    evaluate.run(config(folders, logger={"kind": "wandb", "project": "oodgan-tests"}))
+    evaluate.run(
+        config(
+            folders, logger={"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger", "project": "oodgan-tests"}}
+        )
+    )
     held = result(folders)["methods"]
     (place,) = (folders / "out/wandb").glob("offline-run-*")
     (near,) = place.rglob("media/images/sheets/near*.png")

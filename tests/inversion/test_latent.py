@@ -18,7 +18,7 @@ from oodgan.inversion.module import InversionModule
 from oodgan.training import checkpoints
 from oodgan.training.fit import fit
 
-CFG = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "latent", "seed": 3}
+CFG = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "latent", "seed": 3}
 
 
 class SmallEncoder(nn.Module):

@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {"hidden": 32, "rank": 4, "pretrained": False, "identity
 CODES = {"code": {"_target_": "oodgan.inversion.losses.CodeLoss"}}
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0}
 COSINE = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 40}
-CFG = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "inversion", "seed": 0}
+CFG = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "inversion", "seed": 0}
 
 
 @pytest.fixture(scope="module")

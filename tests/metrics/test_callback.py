@@ -70,7 +70,7 @@ def test_only_each_nth_validation_is_measured(monkeypatch):
     monkeypatch.setattr(Blur, "log", lambda self, name, value, **_: logged.append((self.current_epoch, name)))
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=3,
+        max_epochs=5,
         logger=False,
         callbacks=[ImageMetrics(["psnr"], every=2)],
         enable_checkpointing=False,
@@ -78,7 +78,7 @@ def test_only_each_nth_validation_is_measured(monkeypatch):
         enable_model_summary=False,
     )
     trainer.fit(Blur())
-    assert logged == [(0, "val/psnr"), (2, "val/psnr")]
+    assert logged == [(1, "val/psnr"), (3, "val/psnr")]
 
 
 def test_a_module_without_results_is_named():

@@ -19,7 +19,7 @@ def fit_small(folder, logger):
 
     from oodgan.training.fit import fit
 
-    cfg = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "small", "logger": logger}
+    cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "small", "logger": logger}
     return fit(
         Regression(), PointData(), cfg=cfg, settings={"max_steps": 4, "batch_size": 8, "val_every": 2}, folder=folder
     )
@@ -30,23 +30,49 @@ def curve(folder, name):
         return {int(row["step"]): float(row["value"]) for row in csv.DictReader(file) if row["name"] == name}
 
 
-def test_tensorboard_and_csv_hold_the_same_curves(tmp_path):
+TENSORBOARD = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}
+CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "flush_logs_every_n_steps": 1}
+
+
+def test_several_loggers_hold_the_same_curves(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    fit_small(tmp_path, {"kind": "tensorboard"})
+    fit_small(tmp_path, {"tensorboard": TENSORBOARD, "lightning_csv": CSV})
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     for name, count in (("train/loss", 4), ("val/loss", 2)):
         shown = {event.step: event.value for event in events.Scalars(name)}
         assert len(shown) == count
         assert shown == pytest.approx(curve(tmp_path, name), rel=1e-6)
+        with open(tmp_path / "csv/metrics.csv", newline="") as file:
+            wide = {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
+        assert wide == pytest.approx(curve(tmp_path, name), rel=1e-6)
 
 
 def test_csv_is_always_there(tmp_path):
-    fit_small(tmp_path, {"kind": "csv"})
+    fit_small(tmp_path, {"csv": {"_target_": "oodgan.tracking.loggers.CsvLog"}})
     assert len(curve(tmp_path, "train/loss")) == 4
     assert not (tmp_path / "tensorboard").exists() and rank() == 0
 
 
-def test_an_unknown_logger_is_named(tmp_path):
-    with pytest.raises(UserError, match="wandb"):
-        loggers.build({"kind": "wandbb"}, tmp_path, "small")
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("wandbb", r"logger\.mine=wandbb: a config of a logger expected"),
+        ({**TENSORBOARD, "log_grap": True}, r"unknown key of logger\.mine 'log_grap' \(did you mean 'log_graph'"),
+        ({"_target_": "pytorch_lightning.loggers.WandbLogger", "note": "x"}, r"'note' \(did you mean 'notes'"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path, entry, message):
+    with pytest.raises(UserError, match=message):
+        loggers.build({"mine": entry}, tmp_path, "small")
+
+
+def test_a_login_is_found_without_asking_wandb(tmp_path, monkeypatch):
+    """Asking wandb would freeze its settings, and an offline run would fail later."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    assert not loggers.logged_in()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123\n")
+    assert loggers.logged_in() and "wandb" not in sys.modules

@@ -48,8 +48,12 @@ def test_an_offline_run_keeps_curves_pictures_and_lineage(tmp_path, monkeypatch)
             assert tracker.log_mask("mask", red, torch.ones(1, 8, 8), trainer=trainer)
             assert tracker.log_artifact(diffcam, [encoder], trainer) == tracker.artifact_name(diffcam)
 
-    cfg = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "diffcam", "logger": {"kind": "wandb"}}
-    cfg["logger"]["group"] = "group-of-two"
+    cfg = {
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
+        "stage": "diffcam",
+        "logger": {"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger"}},
+    }
+    cfg["logger"]["wandb"]["group"] = "group-of-two"
     settings = {"max_steps": 3, "batch_size": 8}
     fit(Regression(), PointData(), cfg=cfg, settings=settings, folder=tmp_path / "run", callbacks=[Shows()])
     identity = json.loads((tmp_path / "run/run.json").read_text())

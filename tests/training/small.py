@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from oodgan.nn.ema import Ema
 from oodgan.nn.frozen import Frozen
 from oodgan.training.manual import optimise
+from oodgan.training.module import FitModule
 
 
 class Points(Dataset):
@@ -143,3 +144,42 @@ class StopAt(pl.Callback):
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         if trainer.global_step >= self.step:
             raise RuntimeError("crash")
+
+
+class Tv(nn.Module):
+    """A loss of a user's own: total variation of the result."""
+
+    inputs = ("result",)
+
+    def forward(self, result):
+        return (result[..., 1:] - result[..., :-1]).abs().mean()
+
+
+class Denoiser(FitModule):
+    """The project's base module on small images, with a discriminator where a loss asks for one."""
+
+    def __init__(self, network=None, losses=None, strength=0.1, **others):
+        torch.manual_seed(0)
+        network = {"_target_": "torch.nn.Conv2d", **CONV} if network is None else network
+        critic = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Conv2d", **CONV}]}
+        loss = {"_target_": "oodgan.deghost.losses.discriminator_loss", "_partial_": True}
+        others = {"ema_decay": 0.9, "discriminator": critic, "discriminator_loss": loss, **others}
+        super().__init__(network, losses or {"l2": {"_target_": "torch.nn.MSELoss"}}, **others)
+        self.strength = strength
+
+    def predictions(self, network, batch):
+        image = batch["image"]
+        return {"result": network(image + self.strength * torch.randn_like(image)), "target": image}
+
+
+CONV = {"in_channels": 3, "out_channels": 3, "kernel_size": 3, "padding": 1}
+GAN = {
+    "l2": {"_target_": "torch.nn.MSELoss"},
+    "gan": {"_target_": "oodgan.deghost.losses.GeneratorLoss", "weight": 0.1},
+}
+
+
+def seeded_features(images):
+    """A small seeded network in FID's place: a random Inception would call all sets alike."""
+    weight = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(5)).to(images)
+    return torch.relu(nn.functional.conv2d(images, weight, stride=3)).mean((2, 3)).float()

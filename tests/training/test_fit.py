@@ -12,7 +12,7 @@ from oodgan.tracking.loggers import read_csv
 from oodgan.training import checkpoints
 from oodgan.training.fit import fit
 
-CFG = {"trainer": {"accelerator": "cpu", "log_every": 1}, "stage": "small", "seed": 3}
+CFG = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "small", "seed": 3}
 
 
 def settings(steps: int, **more):

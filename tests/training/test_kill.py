@@ -28,7 +28,7 @@ from oodgan.training import checkpoints
 from oodgan.training.fit import fit
 
 folder, steps = sys.argv[1], 60
-cfg = {{"trainer": {{"accelerator": "cpu", "log_every": 1}}, "stage": "kill"}}
+cfg = {{"trainer": {{"accelerator": "cpu", "log_every_n_steps": 1}}, "stage": "kill"}}
 settings = {{"max_steps": steps, "batch_size": 4, "val_every": 7, "checkpoint_every": 1, "monitor": "val/loss"}}
 
 

@@ -17,7 +17,7 @@ from oodgan.training.fit import fit, initialise
 
 
 def run(module, folder, steps=10, engine=None, **more):
-    cfg = {"trainer": {"accelerator": "cpu", "log_every": 1, **(engine or {})}, "seed": 3, "stage": "small"}
+    cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1, **(engine or {})}, "seed": 3, "stage": "small"}
     chosen = {"max_steps": steps, "batch_size": 8, "val_every": 5, "monitor": "val/loss", **more}
     return fit(module, PointData(), cfg=cfg, settings=chosen, folder=folder)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,35 +17,49 @@ from oodgan.errors import UserError
 from oodgan.metrics.distribution import FID, KID
 from oodgan.metrics.registry import build
 
+log = logging.getLogger("oodgan")
+
 
 class ImageMetrics(pl.Callback):
-    """Logs metrics of `{"target", "result"}`, two batches (B, 3, H, W) in [-1, 1], at the end of each validation.
+    """Logs metrics of `{"target", "result"}`, two batches (B, 3, H, W) in [-1, 1], at the end of validations.
 
     A metric over further inputs (`labels`, `mask`, `region`) takes them from the same dictionary.  Every process
     computes the same number from all shards, uneven ones too, and all log it, so that checkpoints can follow it.
-    Networks belong to no module: they enter neither checkpoints nor optimisers.
+    Networks belong to no module: they enter neither checkpoints nor optimisers.  A module whose validation makes no
+    images (regression of codes, classification) is left alone, and the log says so once.
 
     Args:
-        metrics: names known to `oodgan.metrics.registry`; FID and KID are two more, slow ones.
+        metrics: names known to `oodgan.metrics.registry`, or {key: metric}: ours, logged under their own names, which
+            fix network and version, or any of torchmetrics that is updated with (result, target), or like its FID with
+            (images, real), logged under its key. None leaves one out.
         prefix: what the logged names begin with.
-        every: only each n-th validation is measured, the first one included.
+        every: only each n-th validation is measured, and the last.
     """
 
     def __init__(
         self,
-        metrics: Sequence[str] = ("lpips_alex_v0.1", "ssim_gauss11"),
+        metrics: Sequence[str] | Mapping[str, Metric | None] = ("lpips_alex_v0.1", "ssim_gauss11"),
         prefix: str = "val/",
         every: int = 1,
     ):
         if every < 1:
             raise UserError(f"every={every} must be at least 1")
-        self.metrics: dict[str, Metric] = {name: build(name) for name in metrics}
+        given = metrics if isinstance(metrics, Mapping) else {name: build(name) for name in metrics}
+        self.metrics = {getattr(m, "name", key): m for key, m in given.items() if m is not None}
         self.prefix, self.every = prefix, every
-        self._active, self._seen, self._validations = False, 0, 0
+        self._active, self._seen, self._validations, self._told = False, 0, 0, False
+        self._targets: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._active = not trainer.sanity_checking and self._validations % self.every == 0
         self._validations += not trainer.sanity_checking
+        last = 0 < trainer.max_steps <= trainer.global_step
+        self._active = not trainer.sanity_checking and (last or self._validations % self.every == 0)
         self._seen = 0
         for metric in self.metrics.values():
             metric.to(pl_module.device)
@@ -60,28 +76,45 @@ class ImageMetrics(pl.Callback):
     ) -> None:
         if not self._active:
             return
-        images = self._images(pl_module, outputs)
+        if not isinstance(outputs, Mapping) or not {"target", "result"} <= set(outputs):
+            self._without_images(pl_module, outputs)
+            return
+        images = {key: value.detach() for key, value in outputs.items() if isinstance(value, Tensor)}
         count = len(images["result"])
         # The unpadded sampler gives process r the images r, r + n, r + 2n, ...
         places = (self._seen + torch.arange(count)) * trainer.world_size + trainer.global_rank
         self._seen += count
         for name, metric in self.metrics.items():
             if isinstance(metric, KID):
-                metric.update(images["target"], True, places)
+                metric.update(self._target_features(name, metric, images["target"], batch_idx), True, places)
                 metric.update(images["result"], False, places)
             elif isinstance(metric, FID):
-                metric.update(images["target"], real=True)
+                metric.update(self._target_features(name, metric, images["target"], batch_idx), real=True)
                 metric.update(images["result"], real=False)
+            elif "real" in inspect.signature(metric.update).parameters:
+                metric.update(images["target"], real=True)  # type: ignore[operator]
+                metric.update(images["result"], real=False)  # type: ignore[operator]
             else:
-                metric.update(*(self._input(images, name, key) for key in metric.inputs))  # type: ignore[union-attr]
+                inputs = getattr(metric, "inputs", ("result", "target"))
+                metric.update(*(self._input(images, name, key) for key in inputs))  # type: ignore[operator]
 
-    @staticmethod
-    def _images(module: pl.LightningModule, outputs: Any) -> dict[str, Tensor]:
-        if not isinstance(outputs, Mapping) or not {"target", "result"} <= set(outputs):
-            found = sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+    def _target_features(self, name: str, metric: FID | KID, target: Tensor, batch_idx: int) -> Tensor:
+        """Features of the targets, which are the same at every validation and are looked at once."""
+        mark = torch.stack([target.double().sum(), target.double().square().sum()]).cpu()
+        known = self._targets.get((name, batch_idx))
+        if known is None or not torch.equal(known[0], mark):
+            known = mark, metric.extractor(target).cpu()
+            self._targets[name, batch_idx] = known
+        return known[1].to(target.device)
+
+    def _without_images(self, module: pl.LightningModule, outputs: Any) -> None:
+        """A validation without any picture is not measured; one with half a pair is a mistake."""
+        if isinstance(outputs, Mapping) and {"target", "result"} & set(outputs):
             step = f"{type(module).__name__}.validation_step"
-            raise UserError(f"ImageMetrics needs {step} to return 'target' and 'result', got {found}")
-        return {key: value.detach() for key, value in outputs.items() if isinstance(value, Tensor)}
+            raise UserError(f"ImageMetrics needs {step} to return 'target' and 'result', got {sorted(outputs)}")
+        if not self._told:
+            log.info("image metrics: this validation of %s makes no images to measure", type(module).__name__)
+        self._told, self._active = True, False
 
     @staticmethod
     def _input(images: dict[str, Tensor], metric: str, key: str) -> Tensor:
@@ -97,4 +130,4 @@ class ImageMetrics(pl.Callback):
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
                 value = metric.compute()
             # Equal on all processes already: the mean that sync_dist takes changes nothing.
-            pl_module.log(self.prefix + name, value.float(), sync_dist=True)
+            pl_module.log(self.prefix + name, value.to(torch.get_default_dtype()), sync_dist=True)

@@ -19,7 +19,8 @@ from oodgan.files import MANIFEST, digest, writing
 from oodgan.generators import Generator
 from oodgan.generators import build as build_generator
 from oodgan.tracking import wandb as tracker
-from oodgan.tracking.artifacts import Manifest, fingerprint, up_to_date
+from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
+from oodgan.training.added import deciding
 from oodgan.weights import trained
 
 log = logging.getLogger("oodgan")
@@ -43,6 +44,17 @@ def mark_of(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
     return fingerprint({**used, "seed": cfg.seed}, inputs)
 
 
+def fit_mark(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
+    """As `mark_of`, for a stage that trains: also of what in `trainer` and `callbacks` changes the result."""
+    more = deciding(plain(cfg))
+    return mark_of(cfg, groups, **inputs, **({"training": fingerprint(more)} if more else {}))
+
+
+def trial(cfg: DictConfig) -> bool:
+    """Whether this is `trainer.fast_dev_run`, which writes nothing."""
+    return bool((cfg.get("trainer") or {}).get("fast_dev_run"))
+
+
 def artifact_folder(cfg: DictConfig) -> Path:
     """Where the stage's artifact lies: `<folder>/artifact`."""
     return Path(cfg.folder) / ARTIFACT
@@ -54,6 +66,8 @@ def finished(cfg: DictConfig, mark: str) -> bool:
     Raises UserError when one with other settings is in the way and `replace` is false.
     """
     folder = artifact_folder(cfg)
+    if trial(cfg):
+        return False
     if up_to_date(folder, mark):
         log.info("%s is up to date: %s", cfg.stage, folder)
         return True
@@ -77,6 +91,9 @@ def write_artifact(
     `uses` names the artifacts and weights files that it was made from; the manifest keeps their hashes, and wandb the
     lineage, in the run that the stage's fit left open or in one for the artifact alone. `inputs` are further marks.
     """
+    if trial(cfg):
+        log.info("%s: fast_dev_run went through; nothing is written", cfg.stage)
+        return artifact_folder(cfg)
     folder, sources = artifact_folder(cfg), {name: path for name, path in (uses or {}).items() if path is not None}
     with writing(folder, replace=True) as temporary:
         fill(temporary)
@@ -112,8 +129,7 @@ def write_weights(
 
     def fill(folder: Path) -> None:
         for name, (values, metadata) in {"": (tensors, said), **(beside or {})}.items():
-            plain = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in metadata.items()}
-            trained.save(folder / name / trained.FILE, values, half=True, **plain)
+            trained.save(folder / name / trained.FILE, values, half=True, **plain(metadata))
 
     return write_artifact(cfg, mark, fill, generator=said["generator"], directions=said.get("directions"), **manifest)
 

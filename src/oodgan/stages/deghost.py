@@ -28,7 +28,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     generator = common.open_generator(cfg)
     source = Path(cfg.deghoster.get("ghosts_from") or Path(cfg.root) / cfg.run / "ghosts" / common.ARTIFACT)
     manifest = require(Manifest.load(source), stage="ghosts", generator=generator.id)
-    mark = common.mark_of(cfg, ("deghoster",), generator=generator.id, ghosts=manifest.fingerprint)
+    mark = common.fit_mark(cfg, ("deghoster",), generator=generator.id, ghosts=manifest.fingerprint)
     if common.finished(cfg, mark):
         return None
     settings = cfg.deghoster.fit

@@ -28,7 +28,7 @@ from oodgan.training.fit import fit
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
-    mark = common.mark_of(cfg, ("diffcam",), generator=generator.id, directions=bank.id)
+    mark = common.fit_mark(cfg, ("diffcam",), generator=generator.id, directions=bank.id)
     if common.finished(cfg, mark):
         return None
     torch.manual_seed(cfg.seed)

@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.inverter.get("encoder") is None:
         raise UserError(f"inverter={cfg.inverter.name} has no encoder to train; choose inverter=light")
     generator = common.open_generator(cfg)
-    mark = common.mark_of(cfg, ("inverter", "data"), generator=generator.id)
+    mark = common.fit_mark(cfg, ("inverter", "data"), generator=generator.id)
     if common.finished(cfg, mark):
         return None
     torch.manual_seed(cfg.seed)

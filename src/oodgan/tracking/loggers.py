@@ -1,22 +1,28 @@
-"""Where a run's numbers go: a CSV file always, wandb or TensorBoard besides."""
+"""Where a run's numbers go: a CSV file always, and Lightning's loggers that the config names."""
 
 from __future__ import annotations
 
 import csv
+import inspect
 import json
+import netrc
 import os
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from hydra.utils import get_object
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from oodgan.errors import UserError, unknown
+from oodgan.files import write_text
 from oodgan.ranks import rank
+from oodgan.tracking.artifacts import plain
 
 METRICS_CSV = "metrics.csv"
 RUN_FILE = "run.json"
@@ -83,8 +89,6 @@ def read_csv(path: str | Path) -> list[tuple[int, str, float]]:
 
 def run_identity(folder: str | Path, **known: Any) -> dict[str, Any]:
     """The run's own id (8 hex digits), group and stage, kept in `folder/run.json`; made on the first call."""
-    from oodgan.files import write_text
-
     path = Path(folder) / RUN_FILE
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -94,67 +98,142 @@ def run_identity(folder: str | Path, **known: Any) -> dict[str, Any]:
     return identity
 
 
-def build(cfg: Any, folder: str | Path, stage: str, config: Any = None, resume_at: int | None = None) -> list[Logger]:
-    """The loggers that `cfg` (`{kind: csv | wandb | tensorboard, ...}`) asks for; the CSV file is always among them.
+def _remember(folder: str | Path, **known: Any) -> None:
+    path = Path(folder) / RUN_FILE
+    write_text(path, json.dumps({**run_identity(folder), **known}, indent=1) + "\n")
 
-    `config` is what the tracker shows as the run's settings; the run's group is `cfg.group` (a sweep's name) or none.
+
+def build(
+    cfg: Mapping[str, Any] | None, folder: str | Path, stage: str, config: Any = None, resume_at: int | None = None
+) -> list[Logger]:
+    """The loggers of the config group `logger`, {name: config with `_target_`}; the CSV file is always among them.
+
+    Lightning's loggers get what belongs to this run where the config leaves it open: its folder, its name, its group (a
+    sweep's name) and its id, by which a resumed run goes on in the same place. `config` is shown as the run's settings.
 
     Raises:
-        UserError: an unknown kind, or TensorBoard is not installed.
+        UserError: an entry that is no config of a logger, a keyword that it does not take, or a missing package.
     """
-    options = dict(cfg or {})
-    kind = options.pop("kind", "csv")
+    entries = {name: entry for name, entry in plain(dict(cfg or {})).items() if entry is not None}
+    run_identity(folder, stage=stage, group=next((e["group"] for e in entries.values() if _group(e)), None))
     loggers: list[Logger] = [CsvLog(folder, resume_at)]
-    run_identity(folder, stage=stage, group=options.get("group"))
-    if kind == "wandb":
-        loggers.append(wandb_logger(options, folder, stage, config))
-    elif kind == "tensorboard":
-        loggers.append(_tensorboard(folder))
-    elif kind != "csv":
-        raise unknown("logger", str(kind), ["csv", "wandb", "tensorboard"])
+    for name, entry in entries.items():
+        if not isinstance(entry, Mapping) or "_target_" not in entry:
+            raise UserError(f"logger.{name}={entry}: a config of a logger expected, with _target_; see conf/logger")
+        if get_object(entry["_target_"]) is not CsvLog:
+            loggers.append(_logger(name, entry, Path(folder), stage, config))
     return loggers
 
 
-def _tensorboard(folder: str | Path) -> Logger:
-    from pytorch_lightning.loggers import TensorBoardLogger
+def _group(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and bool(entry.get("group"))
 
+
+def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, config: Any) -> Logger:
+    keywords = {key: value for key, value in entry.items() if key != "_target_"}
+    target = get_object(entry["_target_"])
+    own = _OWN.get(target.__name__, lambda *_: {})(keywords, folder, stage, config)
+    chosen = {**own, **{key: value for key, value in keywords.items() if value is not None or key not in own}}
+    _check_keywords(name, target, chosen)
     try:
-        return TensorBoardLogger(str(folder), name="", version="tensorboard")
+        logger = target(**chosen)
+        if target.__name__ == "MLFlowLogger" and rank() == 0:
+            _remember(folder, mlflow=logger.run_id)  # a resumed run goes on in it
+        return logger
     except ModuleNotFoundError as error:
-        raise UserError("logger=tensorboard needs the tensorboard extra: pip install 'oodgan[tensorboard]'") from error
+        raise UserError(f"logger={name} needs a package that is not installed: {_first_line(error)}") from error
+    except TypeError as error:
+        raise UserError(f"logger.{name}: {_first_line(error)}") from error
 
 
-def wandb_logger(options: Mapping[str, Any], folder: str | Path, stage: str, config: Any = None) -> Logger:
-    """A wandb logger on the run of this folder, grouped by the sweep, its job type the stage; offline without login."""
-    from pytorch_lightning.loggers import WandbLogger
-
-    from oodgan.tracking.artifacts import plain
-
+def _wandb(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
     os.environ.setdefault("WANDB_SILENT", "true")  # wandb reads it once, at the first question
-    identity = run_identity(folder, stage=stage, group=options.get("group"))
-    mode = options.get("mode") or ("online" if logged_in() else "offline")
-    return WandbLogger(
-        name=options.get("name") or f"{stage}-{identity['id']}",
-        id=identity["id"],
-        save_dir=str(folder),
-        project=options.get("project") or "oodgan",
-        offline=mode == "offline",
-        group=identity.get("group") or options.get("group"),
-        job_type=stage,
-        tags=list(options.get("tags") or []),
-        entity=options.get("entity"),
-        config=plain(config) if config is not None else None,
-        resume="allow",
-    )
+    identity = run_identity(folder, stage=stage, group=keywords.get("group"))
+    return {
+        "name": f"{stage}-{identity['id']}",
+        "id": identity["id"],
+        "save_dir": str(folder),
+        "project": "oodgan",
+        "offline": not logged_in(),
+        "group": identity.get("group"),
+        "job_type": stage,
+        "tags": [],
+        "config": plain(config) if config is not None else None,
+        "resume": "allow",
+    }
+
+
+def _tensorboard(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
+    return {"save_dir": str(folder), "name": "", "version": "tensorboard"}
+
+
+def _csv(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
+    return {"save_dir": str(folder), "name": "", "version": "csv"}
+
+
+def _mlflow(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
+    identity = run_identity(folder, stage=stage)
+    root = Path(str((config or {}).get("root") or folder)).absolute()
+    return {
+        "experiment_name": "oodgan",
+        "run_name": f"{stage}-{identity['id']}",
+        "tracking_uri": f"file:{root / 'mlruns'}",
+        "tags": {"stage": stage, "group": identity.get("group") or "", "id": identity["id"]},
+        "run_id": identity.get("mlflow"),
+    }
+
+
+_OWN: dict[str, Callable[..., dict[str, Any]]] = {
+    "WandbLogger": _wandb,
+    "TensorBoardLogger": _tensorboard,
+    "CSVLogger": _csv,
+    "MLFlowLogger": _mlflow,
+}
+"""What this run's Lightning loggers are given where the config says nothing."""
+
+
+def _check_keywords(name: str, target: Any, keywords: Mapping[str, Any]) -> None:
+    takes = set(inspect.signature(target.__init__).parameters) - {"self", "kwargs"}
+    if target.__name__ == "WandbLogger":  # it hands the others on
+        import wandb
+
+        takes |= set(inspect.signature(wandb.init).parameters)
+    elif target.__name__ == "TensorBoardLogger":  # so does it, to SummaryWriter
+        takes |= {"comment", "purge_step", "max_queue", "flush_secs", "filename_suffix"}
+    elif any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target.__init__).parameters.values()):
+        return
+    for key in keywords:
+        if key not in takes:
+            raise unknown(f"key of logger.{name}", key, takes)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def wandb_entry(cfg: Any) -> dict[str, Any] | None:
+    """The config of the wandb logger among those of the group `logger`, None without one."""
+    for entry in plain(dict(cfg or {})).values():
+        if isinstance(entry, Mapping) and str(entry.get("_target_", "")).endswith(".WandbLogger"):
+            return dict(entry)
+    return None
+
+
+def wandb_logger(entry: Mapping[str, Any], folder: str | Path, stage: str, config: Any = None) -> Any:
+    """A wandb logger on the run of this folder, grouped by the sweep, its job type the stage; offline without login."""
+    return _logger("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger", **entry}, Path(folder), stage, config)
 
 
 def logged_in() -> bool:
-    """Whether wandb has a key to go online with; asks nobody."""
+    """Whether wandb has a key to go online with; asks nobody, and not wandb: that would freeze its settings."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    try:
-        import wandb
-
-        return bool(wandb.api.api_key)
-    except Exception:
-        return False
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    for path in (Path(file).expanduser() for file in files if file):
+        try:
+            if path.is_file() and netrc.netrc(path).authenticators(host):
+                return True
+        except (netrc.NetrcParseError, OSError):
+            continue
+    return False

@@ -76,12 +76,13 @@ def log_mask(name: str, photo: Tensor, mask: Tensor, trainer: pl.Trainer | None 
 
 
 def open_run(cfg: Any, folder: str | Path, stage: str) -> Any:
-    """Open the wandb run of a stage that trains nothing, when `cfg.logger` asks for wandb; the run, or None."""
+    """Open the wandb run of a stage that trains nothing, when wandb is among `cfg.logger`; the run, or None."""
     from oodgan.tracking import loggers
 
-    if rank() or (cfg.get("logger") or {}).get("kind") != "wandb":
+    entry = loggers.wandb_entry(cfg.get("logger"))
+    if rank() or entry is None:
         return None
-    return loggers.wandb_logger(plain(cfg.logger), folder, stage, plain(cfg)).experiment  # type: ignore[attr-defined]
+    return loggers.wandb_logger(entry, folder, stage, plain(cfg)).experiment
 
 
 def finish() -> None:

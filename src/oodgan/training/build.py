@@ -81,7 +81,7 @@ def check_trusted(config: Any, key: str = "") -> None:
     """Allow only what builds networks and what trains them: a checkpoint may come from anyone.
 
     A `_target_` must be the class of a network or loss, an optimiser or a schedule, of torch, of this package or of one
-    that has been imported already; or one of this package's generators.
+    that has been imported already; or one of this package's generators or schedules.
 
     Raises:
         UserError: naming the first other `_target_`.
@@ -105,5 +105,6 @@ def _trusted(target: str, partial: bool) -> bool:
     if target.rpartition(".")[0] not in sys.modules and not target.startswith(("oodgan.", "torch.nn.", "torch.optim.")):
         return False
     found = get_object(target)
-    ours = getattr(found, "__module__", "").startswith("oodgan.generators." if not partial else "oodgan.")
+    makers = ("oodgan.",) if partial else ("oodgan.generators.", "oodgan.training.schedules")
+    ours = getattr(found, "__module__", "").startswith(makers)
     return ours or (isinstance(found, type) and issubclass(found, nn.Module | Optimizer | LRScheduler))

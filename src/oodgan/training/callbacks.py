@@ -129,15 +129,16 @@ def check_frozen(module: nn.Module, saved: Mapping[str, str]) -> None:
 
 
 class ManualClip(pl.Callback):
-    """Clips each optimiser's gradients by their norm in modules that optimise by hand (Lightning refuses to)."""
+    """Clips each optimiser's gradients, by norm or value, where two are stepped by hand (Lightning refuses to)."""
 
-    def __init__(self, clip: float) -> None:
+    def __init__(self, clip: float, algorithm: str = "norm") -> None:
         self.clip = clip
+        self.apply = nn.utils.clip_grad_value_ if algorithm == "value" else nn.utils.clip_grad_norm_
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
         # Called after fp16 gradients are unscaled and before the step.
         values = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        nn.utils.clip_grad_norm_(values, self.clip)
+        self.apply(values, self.clip)
 
 
 class StopOnSignal(pl.Callback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,17 +16,22 @@ class Endless:
     """Repeats a loader epoch after epoch, told to its sampler by `set_epoch`, from batch number `start` on.
 
     A sampler with `resume(epoch, batch)` (`oodgan.data.sampler.TrainSampler`) starts there at once; otherwise the
-    batches before it are read and dropped. The stream of batches is the same as without the start.
+    batches before it are read and dropped. The stream of batches is the same as without the start. Iterated again
+    (Lightning does where `limit_train_batches` ends an epoch) it goes on behind the batches that `trained` counts.
     """
 
-    def __init__(self, loader: Any, start: int = 0) -> None:
-        self.loader, self.start = loader, start
+    def __init__(self, loader: Any, start: int = 0, trained: Callable[[], int] = int) -> None:
+        self.loader, self.start, self.trained = loader, start, trained
+        self._before: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
         length = _length(self.loader)
         if length == 0:
             raise UserError("the training data give no batch: fewer images than the batch size?")
-        first, skip = divmod(self.start, length) if length else (0, self.start)
+        if self._before is None:
+            self._before = self.trained()
+        start = self.start + self.trained() - self._before
+        first, skip = divmod(start, length) if length else (0, start)
         for epoch in itertools.count(first):
             _set_epoch(self.loader, epoch)
             drop = _skip(self.loader, epoch, skip) if skip else 0
@@ -83,7 +88,11 @@ class EndlessData(pl.LightningDataModule):
         self.inner.setup(stage)
 
     def train_dataloader(self) -> Endless:
-        return Endless(self.inner.train_dataloader(), self.start)
+        loader = self.inner.train_dataloader()
+        if self.trainer is None or self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return Endless(loader)
+        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return Endless(loader, self.start, lambda: total.ready)
 
     def val_dataloader(self) -> Any:
         """The inner one's loader.

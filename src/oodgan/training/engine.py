@@ -1,7 +1,8 @@
-"""Lightning's Trainer on the configured engine: accelerator, devices, machines, precision."""
+"""Lightning's Trainer from the config group `trainer`: every keyword of it passes, but for what this project fixes."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
@@ -10,62 +11,101 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from hydra.utils import get_object, instantiate
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from torch import nn
 
-from oodgan.errors import UserError
+from oodgan.errors import UserError, unknown
 from oodgan.nn.ema import Ema
 from oodgan.ranks import environments, launched, placed
 from oodgan.tracking.artifacts import plain
+from oodgan.training.progress import Progress
 
-_ENGINE: dict[str, Any] = {
-    "accelerator": "auto",
-    "devices": 1,
-    "num_nodes": 1,
-    "strategy": "auto",
-    "precision": "32-true",
-    "sync_batchnorm": False,
-    "deterministic": False,
-    "benchmark": False,
+DEFAULTS: dict[str, Any] = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+OURS = ("channels_last", "compile")
+"""Keys of the group that are no keywords of Lightning's: see `prepare`."""
+
+_STEPS = "training is counted in steps: give fit.max_steps of the part that is trained"
+_VALIDATION = "give fit.val_every of the part that is trained"
+REFUSED = {
+    "max_steps": _STEPS,
+    "min_steps": _STEPS,
+    "max_epochs": _STEPS,
+    "min_epochs": _STEPS,
+    "val_check_interval": _VALIDATION,
+    "check_val_every_n_epoch": _VALIDATION,
+    "callbacks": "give the group: callbacks=..., or +callbacks.NAME={_target_: ...}",
+    "logger": "give the group: logger=...",
+    "default_root_dir": "give root, run or folder",
+    "enable_checkpointing": "a run goes on from its checkpoints; callbacks.checkpoints says when they are written",
+    "use_distributed_sampler": "Lightning's sampler pads shards with images twice, which makes metrics wrong",
+    "inference_mode": "codes are refined by gradients inside of test and predict loops",
+    "reload_dataloaders_every_n_epochs": "training data are one endless stream, which resumes exactly",
+    "barebones": "it switches off what a run is made of: checkpoints, logs, progress",
 }
+"""Keywords of Lightning's Trainer that are fixed here, and what to give instead or why."""
 
 
 def trainer(
     cfg: Any = None, *, folder: str | Path, callbacks: Iterable[pl.Callback] = (), **options: Any
 ) -> pl.Trainer:
-    """A Trainer on the engine of `cfg.trainer` (accelerator, devices, nodes, strategy, precision), quiet and without a
-    logger; `options` are Lightning's own keywords. Samplers are left as they are: shards are never padded."""
+    """The Trainer of `cfg.trainer`, quiet and without a logger; `options` are Lightning's own keywords and win.
+
+    Samplers are left as they are: shards are never padded.
+
+    Raises:
+        UserError: a keyword that Lightning does not know, that is fixed here (`REFUSED`), or that cannot work.
+    """
     _quiet()
     engine = described(cfg)
-    given = {k: engine[k] for k in _ENGINE} | {"strategy": strategy(engine), "plugins": environments()}
-    defaults = {
+    target = get_object(engine.pop("_target_", "pytorch_lightning.Trainer"))
+    given = {key: value for key, value in engine.items() if key not in OURS}
+    check(given, target)
+    if given.get("fast_dev_run") and "max_steps" not in options:
+        raise UserError("trainer.fast_dev_run tries a training; this stage trains nothing")
+    hooks, bar = _one_progress(list(callbacks), given.pop("enable_progress_bar", None))
+    keywords: dict[str, Any] = {
         "logger": False,
         "enable_model_summary": False,
-        "enable_progress_bar": False,
-        "use_distributed_sampler": False,
         "num_sanity_val_steps": 0,
-        # Refinement needs gradients inside of test and predict loops, which inference tensors cannot give.
+        "use_distributed_sampler": False,
         "inference_mode": False,
+        "enable_progress_bar": bar,
+        # Without one of its kind in the list, Lightning would add its own.
+        "enable_checkpointing": any(isinstance(hook, Checkpoint) for hook in hooks),
+        **{key: _built(value) for key, value in given.items()},
+        "strategy": _built(strategy(engine)),
+        "plugins": [*(_built(given.get("plugins")) or []), *environments()],
+        "profiler": _profiler(_built(given.get("profiler")), folder),
+        **options,
     }
-    chosen = {**given, **defaults, **options}
-    if chosen["precision"] == "16-mixed" and engine["accelerator"] == "cpu":
+    if keywords.get("precision") == "16-mixed" and keywords["accelerator"] == "cpu":
         # Lightning would take bf16 instead, with a warning that nobody sees.
-        chosen["precision"] = None
-        chosen["plugins"] = [*chosen["plugins"], MixedPrecision("16-mixed", "cpu")]
-    hooks = list(callbacks)
-    # Without one of its kind in the list, Lightning would add its own.
-    chosen["enable_checkpointing"] = any(isinstance(hook, Checkpoint) for hook in hooks)
+        keywords["precision"] = None
+        keywords["plugins"] = [*keywords["plugins"], MixedPrecision("16-mixed", "cpu")]
     try:
-        return pl.Trainer(default_root_dir=str(folder), callbacks=hooks, **chosen)
+        return target(default_root_dir=str(folder), callbacks=hooks, **keywords)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"this trainer cannot be built here: {error}") from error
 
 
+def check(given: Mapping[str, Any], target: Any = pl.Trainer) -> None:
+    """Raise UserError for a keyword that is unknown, with the nearest, or fixed here, with the reason."""
+    takes = inspect.signature(target.__init__).parameters
+    free = any(each.kind is each.VAR_KEYWORD for each in takes.values())
+    for key in given:
+        if key in REFUSED:
+            raise UserError(f"trainer.{key} is fixed here: {REFUSED[key]}")
+        if key not in takes and not free:
+            raise unknown("keyword of the Trainer", key, (set(takes) - {"self", *REFUSED}) | set(OURS))
+
+
 def described(cfg: Any) -> dict[str, Any]:
-    """`cfg.trainer` with all its keys; under torchrun or SLURM, devices and machines as they were started."""
+    """`cfg.trainer` as plain values; under torchrun or SLURM, devices and machines as they were started."""
     chosen = plain(None if cfg is None else cfg.get("trainer"))
-    return {**_ENGINE, **dict(chosen or {}), **placed()}
+    return {**DEFAULTS, **dict(chosen or {}), **placed()}
 
 
 def prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
@@ -110,16 +150,35 @@ def _devices(engine: Mapping[str, Any]) -> int:
     return int(devices)
 
 
+def _built(value: Any) -> Any:
+    """Objects among the keywords (strategies, profilers, plugins) are configs with a `_target_`."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return instantiate(value, _convert_="all")
+    return [_built(each) for each in value] if isinstance(value, list) else value
+
+
+def _one_progress(hooks: list[pl.Callback], wanted: bool | None) -> tuple[list[pl.Callback], bool]:
+    """The callbacks with one progress display: a bar of Lightning's among them takes the place of ours."""
+    bar = any(isinstance(hook, ProgressBar) for hook in hooks)
+    if bar or wanted is False:
+        hooks = [hook for hook in hooks if not isinstance(hook, Progress)]
+    return hooks, bar and wanted is not False
+
+
+def _profiler(profiler: Any, folder: str | Path) -> Any:
+    """A profiler by its name writes `profile*` into the run's folder; Lightning would print to a log that is off."""
+    named: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return named[profiler](dirpath=str(folder), filename="profile") if profiler in named else profiler
+
+
 def _quiet() -> None:
-    for name in ("pytorch_lightning", "lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Lightning's remarks about hardware, loaders and ranks are off; what a callback was asked to print stays."""
+    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors"):
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     noise = (
-        "does not have many workers",
+        "does not have many workers", "in eval mode", "IterableDataset", "sync_dist", r"isinstance\(treespec",
         "The `srun` command is available",
-        "in eval mode",
-        "IterableDataset",
-        "sync_dist",
-        r"isinstance\(treespec",
-    )
+    )  # fmt: skip
     for text in (f".*{words}.*" for words in noise):
         warnings.filterwarnings("ignore", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from oodgan.errors import UserError, unknown
@@ -20,8 +22,8 @@ from oodgan.ranks import rank
 from oodgan.tracking import loggers
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import plain
+from oodgan.training import added, checkpoints
 from oodgan.training import callbacks as parts
-from oodgan.training import checkpoints
 from oodgan.training.endless import EndlessData
 from oodgan.training.engine import described, local_processes, prepare, strategy, trainer
 from oodgan.training.progress import Progress
@@ -40,7 +42,7 @@ class Stopped(UserError):
 
 @dataclass
 class FitResult:
-    """What a fit leaves: the run folder, the checkpoint that it exports (`settings.export`), its numbers.
+    """What a fit leaves: the run folder, the checkpoint that it exports (None after a `fast_dev_run`), its numbers.
 
     `metrics` holds what was logged last when that checkpoint was written, `steps` the optimiser steps of the whole run,
     `seconds` the time of this call, `images_per_second` the throughput of all processes, `objective` the best value of
@@ -48,7 +50,7 @@ class FitResult:
     """
 
     folder: Path
-    checkpoint: Path
+    checkpoint: Path | None
     metrics: dict[str, float]
     steps: int
     seconds: float
@@ -72,8 +74,9 @@ def fit(
     """Train `module` on `data` by `settings` (a part's `fit:` config) with the engine of `cfg.trainer`.
 
     Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume`, `cfg.init_from` and `cfg.stage`, all
-    optional. `settings.batch_size` is the global batch of one optimiser step; `data.batch_size` is set to what all
-    processes load at a time, which is that divided by `settings.accumulate`. `resume` is a run folder, or "auto":
+    optional; `conf/fit/default.yaml` lists what it reads of `settings`. `settings.batch_size` is the global batch of
+    one optimiser step; `data.batch_size` is set to what all processes load at a time: that divided by the accumulation.
+    `resume` is a run folder, or "auto":
     `folder` itself when it holds a checkpoint. After the call `module` has the weights that `settings.export` names
     (`best` by the monitored metric, the default where there is one, or `last`), in fp32 on the CPU.
     `keep_run` leaves a wandb run open for what the caller logs besides (`oodgan.tracking.wandb.finish` ends it).
@@ -93,6 +96,10 @@ def fit(
         keep_run=keep_run,
     )
     call.check()
+    if call.trial:
+        with tempfile.TemporaryDirectory() as nowhere:
+            call.folder, call.resume = Path(nowhere), None
+            return spread(local_processes(call.trainer), _fit, module, data, call)
     call.extra += tuple(pruner_here(call.settings.get("monitor")))
     return spread(local_processes(call.trainer), _fit, module, data, call)
 
@@ -120,8 +127,28 @@ class _Call:
 
     @property
     def seed(self) -> int:
-        seed = self.settings.get("seed")
-        return int(self.config.get("seed") or 0) if seed is None else int(seed)
+        return int(self.config.get("seed") or 0)
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.settings.get("accumulate") or self.trainer.get("accumulate_grad_batches") or 1)
+
+    @property
+    def clip(self) -> float | None:
+        return self.settings.get("clip") or self.trainer.get("gradient_clip_val")
+
+    @property
+    def limit_val(self) -> int | None:
+        """Batches of a validation, of all processes together; None where the Trainer limits it, or nothing."""
+        if self.settings.get("limit_val") is not None:
+            return int(self.settings["limit_val"])
+        limit = self.trainer.get("limit_val_batches")
+        return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
+
+    @property
+    def trial(self) -> bool:
+        """Whether this is `trainer.fast_dev_run`, which leaves nothing behind."""
+        return bool(self.trainer.get("fast_dev_run"))
 
     @property
     def export(self) -> str:
@@ -156,14 +183,14 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
         initialise(module, call.init_from)
     if saved is not None and call.resume and rank() == 0:
         _inherit(Path(call.resume), call.folder)
-    if rank() == 0:
+    if rank() == 0 and not call.trial:
         write_text(
             call.folder / CONFIG_YAML, OmegaConf.to_yaml(OmegaConf.create({**call.config, "fit": call.settings}))
         )
     stop = parts.StopOnSignal()
     engine = _assemble(module, call, stop, int(saved["global_step"]) if saved else None)
-    share = _share(settings, engine.world_size)
-    engine.manual_accumulate = int(settings.get("accumulate") or 1)  # type: ignore[attr-defined]
+    share = _share(settings, engine.world_size, call.accumulate)
+    engine.manual_accumulate = call.accumulate  # type: ignore[attr-defined]
     engine.callbacks.insert(0, parts.Position(share))  # type: ignore[attr-defined]
     if share is not None:
         data.batch_size = share  # type: ignore[attr-defined]
@@ -173,10 +200,12 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
     try:
         engine.fit(
             module,
-            datamodule=EndlessData(data, start, settings.get("limit_val")),
+            datamodule=EndlessData(data, start, call.limit_val),
             ckpt_path=str(checkpoints.find(call.resume)) if call.resume else None,
             weights_only=False if call.resume else None,
         )
+    except MisconfigurationException as error:
+        raise UserError(f"Lightning cannot run this: {' '.join(str(error).split())}") from error
     except SystemExit as error:
         raise KeyboardInterrupt from error
     finally:
@@ -191,38 +220,32 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
 
 
 def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume_at: int | None) -> pl.Trainer:
-    settings, engine = call.settings, call.trainer
-    accumulate, clip = int(settings.get("accumulate") or 1), settings.get("clip")
-    val_every = min(int(settings.get("val_every") or settings["max_steps"]), int(settings["max_steps"]))
-    automatic = module.automatic_optimization
+    steps = int(call.settings["max_steps"])
+    val_every = min(int(call.settings.get("val_every") or steps), steps)
+    automatic, clip, way = module.automatic_optimization, call.clip, call.trainer.get("gradient_clip_algorithm", "norm")
     options: dict[str, Any] = {
-        "max_steps": int(settings["max_steps"]),
+        "max_steps": steps,
         "max_epochs": -1,
-        "val_check_interval": val_every * accumulate,
+        "val_check_interval": val_every * call.accumulate,
         "check_val_every_n_epoch": None,
-        "log_every_n_steps": int(engine.get("log_every") or 10),
-        "logger": loggers.build(call.config.get("logger"), call.folder, call.stage, call.config, resume_at),
+        "accumulate_grad_batches": call.accumulate if automatic else 1,
+        "gradient_clip_val": clip if automatic else None,
     }
-    if automatic:
-        options |= {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip}
-    if strategy(engine) == "ddp":
+    if not call.trial:
+        options["logger"] = loggers.build(call.config.get("logger"), call.folder, call.stage, call.config, resume_at)
+    if strategy(call.trainer) == "ddp":
         # Two networks are trained in turn, and some layers feed no loss in some steps.
         options["strategy"] = "ddp_find_unused_parameters_true"
-    if settings.get("precision"):
-        options["precision"] = settings["precision"]
-    if settings.get("limit_val") is not None:
-        options["limit_val_batches"] = settings["limit_val"]
-    hooks = [
-        parts.StepSeeds(call.seed),
-        parts.FrozenHashes(),
-        parts.EmaUpdate(),
-        parts.Schedules(),
-        stop,
-        Progress(call.stage),
-    ]
+    if call.limit_val is not None:
+        options["limit_val_batches"] = call.limit_val
+    hooks = [parts.StepSeeds(call.seed), parts.FrozenHashes(), parts.EmaUpdate(), parts.Schedules(), stop]
     if clip and not automatic:
-        hooks.append(parts.ManualClip(float(clip)))
-    return trainer(call.config, folder=call.folder, callbacks=[*hooks, *call.extra, *_configured(call)], **options)
+        hooks.append(parts.ManualClip(float(clip), way))
+    hooks += [Progress(call.stage), *call.extra, *_configured(call)]
+    added.check(hooks, module, call.folder)
+    if call.resume:
+        hooks = added.on_resume(hooks)
+    return trainer(call.config, folder=call.folder, callbacks=hooks, **options)
 
 
 def _configured(call: _Call) -> list[pl.Callback]:
@@ -241,18 +264,18 @@ def _configured(call: _Call) -> list[pl.Callback]:
     return [instantiate(entry) for entry in entries.values() if entry]
 
 
-def _share(settings: Mapping[str, Any], processes: int) -> int | None:
+def _share(settings: Mapping[str, Any], processes: int, accumulate: int) -> int | None:
     """Images that all processes load at a time: global batch / accumulation."""
     batch = settings.get("batch_size")
     if batch is None:
         return None
-    divisor = processes * int(settings.get("accumulate") or 1)
+    divisor = processes * accumulate
     if int(batch) < 1 or int(batch) % divisor:
         raise UserError(
             f"batch_size is {batch}, the images of one step over all {processes} processes and "
-            f"{settings.get('accumulate') or 1} accumulated batches: it must be a multiple of {divisor}"
+            f"{accumulate} accumulated batches: it must be a multiple of {divisor}"
         )
-    return int(batch) // int(settings.get("accumulate") or 1)
+    return int(batch) // accumulate
 
 
 def _batches_seen(saved: Mapping[str, Any] | None, share: int | None) -> int:
@@ -303,6 +326,8 @@ def _result(
     if engine.precision in ("64-true", "bf16-true", "16-true"):
         module.float()
     done = engine.global_step - first
+    if call.trial:
+        return FitResult(call.folder, None, {}, engine.global_step, seconds)
     source = call.folder if done else call.resume or call.folder
     checkpoint = checkpoints.find(source, best=call.export == BEST)
     metrics = {k: float(v) for k, v in engine.callback_metrics.items()}
