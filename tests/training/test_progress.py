@@ -58,3 +58,20 @@ def test_predict_loops_count_images(capsys):
     engine.predict(Doubled(), DataLoader(torch.arange(5.0), 2))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("double")]
     assert [line.split()[1] for line in lines] == ["2/5", "4/5", "5/5"] and "images/s" in lines[0]
+
+
+def test_the_last_line_shows_the_last_validation(tmp_path, capsys):
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from small import PointData, Regression
+
+    from oodgan.tracking.loggers import read_csv
+    from oodgan.training.fit import fit
+
+    settings = {"max_steps": 4, "batch_size": 8, "val_every": 2}
+    fit(Regression(), PointData(), cfg={"trainer": {"accelerator": "cpu"}}, settings=settings, folder=tmp_path)
+    last = [line for line in capsys.readouterr().err.splitlines() if "4/4" in line]
+    values = [value for _, name, value in read_csv(tmp_path / "metrics.csv") if name == "val/loss"]
+    assert len(last) == 1 and f"val/loss {values[-1]:.4g}" in last[0] and values[0] != values[-1]

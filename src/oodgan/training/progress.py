@@ -133,5 +133,7 @@ class Progress(pl.Callback):
 
 
 def _numbers(trainer: pl.Trainer) -> str:
-    items = {k: v for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_epoch"))}
-    return "  ".join(f"{k} {float(v):.4g}" for k, v in list(items.items())[:6])
+    """The losses first: there is no room for everything."""
+    items = [(k, v) for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_epoch"))]
+    items.sort(key=lambda item: not item[0].endswith("/loss"))
+    return "  ".join(f"{k} {float(v):.4g}" for k, v in items[:6])
