@@ -64,7 +64,7 @@ class FeatureEncoder(nn.Module):
         self.leave = _blocks(fine, depths[0])
         self.out = nn.Conv2d(fine, channels, 1)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
         self.step = nn.Parameter(torch.full((1, channels, 1, 1), 0.3))
 
     def forward(self, photo: Tensor, inverted: Tensor, activations: Tensor, gradient: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Block(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, _SLOPE)), _SLOPE))

@@ -28,7 +28,7 @@ log = logging.getLogger("oodgan")
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     """Fits the head and writes it; raises UserError where the generator takes none."""
-    generator = common.open_generator(cfg)
+    generator: Any = common.open_generator(cfg)
     if not hasattr(generator, "previews"):
         raise UserError("a preview head is for generator=mobile_ffhq; StyleGAN2 decodes small images by itself")
     mark = common.mark_of(cfg, ("inverter", "data"), generator=generator.id, fit=str(dict(cfg.fit)))
