@@ -16,6 +16,9 @@ from oodgan.inversion.refine import Refinement
 from oodgan.inversion.value import Inversion
 from oodgan.weights import trained
 
+FEATURE_ENCODER = "feature_encoder"
+"""The part that a feature encoder's weights name, and their folder in an artifact of `oodgan inversion`."""
+
 
 class Inverter(Protocol):
     """Photos (B, 3, R, R) in [-1, 1] -> their codes, and residuals where the inverter gives them."""
@@ -171,7 +174,7 @@ def load_feature_encoder(cfg: Mapping[str, Any], generator: Generator) -> Featur
         UserError: weights that are missing, do not fit, or were made for another generator.
     """
     source = trained.configured(cfg, "inverter.residual", "inversion")
-    tensors, metadata = trained.load(source, "feature_encoder", generator=generator.id)
+    tensors, metadata = trained.load(source, FEATURE_ENCODER, generator=generator.id)
     encoder = build_feature_encoder(cfg, generator, metadata)
     try:
         encoder.load_state_dict(tensors)

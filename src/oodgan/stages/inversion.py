@@ -21,6 +21,7 @@ from oodgan.generators import Generator
 from oodgan.inversion.cache import CachedInverter
 from oodgan.inversion.feature import FeatureEncoder
 from oodgan.inversion.inverter import (
+    FEATURE_ENCODER,
     EncoderInverter,
     build_encoder,
     build_feature_encoder,
@@ -119,5 +120,5 @@ def _fit(cfg: DictConfig, module: Any, data: Any, phase: str, mark: str) -> FitR
 def _feature_weights(cfg: DictConfig, generator: Generator, feature: FeatureEncoder | None) -> dict[str, Any]:
     if feature is None:
         return {}
-    metadata = {"part": "feature_encoder", "generator": generator.id, "encoder": cfg.inverter.residual.encoder}
-    return {"feature_encoder": (feature.state_dict(), metadata)}
+    metadata = {"part": FEATURE_ENCODER, "generator": generator.id, "encoder": cfg.inverter.residual.encoder}
+    return {FEATURE_ENCODER: (feature.state_dict(), metadata)}

@@ -17,7 +17,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from oodgan.errors import UserError, unknown
+from oodgan.inversion.inverter import FEATURE_ENCODER
 from oodgan.stages import _common as common
+from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
 log = logging.getLogger("oodgan")
@@ -52,6 +54,8 @@ def _run_stage(cfg: DictConfig, name: str) -> None:
             cfg.directions = {"_target_": "oodgan.directions.bank.Bank.load", "path": str(artifact)}
         elif name in _PART:
             cfg[_PART[name]].weights = str(artifact)
+            if (artifact / FEATURE_ENCODER).is_dir():
+                cfg.inverter.residual.weights = str(artifact)
 
 
 def _edit_and_report(cfg: DictConfig) -> None:
@@ -86,8 +90,9 @@ _PARTS = ("inverter", "transfer", "directions", "diffcam", "compose", "deghoster
 def _used(cfg: DictConfig) -> dict[str, str]:
     from oodgan.files import digest
 
-    weights = {part: cfg[part].get("weights") for part in ("inverter", "diffcam", "deghoster")}
-    return {part: digest(trained.locate(source)) for part, source in weights.items() if source}
+    parts = ("inverter", "transfer", "diffcam", "deghoster")
+    named = {name: source for part in parts for name, source in trained.sources(part, plain(cfg[part])).items()}
+    return {name: digest(trained.locate(source)) for name, source in named.items()}
 
 
 def _photo(name: str) -> Any:

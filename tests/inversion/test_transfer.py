@@ -1,0 +1,70 @@
+"""How residuals follow an edit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from oodgan.errors import UserError
+from oodgan.generators.protocol import sample_codes
+from oodgan.generators.stylegan2 import StyleGAN2, tiny
+from oodgan.inversion.transfer import Fade, Whole, build
+from oodgan.inversion.value import Inversion
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    return tiny().requires_grad_(False)
+
+
+@pytest.fixture
+def inversion(generator: StyleGAN2) -> Inversion:
+    residual = torch.randn(2, generator.feature_channels[8], 8, 8, generator=torch.Generator().manual_seed(1))
+    return Inversion(sample_codes(generator, 2, 0, 1.0), {8: residual})
+
+
+def edited(inversion: Inversion, size: float = 1.0) -> Tensor:
+    step = torch.randn(1, 1, 512, generator=torch.Generator().manual_seed(2))
+    return inversion.w_plus + size * step
+
+
+def test_whole_leaves_the_residuals_alone(generator: StyleGAN2, inversion: Inversion) -> None:
+    after = Whole()(generator, inversion, edited(inversion))
+    assert torch.equal(after.w_plus, edited(inversion)) and after.residuals[8] is inversion.residuals[8]
+
+
+def test_no_edit_changes_no_residual(generator: StyleGAN2, inversion: Inversion) -> None:
+    after = Fade()(generator, inversion, inversion.w_plus)
+    assert torch.equal(after.residuals[8], inversion.residuals[8])
+    assert Fade()(generator, Inversion(inversion.w_plus), edited(inversion)).residuals == {}
+
+
+def test_fading_follows_the_change_of_the_activations(generator: StyleGAN2, inversion: Inversion) -> None:
+    codes = edited(inversion)
+    after = Fade(quantile=0.9)(generator, inversion, codes)
+    kept = (after.residuals[8] / inversion.residuals[8])[:, 0]
+    change = (generator.features(codes)[8] - generator.features(inversion.w_plus)[8]).abs().mean(1, keepdim=True)
+    smooth = torch.nn.functional.avg_pool2d(change, 3, 1, 1, count_include_pad=False)[:, 0]
+    for keep, moved in zip(kept, smooth, strict=True):
+        assert float(keep[moved >= moved.flatten().quantile(0.95)].max()) < 1e-5
+        assert float(keep[moved <= moved.flatten().quantile(0.02)].min()) > 0.3
+        order = moved.flatten().argsort()
+        assert bool((keep.flatten()[order].diff() <= 1e-5).all())
+
+
+def test_half_a_fade_leaves_half(generator: StyleGAN2, inversion: Inversion) -> None:
+    codes = edited(inversion)
+    full, half = (Fade(strength=s)(generator, inversion, codes).residuals[8] for s in (1.0, 0.5))
+    torch.testing.assert_close(half, (inversion.residuals[8] + full) / 2)
+
+
+@pytest.mark.parametrize("keywords", [{"quantile": 0.0}, {"floor": 1.0}, {"strength": 1.5}])
+def test_impossible_settings_are_refused(keywords: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="transfer: quantile="):
+        Fade(**keywords)
+
+
+def test_it_is_built_by_target(generator: StyleGAN2) -> None:
+    made = build({"_target_": "oodgan.inversion.transfer.Fade", "quantile": 0.5}, generator)
+    assert isinstance(made, Fade) and made.quantile == 0.5 and isinstance(build(None, generator), Whole)

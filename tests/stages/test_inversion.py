@@ -1,0 +1,71 @@
+"""The inversion stage's last phase: a feature encoder trained, written, resumed from, and used by an editor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from oodgan import launch
+from oodgan.editing import Editor
+from oodgan.tracking.artifacts import Manifest
+
+RESIDUAL = (
+    "inverter=feature",
+    "inverter.residual.weights=null",
+    "inverter.residual.encoder={resolution: 8, size: 32, widths: [8, 8, 8], depths: [1, 1, 1]}",
+    "inverter.residual.exact=0",
+)
+FIT = (
+    "inverter.fit.features={max_steps: 4, val_every: 4, limit_val: 2}",
+    "inverter.fit.features.module.losses={lpips: {weight: 0.0}, identity: {weight: 0.0}}",
+)
+
+
+def oodgan(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "oodgan", "inversion", "experiment=tiny", f"root={root}", *RESIDUAL, *FIT, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root, env={**os.environ})
+
+
+@pytest.mark.slow
+def test_both_encoders_of_a_run_serve_an_editor(tmp_path: Path) -> None:
+    answer = oodgan(tmp_path)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    artifact = tmp_path / "tiny" / "inversion" / "artifact"
+    manifest = Manifest.load(artifact)
+    assert "feature_encoder/weights.safetensors" in manifest.files
+    assert {"codes/val/loss", "images/val/loss", "features/val/l2", "features/val/activations"} <= set(manifest.metrics)
+
+    again = oodgan(tmp_path)
+    assert again.returncode == 0 and "up to date" in again.stderr
+    words = ["experiment=tiny", *RESIDUAL, f"inverter.weights={artifact}", f"inverter.residual.weights={artifact}"]
+    words += ["diffcam.weights=null", "deghoster=none", "code_cache=0"]
+    editor_cfg = launch.compose("edit", words)
+    from oodgan import directions, generators
+    from oodgan.inversion import cache, transfer
+
+    generator = generators.build(editor_cfg.generator)
+    bank = directions.build(editor_cfg.directions, generator)
+    editor = Editor(
+        generator,
+        cache.build(editor_cfg, generator),
+        bank,
+        everywhere,
+        transfer=transfer.build(editor_cfg.transfer, generator),
+    )  # type: ignore[arg-type]
+    photo = generator.synthesis(generator.mean_w.expand(1, generator.num_ws, -1))[0].clamp(-1, 1)
+    edit = editor.edit(photo, {bank.names[0]: 1.0}, aligned=True)
+    assert list(edit.inversion.residuals) == [8] and edit.inversion.residuals[8].any()
+    plain = generator.synthesis(edit.w_plus).clamp(-1, 1)
+    inverted = edit.tensors["inverted"]
+    assert not torch.equal(inverted, plain)
+    assert float((inverted - photo).square().mean()) < float((plain - photo).square().mean())
+    assert not torch.equal(edit.tensors["edited"], inverted) and edit.tensors["result"].shape == inverted.shape
+
+
+def everywhere(inverted, edited, names, photo):
+    return torch.ones_like(photo[:, :1])
