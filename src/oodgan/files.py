@@ -6,18 +6,33 @@ They are written under a temporary name and renamed when complete, so that a hal
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
+import json
+import math
 import os
+import re
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from oodgan.errors import UserError
 from oodgan.ranks import rank
 
 MANIFEST = "manifest.json"
 """The file that says what an artifact's folder holds (`oodgan.tracking.artifacts`)."""
+
+LONGEST = 255
+"""Bytes that file systems allow a file's name."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_TEMPORARY = re.compile(r"\.oodgan-([0-9a-f]{6})-(\d+)-\d+\.partial")
+_counter = itertools.count()
 
 
 @contextlib.contextmanager
@@ -32,16 +47,15 @@ def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
     folder = Path(folder).absolute()
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; choose another folder, or ask to replace it")
-    try:
+    with refusing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:60]}.", suffix=".partial", dir=folder.parent))
     try:
-        yield temporary
-        if rank() == 0:
-            _usual_modes(temporary)
-            _swap(temporary, folder)
+        with refusing(folder):
+            yield temporary
+            if rank() == 0:
+                _usual_modes(temporary)
+                _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -65,13 +79,159 @@ def _swap(temporary: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one, never a part."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block ends well, and is removed otherwise.
+
+    Folders on the way are made. Raises `UserError` when the disk refuses; what was at `path` is still there then.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary = path.with_name(f".oodgan-{_machine()}-{os.getpid()}-{next(_counter)}.partial")
+    try:
+        with refusing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def refusing(path: str | Path) -> Iterator[None]:
+    """Turn the disk's refusal to write something at `path` into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        if (reason := _refusal(error)) is None:
+            raise
+        raise UserError(f"cannot write {path}: {reason}") from error
+
+
+def _refusal(error: BaseException) -> str | None:
+    """Why the disk refused (full, too large, not permitted ...), or None for an error that is no disk's."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
+        return str(error).rpartition("I/O error: ")[2]
+    return None
+
+
+def full(error: BaseException) -> bool:
+    """Whether a `UserError` of `replacing` says that nothing more can be written there: no space, quota, read-only."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _FULL
+
+
+@cache
+def _machine() -> str:
+    """Tells this machine's temporary files from those of others that write to the same shared disk."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def sweep(folder: Path, deep: bool = True) -> None:
+    """Delete what killed processes of this machine left half-written in a folder (`replacing`), and below it."""
+    pattern = ".oodgan-*.partial"
+    for path in (folder.rglob if deep else folder.glob)(pattern) if folder.is_dir() else ():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and match[1] == _machine() and not _alive(int(match[2])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, patience: float = 60.0) -> Iterator[None]:
+    """Hold the lock of a file that several processes change, a hidden `.NAME.lock` beside it.
+
+    Raises `UserError` when another process holds it for more than `patience` seconds, or the disk refuses.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=patience)
+    try:
+        with refusing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except UserError as error:
+        if isinstance(error.__cause__, Timeout):
+            raise UserError(f"another process holds {path} for over {patience:g} seconds: is it stopped?") from error
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fitting(stem: str, ending: str) -> str:
+    """`stem` + `ending` as a file's name, the stem shortened (and marked by a hash of all of it) where it is too long.
+
+    >>> fitting("photo", ".png")
+    'photo.png'
+    >>> name = fitting("n" * 300, "_face0.png")
+    >>> len(name), name.endswith("_face0.png"), name == fitting("n" * 301, "_face0.png")
+    (255, True, False)
+    """
+    room = LONGEST - len(os.fsencode(ending))
+    raw = os.fsencode(stem)
+    if len(raw) <= room:
+        return stem + ending
+    cut = os.fsdecode(raw[: room - 9])
+    # A letter of several bytes is not cut in two.
+    whole = cut if stem.startswith(cut) else raw[: room - 9].decode("utf-8", "ignore")
+    return f"{whole}~{hashlib.sha256(raw).hexdigest()[:8]}{ending}"
+
+
+def below(folder: Path, name: str, ending: str) -> Path:
+    """The file of a name with folders (`anna/0`) below a folder, its last part `fitting`.
+
+    >>> below(Path("made"), "anna/0", ".png").as_posix()
+    'made/anna/0.png'
+    """
+    *folders, last = name.split("/")
+    return folder.joinpath(*folders, fitting(last, ending))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new one, never a part.
+
+    A file name that is not UTF-8 stands in it with its odd bytes as `\\udcXX`. Raises `UserError` as `replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def to_json(value: Any, indent: int | None = 1) -> str:
+    """Strict JSON, which every reader takes: NaN and infinities become null.
+
+    >>> to_json({"fid": float("nan"), "count": 1}, indent=None)
+    '{"fid": null, "count": 1}\\n'
+    """
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `to_json` of a value as `write_text` does."""
+    write_text(path, to_json(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item") and not getattr(value, "shape", None):  # numbers of numpy and torch
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(source: str | Path) -> str:
@@ -91,7 +251,7 @@ def digest(source: str | Path) -> str:
     listing = hashlib.sha256()
     for item in sorted(p for p in path.rglob("*") if p.is_file()):
         stat = item.stat()
-        listing.update(f"{item.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        listing.update(os.fsencode(f"{item.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return listing.hexdigest()
 
 

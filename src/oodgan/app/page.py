@@ -172,9 +172,9 @@ class Page:
             return
         progress(0.1, desc="looking for faces")
         try:
-            session = self.studio.open(Path(upload), aligned)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
+                session = self.studio.open(Path(upload), aligned)
                 crop = self.studio.crop(session, 0)
         except UserError as error:
             gr.Warning(html.escape(str(error)), duration=15)
@@ -233,9 +233,14 @@ class Page:
             if session is None:
                 raise gr.Error(_DROP, print_exception=False)
             try:
-                return write(session, self._wish(face, numbers), _KINDS[what], form)
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", UserWarning)
+                    file = write(session, self._wish(face, numbers), _KINDS[what], form)
             except UserError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            for note in caught:
+                gr.Info(html.escape(str(note.message)))
+            return file
 
         return make
 

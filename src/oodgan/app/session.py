@@ -22,6 +22,7 @@ from oodgan.editing import Editor, settings
 from oodgan.editing.edit import Edit
 from oodgan.editing.subject import Subject
 from oodgan.errors import UserError
+from oodgan.files import fitting, refusing, write_text
 
 VIEWS = ("photo", "inverted", "edited", "mask", "coarse", "result")
 _VIEW_SIDE = {"photo": 1024, "result": 1024}  # pixels; the other views are shown small
@@ -141,7 +142,7 @@ class Studio:
         `kind` is `pasted` (the whole photo) or `result` (the crop), `form` the file's ending.
         """
         source, edit = session.photo, self.edit(session, wish)
-        path = self._new(f"{session.stem}_edited.{form}")
+        path = self._new(fitting(session.stem, f"_edited.{form}"))
         quality = int(self.cfg.quality)
         return str(images.write_image(edit.picture(kind), path, exif=source.exif, icc=source.icc, quality=quality))
 
@@ -154,8 +155,8 @@ class Studio:
             cfg[key] = value
         for key, number in wish.mask.items():
             OmegaConf.update(cfg, f"diffcam.mask.{key}", float(number), force_add=True)
-        path = self._new(f"{session.stem}settings.yaml")
-        path.write_text(settings.dump(cfg), encoding="utf-8")
+        path = self._new(fitting(session.stem, "_settings.yaml"))
+        write_text(path, settings.dump(cfg))
         return str(path)
 
     @torch.no_grad()
@@ -171,7 +172,8 @@ class Studio:
     def _new(self, name: str) -> Path:
         """A path in a folder whose name cannot be guessed."""
         folder = self.folder / secrets.token_hex(16)
-        folder.mkdir(parents=True)
+        with refusing(folder):
+            folder.mkdir(parents=True)
         return folder / name
 
 

@@ -12,7 +12,7 @@ import torch
 from oodgan.data.loader import ImageLoader, Part, collate, seed_worker
 from oodgan.data.sampler import TrainSampler, UnpaddedSampler
 from oodgan.data.sources import Generated, Mix, Source
-from oodgan.data.splits import SPLITS, TEST, TRAIN, VAL, HashSplit, Split
+from oodgan.data.splits import SPLITS, TEST, TRAIN, VAL, HashSplit, Split, assign
 from oodgan.errors import UserError, unknown
 
 ALL = "all"
@@ -65,6 +65,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.num_workers, self.split, self.seed, self.mirror = num_workers, split or HashSplit(), seed, mirror
         self.limit, self.predict = limit, predict
         self.parts: dict[str, Part] = {}
+        self._parts_of: list[str] | None = None
         if size is not None:
             for each in self.sources.values():
                 each.set_size(size)
@@ -79,11 +80,19 @@ class ImageDataModule(pl.LightningDataModule):
             source = self.sources.get(name, self.sources.get(ALL))
             if source is None:
                 raise UserError(f"the data have no part '{name}', only {', '.join(sorted(self.sources))}")
-            whole = name in self.sources or name == ALL
-            indices = [i for i in range(len(source)) if whole or self.split(source.name(i)) == name]
+            if name in self.sources or name == ALL:
+                indices = list(range(len(source)))
+            else:
+                indices = [i for i, part in enumerate(self._assigned(source)) if part == name]
             limit = self.limit.get(name) if isinstance(self.limit, Mapping) else self.limit
             self.parts[name] = Part(source, indices[:limit], mirror=self.mirror and name == TRAIN)
         return self.parts[name]
+
+    def _assigned(self, source: Source) -> list[str]:
+        """The part of each image of the source that is split."""
+        if self._parts_of is None:
+            self._parts_of = assign(self.split, [source.name(i) for i in range(len(source))])
+        return self._parts_of
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 import zipfile
@@ -10,16 +11,22 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from oodgan.data import images
+from oodgan.data.listing import Listing, is_picture, passed_over
+from oodgan.data.names import matched
 from oodgan.data.source import Sample, Source, checked_size
 from oodgan.errors import UserError
+from oodgan.foreign import reading
 
+log = logging.getLogger("oodgan")
+CLASSES = 19
+"""Classes of CelebAMask-HQ's parsing masks, numbered from 0."""
 MAX_MEMBER_BYTES = 256 * 2**20
 HEAD, TAIL = 2**16, 2**10
 
@@ -40,7 +47,7 @@ class _Files(Source):
             first = ", ".join(f"{name} ({reason})" for name, reason in list(self.skipped.items())[:5])
             warnings.warn(f"{where}: {len(self.skipped)} damaged image(s) skipped: {first}", stacklevel=3)
         if not self.names:
-            raise UserError(f"no readable images (jpg, png, webp, bmp, tiff) in {where}")
+            raise UserError(f"no readable images in {where}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,7 +57,7 @@ class _Files(Source):
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]
-        picture = images.open_photo(io.BytesIO(self._bytes(name)), f"{self.where}/{name}").image
+        picture = images.read_rgb(io.BytesIO(self._bytes(name)), f"{self.where}/{name}")
         return {"image": images.resize(images.from_pil(_centre(picture)), self.size), "name": name}
 
     def _damage(self, name: str) -> str | None:
@@ -59,7 +66,7 @@ class _Files(Source):
             head, tail = self._ends(name)
             if _looks_whole(head, tail):
                 return None
-            images.open_photo(io.BytesIO(self._bytes(name)), name)
+            images.read_rgb(io.BytesIO(self._bytes(name)), name)
         except UserError as error:
             return str(error)
         return None
@@ -87,7 +94,7 @@ def _looks_whole(head: bytes, tail: bytes | None) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             kind = Image.open(io.BytesIO(head)).format or ""
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+    except Exception:  # decoders answer half a file with errors of every kind
         return False
     return tail is None or _ENDS.get(kind, b"") in tail
 
@@ -95,33 +102,32 @@ def _looks_whole(head: bytes, tail: bytes | None) -> bool:
 class Folder(_Files):
     """The images below a folder, at any depth (flat, FFHQ's numbered folders, one folder a person...).
 
-    `parsing`: a folder of palette PNGs (CelebAMask-HQ's 19 classes), one `<stem>.png` for an image, found at any depth.
-    Pictures that are not square are cut to the centred square. Hidden files and folders are passed over. `check` looks
-    for truncated files beforehand. Raises `UserError` for a missing folder or one without images.
+    `parsing`: a folder of palette PNGs (CelebAMask-HQ's 19 classes), each named as its image is, with the same
+    folders or without. Pictures that are not square are cut to the centred square. Hidden files and folders are passed
+    over, and so are files that are no pictures, which are counted and named. `check` looks for truncated files
+    beforehand.
+    Raises `UserError` for a missing folder, one without images, and masks that could be several images'.
     """
 
     def __init__(
         self, root: str | Path, size: int = 256, parsing: str | Path | None = None, check: bool = True
     ) -> None:
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise UserError(f"no such folder: {self.root}")
-        names = [path.relative_to(self.root) for path in self.root.rglob("*") if path.suffix.lower() in images.SUFFIXES]
-        shown = [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
-        super().__init__(str(self.root), shown, size, check)
-        self.parsing = self._index_parsing(Path(parsing).expanduser()) if parsing else {}
+        listing = Listing.of(root)
+        self.root = listing.root
+        if listing.note:
+            log.warning(listing.note)
+        super().__init__(str(self.root), listing.pictures, size, check)
+        self.parsing = self._index_parsing(parsing) if parsing else {}
 
-    def _index_parsing(self, folder: Path) -> dict[str, Path]:
-        if not folder.is_dir():
-            raise UserError(f"no such folder of parsing masks: {folder}")
-        found = {path.stem: path for path in sorted(folder.rglob("*.png"))}
-        if not any(Path(name).stem in found for name in self.names):
-            raise UserError(f"no mask in {folder} has the name of an image in {self.root}")
+    def _index_parsing(self, folder: str | Path) -> dict[str, Path]:
+        masks = Listing.of(folder, "parsing masks", (".png",)).files()
+        found = matched(self.names, masks, f"images in {self.root}", "mask")
+        read_parsing(next(iter(found.values())))  # another kind of masks is noticed now, not in the first epoch
         return found
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
-        mask = self.parsing.get(Path(self.names[index]).stem)
+        mask = self.parsing.get(self.names[index])
         if mask is not None:
             sample["parsing"] = read_parsing(mask, self.size)
         return sample
@@ -142,16 +148,20 @@ class Folder(_Files):
             raise UserError(f"{name} cannot be read: {error.strerror}") from None
 
 
-def read_parsing(path: Path, size: int) -> torch.Tensor:
-    """Read a parsing mask (palette or grey PNG whose values are classes) as (size, size) int64, nearest neighbour."""
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            if picture.mode not in ("P", "L"):
-                raise UserError(f"{path} is no parsing mask: mode {picture.mode}, expected palette or grey")
-            classes = _centre(picture).resize((size, size), Image.Resampling.NEAREST)
-            return torch.from_numpy(np.array(classes, dtype=np.int64))
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+def read_parsing(source: str | Path | IO[bytes], size: int | None = None, name: str | None = None) -> torch.Tensor:
+    """Read a parsing mask (palette or grey PNG whose values are classes) as int64 (H, W).
+
+    With `size` its centred square as (size, size), nearest neighbour. Raises `UserError` for another kind of
+    picture, and for a value that is no class.
+    """
+    label = name or (str(source) if isinstance(source, str | Path) else "the mask")
+    with reading(label, "parsing mask"), Image.open(source, formats=("PNG",)) as picture:
+        if picture.mode not in ("P", "L"):
+            raise UserError(f"{label} is no parsing mask: mode {picture.mode}, expected palette or grey")
+        if (highest := max(picture.getextrema())) >= CLASSES:  # type: ignore[operator]
+            raise UserError(f"{label} is no parsing mask: value {highest}, and classes are 0 to {CLASSES - 1}")
+        classes = picture if size is None else _centre(picture).resize((size, size), Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(classes, dtype=np.int64))
 
 
 class Zip(_Files):
@@ -166,7 +176,10 @@ class Zip(_Files):
         if not self.path.is_file():
             raise UserError(f"no such file: {self.path}")
         members = [info.filename for info in self._archive().infolist() if not info.is_dir()]
-        names = [name for name in members if _is_shown(name) and Path(name).suffix.lower() in images.SUFFIXES]
+        shown = [name for name in members if _is_shown(name)]
+        names = [name for name in shown if is_picture(name)]
+        if len(names) < len(shown):
+            log.warning(passed_over([name for name in shown if not is_picture(name)], str(self.path)))
         super().__init__(str(self.path), names, size, check)
 
     def _archive(self) -> zipfile.ZipFile:

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from oodgan.data import metadata
 from oodgan.errors import UserError, nearest
+from oodgan.files import replacing
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-FORMATS = ("png", "jpg", "webp")  # that edits are saved in
-"""File name endings that count as photos when a folder or an archive is listed."""
+Result = TypeVar("Result")
+
+DECODERS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+    "TGA": (".tga",),
+}
+"""Pillow's decoders that photos are read with, and the endings of their files. EPS, which starts an interpreter, and
+formats of no camera are left out."""
+
+SUFFIXES = tuple(ending for endings in DECODERS.values() for ending in endings)
+"""File name endings, lower case, that count as photos when a folder or an archive is listed."""
+
+FORMATS = ("png", "jpg", "webp")
+"""Endings of the files that edits are saved in."""
 
 MAX_PIXELS = 100_000_000
 """Photos up to this many pixels are read at full size; larger ones (decompression bombs too) are refused undecoded."""
 
-# Naming the decoders keeps EPS (which starts an interpreter) and the like out.
-_DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _ENCODERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -46,31 +67,124 @@ def open_photo(source: str | Path | IO[bytes], name: str | None = None) -> Photo
     """Decode a photo of any mode into upright 8-bit RGB.
 
     Grey, palette and CMYK are converted, 16-bit is scaled by 1/257 and rounded, transparency is laid over white, of an
-    animation the first frame is taken. Raises `UserError` naming the file when it is missing, no image, damaged, or
-    larger than `MAX_PIXELS`.
+    animation the first frame is taken. Metadata that cannot be read are left out, with a warning. Raises `UserError`
+    naming the file when it is missing, no image, damaged, or larger than `MAX_PIXELS`.
     """
-    label = name or (str(source) if isinstance(source, str | Path) else "image")
+    label = _label(source, name)
+    photo, lost = _read(source, label, lambda image: _photo(image, label))
+    return _noted(photo, lost)
+
+
+def photo_of(picture: Image.Image, name: str) -> Photo:
+    """The photo behind a picture that Pillow opened or made, as `open_photo` gives it."""
+    try:
+        return _noted(*_photo(picture, name))
+    except Exception as error:  # decoders answer damage with errors of every kind
+        raise UserError(f"{name} cannot be read: {error or type(error).__name__}") from error
+
+
+def _photo(image: Image.Image, name: str) -> tuple[Photo, bool]:
+    exif, lost = metadata.exif_of(image)
+    return Photo(_upright_rgb(image), name, exif, _icc(image)), lost
+
+
+def _noted(photo: Photo, lost: bool) -> Photo:
+    if lost:
+        warnings.warn(f"camera data (EXIF) of {photo.name} are damaged: left out where unreadable", stacklevel=3)
+    return photo
+
+
+def _label(source: str | Path | IO[bytes], name: str | None) -> str:
+    return name or (str(source) if isinstance(source, str | Path) else "image")
+
+
+def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
+    """Read a photo as float32 (3, H, W) in [-1, 1], upright; modes and errors as `open_photo`."""
+    return from_pil(read_rgb(source, name))
+
+
+def read_rgb(source: str | Path | IO[bytes], name: str | None = None) -> Image.Image:
+    """Read a photo as an upright 8-bit RGB picture without metadata; modes and errors as `open_photo`."""
+    return _read(source, _label(source, name), _upright_rgb)
+
+
+def read_size(source: str | Path | IO[bytes], name: str | None = None) -> tuple[int, int]:
+    """Width and height of a photo, upright, without decoding it; errors as `open_photo` where the header is damaged."""
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        turned = image.width != image.height and metadata.sideways(image)
+        return (image.height, image.width) if turned else image.size
+
+    return _read(source, _label(source, name), size)
+
+
+def read_mask(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
+    """Read a picture of any mode as a grey mask (1, H, W) in [0, 1]; errors as `open_photo`."""
+    grey = np.array(read_rgb(source, name).convert("L"), dtype=np.float32)
+    return torch.from_numpy(grey)[None] / 255
+
+
+@cache
+def _decoders() -> tuple[str, ...]:
+    """The formats that can be read here: HEIF (of iPhones) needs a plugin."""
+    try:
+        import pi_heif
+    except ImportError:
+        return tuple(kind for kind in DECODERS if kind != "HEIF")
+    pi_heif.register_heif_opener(thumbnails=False)
+    return tuple(DECODERS)
+
+
+def _read(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Image], Result]) -> Result:
+    """Open an image and use it. Where that fails, the file is tried again without its metadata, a possible cause."""
+    try:
+        return _opened(source, label, use)
+    except UserError as error:
+        if not isinstance(error.__cause__, Exception) or isinstance(error.__cause__, FileNotFoundError):
+            raise
+        try:
+            spared = metadata.without(_bytes(source))
+            if spared is None:
+                raise error
+            found = _opened(io.BytesIO(spared), label, use)
+        except (UserError, OSError):
+            raise error from None
+        warnings.warn(f"{label}: its metadata are damaged and left out", stacklevel=4)
+        return found
+
+
+def _bytes(source: str | Path | IO[bytes]) -> bytes:
+    if isinstance(source, str | Path):
+        return Path(source).read_bytes()
+    source.seek(0)
+    return source.read()
+
+
+def _opened(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Image], Result]) -> Result:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source, formats=_DECODERS) as image:
+            warnings.simplefilter("ignore")  # what decoders notice and read all the same
+            with Image.open(source, formats=_decoders()) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(_too_large(label, f"{image.width} x {image.height}"))
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-                return Photo(_to_rgb(upright), label, upright.getexif().tobytes() or None, _icc(upright))
+                return use(image)
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"no such file: {label}") from None
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {label}") from error
     except IsADirectoryError:
         raise UserError(f"{label} is a folder, not an image file") from None
     except Image.DecompressionBombError:
         raise UserError(_too_large(label, "far too large")) from None
-    except UnidentifiedImageError:
-        raise UserError(f"{label} is not an image (jpg, png, webp, bmp or tiff)") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise UserError(f"{label} cannot be read: {error or type(error).__name__}") from None
+    except UnidentifiedImageError as error:
+        raise UserError(f"{label} is not an image that can be read ({_known()})") from error
+    except Exception as error:  # decoders answer damage with errors of every kind
+        raise UserError(f"{label} cannot be read: {error or type(error).__name__}") from error
+
+
+def _known() -> str:
+    kinds = ", ".join(kind.lower() for kind in _decoders())
+    return kinds if "HEIF" in _decoders() else f"{kinds}; heif after pip install pi-heif"
 
 
 def _too_large(label: str, size: str) -> str:
@@ -78,7 +192,13 @@ def _too_large(label: str, size: str) -> str:
 
 
 def _icc(image: Image.Image) -> bytes | None:
-    return image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+    return profile if isinstance(profile, bytes) else None
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    turned = metadata.upright(image)
+    return turned if turned is not image and turned.mode == "RGB" else _to_rgb(turned)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -101,11 +221,6 @@ def _wide_to_rgb(image: Image.Image) -> Image.Image:
         values = values / 257
     grey = np.nan_to_num(values).round().clip(0, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
-
-
-def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
-    """Read a photo as float32 (3, H, W) in [-1, 1], upright; modes and errors as `open_photo`."""
-    return from_pil(open_photo(source, name).image)
 
 
 def from_pil(image: Image.Image) -> Tensor:
@@ -158,17 +273,9 @@ def write_image(
     options: dict[str, object] = {"exif": exif or b"", "icc_profile": icc}
     options |= {"compress_level": 4} if encoder == "PNG" else {"quality": quality}
     if encoder == "JPEG":
-        options["subsampling"] = 0
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        options |= {"subsampling": 0, "exif": metadata.fitted(exif or b"")}
+    with replacing(path) as temporary:
         image.save(temporary, format=encoder, **options)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return path
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from oodgan.data.names import bare, distinct, short
 from oodgan.errors import UserError, unknown
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -14,20 +16,30 @@ SPLITS = (TRAIN, VAL, TEST)
 
 
 class Split(Protocol):
-    """Maps an image's name to `train`, `val` or `test`."""
+    """Maps an image's name to `train`, `val` or `test`.
+
+    A split that has to see all names of a source at once has a method `of(names) -> parts` besides (`assign`).
+    """
 
     def __call__(self, name: str) -> str: ...
 
 
+def assign(split: Split, names: Sequence[str]) -> list[str]:
+    """The part of each image of a source. Raises `UserError` for names that the split cannot tell apart."""
+    of = getattr(split, "of", None)
+    return of(names) if of else [split(name) for name in names]
+
+
 def stable_fraction(text: str) -> float:
     """A number in [0, 1) that depends on the text only, evenly spread: the same on every machine and in every year."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 class HashSplit:
     """Split by a stable hash of the file name without folders and ending, so that a moved or re-encoded file stays.
 
-    `val` and `test` are shares of all images.
+    Where several images have that name (one folder a person), they are told apart by their folders. `val` and `test`
+    are shares of all images.
     """
 
     def __init__(self, val: float = 0.05, test: float = 0.05) -> None:
@@ -36,7 +48,15 @@ class HashSplit:
         self.val, self.test = val, test
 
     def __call__(self, name: str) -> str:
-        place = stable_fraction(PurePosixPath(name).stem)
+        return self._part(PurePosixPath(bare(name)).name)
+
+    def of(self, names: Sequence[str]) -> list[str]:
+        """The parts of all images of a source."""
+        keys = short(names)
+        return [self._part(keys[name]) for name in names]
+
+    def _part(self, key: str) -> str:
+        place = stable_fraction(key)
         if place < self.test:
             return TEST
         return VAL if place < self.test + self.val else TRAIN
@@ -63,6 +83,10 @@ class FFHQSplit:
     def __call__(self, name: str) -> str:
         return TEST if _number(name, "FFHQ") >= self.first_test else self._rest(name)
 
+    def of(self, names: Sequence[str]) -> list[str]:
+        """The parts of all images of a source."""
+        return _by_number(self, names, "FFHQ")
+
 
 class CelebAHQSplit:
     """CelebA-HQ's official split: its index, mapped to CelebA's, looked up in CelebA's partition.
@@ -75,7 +99,7 @@ class CelebAHQSplit:
         codes = {fields[0]: fields[1] for fields in _table(partition)}
         self.parts: dict[int, str] = {}
         for index, _, original in _table(mapping, columns=3):
-            if not index.isdigit():
+            if not (index.isascii() and index.isdigit()):
                 continue
             code = codes.get(original)
             if code not in ("0", "1", "2"):
@@ -88,10 +112,19 @@ class CelebAHQSplit:
             raise UserError(f"{name} is not in CelebA-HQ's mapping; files must be named 0.jpg to 29999.jpg")
         return self.parts[number]
 
+    def of(self, names: Sequence[str]) -> list[str]:
+        """The parts of all images of a source."""
+        return _by_number(self, names, "CelebA-HQ")
+
+
+def _by_number(split: Split, names: Sequence[str], dataset: str) -> list[str]:
+    distinct(names, lambda name: _number(name, dataset), f"have one {dataset} number; choose another split")
+    return [split(name) for name in names]
+
 
 def _number(name: str, dataset: str) -> int:
-    stem = PurePosixPath(name).stem
-    if not stem.isdigit():
+    stem = PurePosixPath(bare(name)).name
+    if not (stem.isascii() and stem.isdigit()):
         raise UserError(f"{name} is not named by its {dataset} number (as in 00042.png); choose another split")
     return int(stem)
 

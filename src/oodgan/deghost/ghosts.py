@@ -22,6 +22,7 @@ from oodgan.compose import compose, fold
 from oodgan.data.images import to_uint8
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
+from oodgan.files import replacing
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.transfer import Transfer, Whole
@@ -74,9 +75,8 @@ class GhostWriter(pl.LightningModule):
             path = self.folder / f"{safe_name(name)}.safetensors"
             if not path.exists():
                 code = batch["w_plus"][i : i + 1] if known is not None and bool(known[i]) else None
-                temporary = path.with_suffix(f".{self.global_rank}.tmp")
-                save_file(self.ghost(batch["image"][i : i + 1], code, name), temporary)
-                temporary.replace(path)
+                with replacing(path) as temporary:
+                    save_file(self.ghost(batch["image"][i : i + 1], code, name), temporary)
         return list(batch["name"])
 
     @torch.no_grad()

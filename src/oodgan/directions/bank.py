@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from oodgan.errors import UserError, unknown
+from oodgan.files import replacing
 
 FORMAT = "oodgan-directions-1"
 FILENAME = "directions.safetensors"
@@ -183,8 +184,8 @@ class Bank:
             "calibration": json.dumps({k: dict(v) for k, v in self.calibration.items()}, sort_keys=True),
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"vectors": self.vectors.detach().float().cpu().contiguous()}, str(path), metadata)
+        with replacing(path) as temporary:
+            save_file({"vectors": self.vectors.detach().float().cpu().contiguous()}, temporary, metadata)
         return path
 
     @classmethod

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oodgan.data.names import short
 from oodgan.data.splits import stable_fraction
 from oodgan.directions.calibrate import Bench
 from oodgan.directions.features import Extractor, list_images, photo_features, sample_features
-from oodgan.directions.labels import read_labels
+from oodgan.directions.labels import labels_of
 from oodgan.directions.linear import conditional, fit_codes, fit_linear, parse_layers, spread
 from oodgan.directions.polish import Polisher
 from oodgan.directions.probes import Probes, fit_probes, merge_probes
 from oodgan.directions.solve import Solver
 from oodgan.errors import UserError, unknown
+from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator
 
 log = logging.getLogger("oodgan")
@@ -139,18 +141,20 @@ class ProbeDiscovery:
         fitted: list[list[Probes]] = [[], []]
         for source, folder in self.sources:
             images = list_images(folder)
-            labels = {k: v for k, v in read_labels(source, images).items() if self._needed(k)}
-            stems = sorted({stem for column in labels.values() for stem in column} & images.keys())
-            if not stems:
-                raise UserError(f"none of the files labelled in {source} lies in {folder} (or no wanted attribute)")
-            log.info("directions: reading %d labelled faces of %s", len(stems), folder)
-            features = photo_features(extractor, [images[s] for s in stems])
+            with reading(source, "label source"):
+                labels = {k: v for k, v in labels_of(source, images).items() if self._needed(k)}
+            names = sorted({name for column in labels.values() for name in column})
+            if not names:
+                raise UserError(f"{source} has no labels of the wanted attributes for the images in {folder}")
+            log.info("directions: reading %d labelled faces of %s", len(names), folder)
+            features = photo_features(extractor, [images[name] for name in names])
             table = {
-                k: torch.tensor([column.get(s, float("nan")) for s in stems]) for k, column in sorted(labels.items())
+                k: torch.tensor([column.get(n, float("nan")) for n in names]) for k, column in sorted(labels.items())
             }
             table = self._usable(table)
             # By name, so that a face which two sources label is on the same side in both.
-            judged = torch.tensor([stable_fraction(stem) < self.holdout for stem in stems])
+            keys = short(images)
+            judged = torch.tensor([stable_fraction(keys[name]) < self.holdout for name in names])
             for part, rows in zip(fitted, ((~judged).nonzero()[:, 0], judged.nonzero()[:, 0]), strict=True):
                 if len(rows):
                     columns = {name: column[rows] for name, column in table.items()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from oodgan.data.images import read_image, resize
 from oodgan.errors import UserError, unknown
+from oodgan.files import replacing
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.nn.backbones import alexnet_features, imagenet_normalise, vgg16_features
 from oodgan.nn.resize import resize_area
@@ -117,24 +117,13 @@ def _chunk(generator: Generator, extractor: Extractor, codes: Tensor, file: Path
             return stored[: len(codes)]
     features = render_features(generator, extractor, codes).half()
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.partial")
-        save_file({"features": features}, str(temporary))
-        os.replace(temporary, file)
+        with replacing(file) as temporary:
+            save_file({"features": features}, temporary)
     return features
 
 
 def list_images(folder: str | Path) -> dict[str, Path]:
-    """Images anywhere below a folder by their stem; of two with one stem, the first in sorted order."""
-    from oodgan.data.images import SUFFIXES
+    """Images anywhere below a folder by their relative path. Raises `UserError` when there are none."""
+    from oodgan.data.listing import Listing
 
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"no such folder of images: {folder}")
-    files: Iterable[Path] = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-    found: dict[str, Path] = {}
-    for file in files:
-        found.setdefault(file.stem, file)
-    if not found:
-        raise UserError(f"{folder} holds no images")
-    return found
+    return Listing.of(folder).files()

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from oodgan.data.names import clean, matched
 from oodgan.errors import UserError
+from oodgan.foreign import reading
 
 Labels = dict[str, dict[str, float]]
-"""attribute -> {file stem -> value}; a file that an attribute is unknown for is left out of it."""
+"""attribute -> {file -> value}; a file that an attribute is unknown for is left out of it."""
 
 # CelebA's names for what this package names otherwise, with the sign that turns one into the other.
 _CELEBA = {
@@ -35,69 +37,91 @@ def read_labels(path: str | Path, images: Mapping[str, Path] | None = None) -> L
     - a folder of CelebAMask-HQ palette PNGs, measured by `oodgan.directions.geometry` (needs `images`)
 
     Raises:
-        UserError: missing, of another format, or without a single label.
+        UserError: missing, of another format, damaged, with two values for one file, or without a single label.
     """
     path = Path(path)
     if path.is_dir():
-        labels = _from_masks(path, images or {})
-    elif not path.is_file():
-        raise UserError(f"no such label file: {path}")
-    else:
+        return _from_masks(path, images or {})
+    with reading(path, "label file"):
         labels = _from_text(path, _text(path))
-    if not any(labels.values()):
-        raise UserError(f"{path} holds no labels")
+        if not any(labels.values()):
+            raise UserError("it holds no labels")
     return labels
+
+
+def labels_of(path: str | Path, images: Mapping[str, Path]) -> Labels:
+    """Read one label source, its files replaced by the `images` (name -> file) that they mean, the others left out.
+
+    Raises:
+        UserError: as `read_labels`; or a file could be several of the images, or two files one image.
+    """
+    labels = read_labels(path, images)
+    files = {file: file for column in labels.values() for file in column}
+    image_of = {file: name for name, file in matched(images, files, "images", "labelled file").items()}
+    return {
+        attribute: {image_of[file]: value for file, value in column.items() if file in image_of}
+        for attribute, column in labels.items()
+    }
 
 
 def _text(path: Path) -> str:
     raw = path.read_bytes()
     try:
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"label file {path} cannot be read: {error}") from error
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig", "strict")
+    except UnicodeDecodeError as error:
+        raise UserError(f"it is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
 
 
 def _from_text(path: Path, text: str) -> Labels:
     if not text.strip():
-        raise UserError(f"label file {path} is empty")
+        raise UserError("it is empty")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if kind == "csv":
-        return _from_csv(path, text)
-    if kind == "json":
-        return _from_json(path, text)
-    if kind == "txt":
-        return _from_celeba(path, text)
-    raise UserError(f"label file {path}: .csv, .json, CelebA's .txt or a folder of masks expected")
+    readers = {"csv": _from_csv, "json": _from_json, "txt": _from_celeba}
+    if kind not in readers:
+        raise UserError(".csv, .json, CelebA's .txt or a folder of masks expected")
+    return readers[kind](text)
 
 
-def _from_csv(path: Path, text: str) -> Labels:
-    rows = list(csv.DictReader(io.StringIO(text)))
+def _from_csv(text: str) -> Labels:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    columns = [name.strip() for name in next(reader, [])]
+    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     if not rows:
-        raise UserError(f"label file {path} has a header and no rows")
-    columns = [name for name in rows[0] if name is not None]
-    if {"file", "attribute", "value"} <= set(columns):
-        triples = ((row["file"], row["attribute"], row["value"]) for row in rows)
-    else:
-        triples = ((row[columns[0]], name, row[name]) for row in rows for name in columns[1:])
-    return _collect(triples, path)
+        raise UserError("it has a header and no rows")
+    if len(columns) < 2:
+        raise UserError(f"its header {','.join(columns)!r} has one column: commas between the columns expected")
+    long = {"file", "attribute", "value"} <= set(columns)
+    triples = []
+    for line, row in rows:
+        if len(row) > len(columns):
+            raise UserError(f"line {line} has {len(row)} cells for {len(columns)} columns")
+        cells = dict(zip(columns, row, strict=False))
+        place = f"line {line}"
+        if long:
+            triples.append((place, cells.get("file"), cells.get("attribute"), cells.get("value")))
+        else:
+            triples += [(place, row[0], name, cells.get(name)) for name in columns[1:]]
+    return _collect(triples)
 
 
-def _from_json(path: Path, text: str) -> Labels:
+def _from_json(text: str) -> Labels:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise UserError(f"label file {path} is no JSON: {error}") from error
+        raise UserError(f"it is no JSON: {error}") from error
     if isinstance(data, list) and all(isinstance(row, dict) for row in data):
-        return _collect(((r.get("file"), r.get("attribute"), r.get("value")) for r in data), path)
+        return _collect((f"entry {i}", r.get("file"), r.get("attribute"), r.get("value")) for i, r in enumerate(data))
     if not isinstance(data, dict):
-        raise UserError(f"label file {path}: an object {{file: {{attribute: value}}}} expected")
+        raise UserError("an object {file: {attribute: value}} expected")
     triples = []
     for file, record in data.items():
         if isinstance(record, list):  # ffhq-features-dataset: a list of detected faces
             record = record[0] if record else {}
         if isinstance(record, dict):
-            triples += [(file, name, value) for name, value in _ffhq(record.get("faceAttributes", record)).items()]
-    return _collect(triples, path)
+            face = record.get("faceAttributes", record)
+            with reading(file, "the record of"):
+                triples += [(file, file, name, value) for name, value in _ffhq(face).items()]
+    return _collect(triples)
 
 
 def _ffhq(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,50 +162,55 @@ def _move(flat: dict[str, Any], old: str, new: str) -> None:
         flat[new] = flat.pop(old)
 
 
-def _from_celeba(path: Path, text: str) -> Labels:
+def _from_celeba(text: str) -> Labels:
     lines = text.splitlines()
-    if len(lines) < 3 or not re.fullmatch(r"\d+", lines[0].strip()):
-        raise UserError(f"label file {path}: CelebA's attribute format expected (a count, the names, one row a file)")
+    if len(lines) < 3 or not re.fullmatch(r"[0-9]+", lines[0].strip()):
+        raise UserError("CelebA's attribute format expected (a count, the names, one row a file)")
     names = lines[1].split()
-    rows = [line.split() for line in lines[2:] if line.strip()]
-    for row in rows:
-        if len(row) != len(names) + 1:
-            raise UserError(f"label file {path}: the row of {row[0]} has {len(row) - 1} values for {len(names)} names")
     triples = []
-    for name, column in zip(names, zip(*(row[1:] for row in rows), strict=True), strict=True):
-        ours, sign = _CELEBA.get(name.lower(), (name.lower(), 1))
-        triples += [(row[0], ours, str(sign * int(v))) for row, v in zip(rows, column, strict=True)]
-    return _collect(triples, path)
+    for number, line in enumerate(lines[2:], 3):
+        if not line.strip():
+            continue
+        file, *values = line.split()
+        if len(values) != len(names):
+            raise UserError(f"line {number}: the row of {file} has {len(values)} values for {len(names)} names")
+        for name, value in zip(names, values, strict=True):
+            ours, sign = _CELEBA.get(name.lower(), (name.lower(), 1))
+            known = _number(value)
+            triples.append((f"line {number}", file, ours, None if known is None else sign * known))
+    return _collect(triples)
 
 
 def _from_masks(folder: Path, images: Mapping[str, Path]) -> Labels:
     import numpy as np
-    from PIL import Image
 
+    from oodgan.data.files import read_parsing
+    from oodgan.data.images import read_rgb
+    from oodgan.data.listing import Listing
     from oodgan.directions.geometry import measure
 
+    masks = matched(images, Listing.of(folder, "parsing masks", (".png",)).files(), "images", "mask")
     labels: Labels = {}
-    for file in sorted(folder.rglob("*.png")):
-        if file.stem not in images:
-            continue
-        mask = np.asarray(Image.open(file))
-        with Image.open(images[file.stem]) as image:
-            photo = np.asarray(image.convert("RGB").resize((mask.shape[1], mask.shape[0])))
-        for name, value in measure(mask, photo).items():
-            labels.setdefault(name, {})[file.stem] = value
-    if not labels:
-        raise UserError(f"{folder} holds no mask PNG named like one of the images")
+    for name, file in masks.items():
+        mask = read_parsing(file).numpy().astype(np.uint8)
+        photo = np.asarray(read_rgb(images[name]).resize((mask.shape[1], mask.shape[0])))
+        for attribute, value in measure(mask, photo).items():
+            labels.setdefault(attribute, {})[name] = value
     return labels
 
 
-def _collect(triples: Iterable[tuple[Any, Any, Any]], path: Path) -> Labels:
+def _collect(rows: Iterable[tuple[str, Any, Any, Any]]) -> Labels:
+    """Labels of (place, file, attribute, value), place being said of a row that is wrong."""
     labels: Labels = {}
-    for file, name, value in triples:
+    for place, file, name, value in rows:
         if not file or not name:
-            raise UserError(f"label file {path}: every row needs file, attribute and value")
+            raise UserError(f"{place}: every row needs file, attribute and value")
         number = _number(value)
-        if number is not None:
-            labels.setdefault(_snake(str(name)), {})[Path(str(file)).stem] = number
+        if number is None:
+            continue
+        column = labels.setdefault(_snake(str(name)), {})
+        if column.setdefault(clean(str(file)), number) != number:
+            raise UserError(f"{place}: {file} has two values of {name}, {column[clean(str(file))]:g} and {number:g}")
     return labels
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from oodgan.directions.calibrate import Bench
 from oodgan.errors import UserError, unknown
+from oodgan.files import replacing
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.tracking.artifacts import fingerprint
 
@@ -234,7 +235,5 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

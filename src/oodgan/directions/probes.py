@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodgan.directions.features import Extractor
 from oodgan.errors import UserError, unknown
+from oodgan.files import replacing
 from oodgan.weights.fetch import sha256_of
 
 SHIPPED_PROBES = Path(__file__).parents[1] / "weights" / "shipped" / "probes_ffhq.safetensors"
@@ -58,8 +59,8 @@ class Probes:
             "quality": json.dumps(dict(self.quality)), "backbone": self.backbone, "size": str(self.size),
         }  # fmt: skip
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, str(path), metadata)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
         return path
 
     @classmethod

@@ -26,6 +26,16 @@ STEPS = {"inverted": "invert", "edited": "edit", "mask": "mask", "coarse": "comp
 """The step that makes each of them, as `Edit.seconds` names it."""
 
 
+def strength_text(strength: float) -> str:
+    """A strength with its sign, in as many digits as tell it from any other.
+
+    >>> strength_text(1.0), strength_text(-0.5), strength_text(0.1234567)
+    ('+1', '-0.5', '+0.1234567')
+    """
+    short = f"{strength:+g}"
+    return short if float(short) == strength else f"{strength:+}"
+
+
 class Edit:
     """One edit of one face. Pictures are computed when first asked for, with what they need, and kept.
 
@@ -43,7 +53,7 @@ class Edit:
     @property
     def label(self) -> str:
         """The edit in words, e.g. `smile +1, age -0.5`."""
-        return ", ".join(f"{name} {strength:+g}" for name, strength in self.edits.items()) or "no edit"
+        return ", ".join(f"{name} {strength_text(strength)}" for name, strength in self.edits.items()) or "no edit"
 
     @property
     def w_plus(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from oodgan import __version__
-from oodgan.files import write_text
+from oodgan.files import replacing, write_json, write_text
 from oodgan.reporting.pages import Figure, Section, embedded, jpeg, render
 from oodgan.reporting.tables import Table
 from oodgan.tracking.curves import Curves, draw, read
@@ -50,9 +49,10 @@ def report(
     folder.mkdir(parents=True, exist_ok=True)
     rows = [(edit.label, _pictures(edit)) for edit in edits]
     runs = {name: found for name, path in (curves or {}).items() if (found := read(path))}
-    write_text(folder / METRICS, json.dumps(_numbers(edits, runs, table), indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / METRICS, _numbers(edits, runs, table))
     drawn = Table(list(table[0]), [[_shown(value) for value in row.values()] for row in table]) if table else None
-    _poster(title, rows, runs, drawn).save(folder / PNG)
+    with replacing(folder / PNG) as temporary:
+        _poster(title, rows, runs, drawn).save(temporary, "PNG")
     write_text(folder / HTML, _page(title, rows, runs, drawn))
     return folder / HTML
 

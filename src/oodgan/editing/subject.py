@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from oodgan.data import images
@@ -54,19 +54,12 @@ def read_picture(picture: Picture) -> Photo:
     if isinstance(picture, str | Path):
         return images.open_photo(picture)
     if isinstance(picture, Image.Image):
-        return _from_pil(picture)
+        return images.photo_of(picture, getattr(picture, "filename", "") or "picture")
     if isinstance(picture, np.ndarray):
         return Photo(_from_array(picture), "array")
     if isinstance(picture, Tensor):
         return Photo(_from_tensor(picture), "tensor")
     raise UserError(f"a {type(picture).__name__} is no photo: give a path, a PIL picture, an array or a tensor")
-
-
-def _from_pil(picture: Image.Image) -> Photo:
-    upright = ImageOps.exif_transpose(picture)
-    rgb = upright if upright.mode == "RGB" else images.to_pil(images.from_pil(upright))
-    icc = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
-    return Photo(rgb, getattr(picture, "filename", "") or "picture", upright.getexif().tobytes() or None, icc)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
-from oodgan.data.images import SUFFIXES
+from oodgan.data.files import read_parsing
+from oodgan.data.images import SUFFIXES, read_size
+from oodgan.data.listing import Listing
+from oodgan.data.names import distinct, matched, short
 from oodgan.errors import UserError
 from oodgan.evaluation.methods import BUILT_IN, MASKED
 from oodgan.evaluation.protocol import Protocol
+from oodgan.files import below
 
 
 @dataclass(frozen=True)
 class Pair:
     """One photo with its results and masks, {method: file}; a built-in method may still have to make its files.
 
-    Methods without masks have no entry in `masks`.
+    `name` is the photo's without folders and ending, or with folders where another photo has it. Methods without masks
+    have no entry in `masks`.
     """
 
     index: int
@@ -40,23 +43,23 @@ def match(
         methods: name -> folder of results, or the name of a built-in method.
         made: where the built-in methods' pictures go (`made/METHOD/NAME.png`), and their masks
             (`made/masks/METHOD/NAME.png`). Masks of a folder of the edit stage lie in its `mask/`.
-        masks: folder of parsing masks `<stem>.png`.
+        masks: folder of parsing masks, PNGs named as the photos are.
+
+    Pictures belong to the photo of their relative path without ending (`oodgan.data.names`).
 
     Raises:
-        UserError: an empty folder, no overlap of names, mixed sizes, pictures that are not square or are smaller than
-            the protocol's resolution.
+        UserError: an empty folder, no overlap of names, a name that fits several photos, mixed sizes, pictures that are
+            not square or are smaller than the protocol's resolution, masks that are no parsing masks.
     """
     if not methods:
         raise UserError("no methods to score; e.g. 'methods={ours: FOLDER, plain: FOLDER}'")
-    photo_files = by_stem(photos, "photos")
+    found = Photos.of(photos)
+    photo_files = found.files
     names = protocol.choose(photo_files)
-    folders = {method: by_stem(_results(Path(value)), method) for method, value in methods.items() if not _made(value)}
+    folders = {m: found.matched(_results(Path(value)), m) for m, value in methods.items() if not _made(value)}
     for method, files in folders.items():
         if not set(files) & set(names):
-            raise UserError(
-                f"no picture of {method} ({methods[method]}) has the name of a photo; "
-                f"photos are named as {names[0]!r}, pictures as {next(iter(sorted(files)))!r}"
-            )
+            raise UserError(f"no picture of {method} ({methods[method]}) has the name of a photo of the protocol")
     shared = [name for name in names if all(name in files for files in folders.values())]
     if not shared:
         raise UserError(f"no photo has a picture of every method: {', '.join(folders)} have no name in common")
@@ -65,22 +68,52 @@ def match(
     _check_sizes("photos", [photo_files[name] for name in shared], protocol)
     for method, files in folders.items():
         _check_sizes(method, [files[name] for name in shared], protocol)
-    labels = by_stem(masks, "parsing masks", (".png",)) if masks is not None else {}
-    if masks is not None and not set(labels) & set(shared):
-        raise UserError(f"no parsing mask in {masks} has the name of a photo")
-    given = {method: _masks(Path(methods[method])) for method in folders}
+    labels = found.parsing_masks(masks, shared) if masks is not None else {}
+    given = {method: _masks(Path(methods[method]), found) for method in folders}
     return [
         Pair(
             index,
             name,
             photo_files[name],
-            {m: folders[m][name] if m in folders else made / m / f"{name}.png" for m in methods},
+            {m: folders[m][name] if m in folders else below(made / m, name, ".png") for m in methods},
             labels.get(name),
             {m: files[name] for m, files in given.items() if name in files}
-            | {m: made / "masks" / m / f"{name}.png" for m, value in methods.items() if str(value) in MASKED},
+            | {m: below(made / "masks" / m, name, ".png") for m, value in methods.items() if str(value) in MASKED},
         )
         for index, name in enumerate(shared)
     ]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos below a folder: `files` by the name that tells them apart, `keys` of these by relative path."""
+
+    files: Mapping[str, Path]
+    keys: Mapping[str, str]
+
+    @classmethod
+    def of(cls, folder: str | Path, what: str = "photos") -> Photos:
+        """Raises `UserError` for no such folder, nothing in it, or two photos that differ by their endings only."""
+        files = Listing.of(folder, what).files()
+        keys = short(files)
+        distinct(list(files), keys.__getitem__, f"of the {what} in {folder} differ by their endings only")
+        return cls({keys[name]: path for name, path in files.items()}, keys)
+
+    def matched(self, folder: str | Path, what: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
+        """The pictures below a folder by the names of the photos that they belong to; errors of `names.matched`."""
+        files = Listing.of(folder, what, suffixes).files()
+        found = matched(self.keys, files, "photos", f"picture of {what}")
+        return {self.keys[name]: path for name, path in found.items()}
+
+    def parsing_masks(self, folder: str | Path, names: Iterable[str]) -> dict[str, Path]:
+        """The parsing masks of some of the photos. Raises `UserError` when there is none, or one is no such mask."""
+        every = self.matched(folder, "parsing masks", (".png",))
+        found = {name: every[name] for name in names if name in every}
+        if not found:
+            raise UserError(f"no parsing mask in {folder} has the name of a photo that is measured")
+        for path in found.values():
+            read_parsing(path)
+        return found
 
 
 def _made(value: str) -> bool:
@@ -92,40 +125,16 @@ def _results(folder: Path) -> Path:
     return folder / "result" if (folder / "edits.json").is_file() else folder
 
 
-def _masks(folder: Path) -> dict[str, Path]:
+def _masks(folder: Path, photos: Photos) -> dict[str, Path]:
     """The masks that the edit stage wrote beside its results."""
     made = (folder / "edits.json").is_file() and (folder / "mask").is_dir()
-    return by_stem(folder / "mask", "masks") if made else {}
-
-
-def by_stem(folder: Path, what: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
-    """Stem -> file of the pictures below a folder.
-
-    Raises:
-        UserError: no such folder, nothing in it, or two files of one stem.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{what}: there is no folder {folder}")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or any(p.startswith(".") for p in path.relative_to(folder).parts):
-            continue
-        if path.stem in found:
-            raise UserError(f"{what}: {found[path.stem]} and {path} have the same name; matching is by name")
-        found[path.stem] = path
-    if not found:
-        raise UserError(f"{what}: the folder {folder} holds no pictures ({', '.join(suffixes)})")
-    return found
+    return photos.matched(folder / "mask", "masks") if made else {}
 
 
 def _check_sizes(what: str, files: list[Path], protocol: Protocol) -> None:
     first: tuple[Path, tuple[int, int]] | None = None
     for path in files:
-        try:
-            with Image.open(path) as picture:
-                size = picture.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"{what}: {path} cannot be read as a picture ({type(error).__name__})") from error
+        size = read_size(path, f"{what}: {path}")
         first = first or (path, size)
         if size != first[1]:
             before = f"{first[0].name} is {first[1][0]}x{first[1][1]}"

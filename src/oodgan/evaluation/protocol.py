@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import PurePosixPath
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from oodgan.data.images import to_uint8
+from oodgan.data.names import bare
 from oodgan.errors import UserError, unknown
 
 FILTERS = ("bilinear", "bicubic")
@@ -97,25 +97,25 @@ class Protocol:
         return f"{self.resolution}-{self.filter}-{'aa' if self.antialias else 'noaa'}-{self.rounding}"
 
     def choose(self, names: Iterable[str]) -> list[str]:
-        """The protocol's images among `names`, sorted.
+        """The protocol's images among `names` (`oodgan.data.names.short`), sorted.
 
         Raises:
             UserError: none of them, or fewer than `count`.
         """
         from hydra.utils import instantiate
 
-        from oodgan.data.splits import stable_fraction
+        from oodgan.data.splits import assign, stable_fraction
 
         names = sorted(names)
-        split = instantiate(dict(self.split))
-        chosen = [name for name in names if split(name) == self.part]
+        parts = assign(instantiate(dict(self.split)), names)
+        chosen = [name for name, part in zip(names, parts, strict=True) if part == self.part]
         if not chosen:
             raise UserError(f"none of the {len(names)} photos is in the {self.part!r} part of protocol {self.name}")
         if self.count is None:
             return chosen
         if len(chosen) < self.count:
             raise UserError(f"protocol {self.name} asks for {self.count} photos, only {len(chosen)} are there")
-        chosen.sort(key=lambda name: stable_fraction(f"{self.seed}/{PurePosixPath(name).stem}"))
+        chosen.sort(key=lambda name: stable_fraction(f"{self.seed}/{bare(name)}"))
         return sorted(chosen[: self.count])
 
     def prepare(self, images: Tensor) -> Tensor:

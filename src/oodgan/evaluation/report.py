@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from oodgan.data.images import read_rgb
 from oodgan.errors import UserError
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import same_protocol
@@ -31,7 +32,7 @@ def number(entry: Mapping[str, Any] | None) -> str:
     >>> number({"count": 0})
     'n/a'
     """
-    if not entry or "mean" not in entry or math.isnan(entry["mean"]):
+    if not entry or entry.get("mean") is None:
         return "n/a"
     text = _digits(entry["mean"])
     return f"{text} [{_digits(entry['low'])}, {_digits(entry['high'])}]" if "low" in entry else text
@@ -58,9 +59,7 @@ def markdown(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> str
 
 
 def _best(summary: Mapping[str, Mapping[str, Any]], metric: str) -> str | None:
-    means = {
-        m: v[metric]["mean"] for m, v in summary.items() if not math.isnan(v.get(metric, {}).get("mean", math.nan))
-    }
+    means = {m: v[metric]["mean"] for m, v in summary.items() if v.get(metric, {}).get("mean") is not None}
     return (min if lower_is_better(metric) else max)(means, key=means.__getitem__) if means else None
 
 
@@ -124,8 +123,7 @@ def sheet(pairs: Sequence[Pair], values: NDArray[np.float64], method: str, metri
 
 
 def thumbnail(path: Path, side: int = _TILE) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    return read_rgb(path).resize((side, side), Image.Resampling.LANCZOS)
 
 
 def page(

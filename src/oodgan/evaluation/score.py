@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from oodgan.data import images
 from oodgan.data.images import mask_to_pil, read_image, write_image
 from oodgan.data.sampler import UnpaddedSampler
 from oodgan.errors import UserError
@@ -100,12 +100,7 @@ class PairDataset(Dataset[Item]):
 
 def read_mask(path: Path, size: int) -> Tensor:
     """A grey picture as a mask (1, size, size) in [0, 1], shrunk by area."""
-    try:
-        with Image.open(path) as picture:
-            pixels = torch.from_numpy(np.array(picture.convert("L"))).float() / 255
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"the mask {path} cannot be read ({type(error).__name__})") from error
-    return F.interpolate(pixels[None, None], (size, size), mode="area")[0]
+    return F.interpolate(images.read_mask(path)[None], (size, size), mode="area")[0]
 
 
 class Scorer(pl.LightningModule):
@@ -169,8 +164,7 @@ class Scorer(pl.LightningModule):
         picture, mask = self._maker.produce(method, read_image(pair.photo), dict(self.job.edit))
         check_range(picture, f"{method} of {pair.name}")
         if mask is not None:  # first, so that a picture never lies there without its mask
-            pair.masks[method].parent.mkdir(parents=True, exist_ok=True)
-            mask_to_pil(mask[None]).save(pair.masks[method])
+            write_image(mask_to_pil(mask[None]), pair.masks[method])
             item["masks"][method] = read_mask(pair.masks[method], self.job.protocol.resolution)
         write_image(picture, pair.results[method])
         return self.job.protocol.prepare(read_image(pair.results[method])[None])[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from oodgan.files import replacing
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class Store:
     def write(self, scores: Sequence[Scores]) -> None:
         """Keeps a batch for good."""
         path = self.folder / f"{scores[0].index:08d}.npz"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 index=np.array([s.index for s in scores]),
@@ -45,7 +45,6 @@ class Store:
                 values=np.stack([s.values for s in scores]),
                 features=np.stack([s.features for s in scores]),
             )
-        os.replace(temporary, path)
 
     def read(self) -> Iterator[Scores]:
         """All scores, in the photos' order as far as files go; a damaged file counts as not scored."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import Protocol
 from oodgan.evaluation.score import Job
 from oodgan.evaluation.store import Store
+from oodgan.files import replacing
 from oodgan.metrics.distribution import FID, INCEPTION, INCEPTION_DIM, KID
 
 Summary = dict[str, dict[str, Any]]
@@ -76,7 +76,7 @@ def _add_shares(summary: Summary, table: NDArray[np.float64], methods: list[str]
         wanted = float(np.nansum(table[:, methods.index("plain"), k]))
         for m, method in enumerate(methods):
             share = float(np.nansum(table[:, m, k])) / wanted if wanted else math.nan
-            summary[method][column.replace("change_", "change_share_", 1)] = {"mean": share, "count": len(table)}
+            summary[method][column.replace("change_", "change_share_", 1)] = _mean(share, len(table))
 
 
 def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:
@@ -109,10 +109,8 @@ def real_statistics(store: Store, path: Path) -> dict[str, Tensor]:
         kid.update(features, True, torch.tensor([scores.index]))
     features, keys = kid.kept(real=True)
     found = {**fid.moments(real=True), "features": features, "keys": keys}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({key: value.contiguous() for key, value in found.items()}, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({key: value.contiguous() for key, value in found.items()}, temporary)
     return found
 
 
@@ -134,4 +132,9 @@ def add_sets(summary: Summary, job: Job, real: Mapping[str, Tensor]) -> None:
             kid.update(features, False, torch.tensor([scores.index]))
         for metric in (fid, kid):
             if metric.name in job.protocol.sets:
-                summary[method][metric.name] = {"mean": float(metric.compute()), "count": count}
+                summary[method][metric.name] = _mean(float(metric.compute()), count)
+
+
+def _mean(value: float, count: int) -> dict[str, Any]:
+    """An entry without `mean` where there is no number, as for FID of one photo."""
+    return {"count": count} if math.isnan(value) else {"mean": value, "count": count}

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodgan.files import replacing
 from oodgan.generators.protocol import STYLE_DIM, Residuals, sample_codes
 from oodgan.weights.registry import SHIPPED
 
@@ -85,7 +86,8 @@ def save_previews(generator: MobileGenerator, previews: dict[str, Preview], psnr
     }
     metadata = {"generator": generator.id, "layout": _LAYOUT, "psnr": json.dumps(psnr)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
 
 
 def codes_of(generator: MobileGenerator, size: int) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oodgan.errors import UserError
+from oodgan.files import replacing
 from oodgan.generators.protocol import Generator
 from oodgan.inversion import inverter as inverters
 from oodgan.inversion.inverter import Inverter
@@ -71,16 +70,12 @@ class CachedInverter(nn.Module):
         return self.folder / f"{hashlib.sha256(text + pixels.tobytes()).hexdigest()}.safetensors"
 
     def _keep(self, file: Path, code: Inversion) -> None:
-        temporary = file.with_name(f".{file.stem}.{os.getpid()}-{threading.get_ident()}.tmp")
+        tensors = {f"{_RESIDUAL}{r}": x.half().cpu().contiguous() for r, x in code.residuals.items()}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            tensors = {f"{_RESIDUAL}{r}": x.half().cpu().contiguous() for r, x in code.residuals.items()}
-            save_file({"w_plus": code.w_plus.cpu().contiguous(), **tensors}, temporary)
-            os.replace(temporary, file)
+            with replacing(file) as temporary:
+                save_file({"w_plus": code.w_plus.cpu().contiguous(), **tensors}, temporary)
             trim(self.folder, self.limit)
-        except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        except (OSError, UserError) as error:
             log.warning("the code is not kept in %s: %s", self.folder, error)
 
 

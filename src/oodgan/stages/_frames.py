@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oodgan.data.detect import Face, detect_faces
-from oodgan.data.images import open_photo
+from oodgan.data.images import read_rgb
 from oodgan.data.track import by_frame, choose_tracks, follow, smooth
 from oodgan.errors import UserError
 from oodgan.stages._photos import Job
@@ -33,7 +33,7 @@ def place(jobs: Sequence[Job], face: str, window: int, say: Callable[[str], None
     say(f"finding faces in {len(jobs)} frames")
     for job in jobs:
         try:
-            found.append(detect_faces(open_photo(job.path).image))
+            found.append(detect_faces(read_rgb(job.path)))
         except UserError:  # said when it is this frame's turn to be edited
             found.append([])
     tracks = choose_tracks(follow(found, gap=window), face)

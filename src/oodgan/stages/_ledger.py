@@ -3,54 +3,84 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from oodgan import __version__
 from oodgan.errors import UserError
-from oodgan.files import write_text
+from oodgan.files import locked, write_json
 from oodgan.tracking.artifacts import fingerprint
 
 FILE = "edits.json"
+SAVED = ("result", "pasted", "photo", "inverted", "edited", "mask", "coarse")
+"""What can be saved of an edit, each kind in a folder of this name."""
+
+KINDS = (*SAVED, "grid")
+"""The folders that edits write to."""
 
 
 @dataclass
 class Ledger:
-    """The record of an output folder.
+    """The record of an output folder, which several commands may write to at once.
 
     `settings` maps a hash to the settings behind it; `photos` maps a result's name to where it came from, its
     settings' hash, seconds of each step, number of faces, notes, and whether it is finished; `failures` maps a path to
-    the reason.
+    the reason. Each change reads what others have recorded meanwhile, while the file is locked.
     """
 
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
     photos: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    _own: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
         """Read a folder's record; an empty one where there is none. Raises UserError for a damaged file."""
-        path = folder / FILE
         if folder.exists() and not folder.is_dir():
             raise UserError(f"output={folder} is a file; name a folder")
+        ledger = cls(folder)
+        ledger._read()
+        return ledger
+
+    def _read(self) -> None:
+        path = self.folder / FILE
         if not path.is_file():
-            return cls(folder)
+            return
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            return cls(folder, dict(stored["settings"]), dict(stored["photos"]), dict(stored["failures"]))
-        except (ValueError, KeyError, TypeError) as error:
+            settings, photos, failures = (dict(stored[key]) for key in ("settings", "photos", "failures"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); move it away, or choose another output folder") from error
+        self.settings, self.photos, self.failures = {**settings, **self._own}, photos, failures
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Bring the record up to date, change it, and write it, while no other process does."""
+        with locked(self.folder / FILE):
+            self._read()
+            yield
+            self._write()
 
     def use(self, settings: Mapping[str, Any]) -> str:
         """Note the settings of this run; their hash."""
         mark = fingerprint(settings)[:16]
-        self.settings[mark] = dict(settings)
+        self._own[mark] = self.settings[mark] = dict(settings)
         return mark
+
+    def claim(self, name: str, files: Iterable[Path], replace: bool, **entry: Any) -> None:
+        """Record that a photo is being edited, just before `files` are written.
+
+        Raises:
+            UserError: as `refuse`, unless `replace`; somebody else may have been quicker.
+        """
+        with self._changing():
+            if not replace:
+                self.refuse(name, entry["settings"], entry["sha256"], files)
+            self.photos[name] = {**entry, "finished": False}
 
     def finished(self, name: str, mark: str, source: str, files: Iterable[Path]) -> bool:
         """Whether the photo was edited with these settings already and all `files` are there."""
@@ -82,43 +112,22 @@ class Ledger:
         return "other settings: " + ", ".join(_changed(key, old.get(key), new[key]) for key in keys)
 
     def note(self, name: str, **entry: Any) -> None:
-        """Record a photo and write the file."""
-        self.photos[name] = entry
-        self.failures.pop(str(entry.get("photo")), None)
-        self.save()
+        """Record a finished photo."""
+        with self._changing():
+            self.photos[name] = {**entry, "finished": True}
+            self.failures.pop(str(entry.get("photo")), None)
 
     def fail(self, path: Path, reason: str) -> None:
-        """Record a failure and write the file."""
-        self.failures[str(path)] = reason
-        self.save()
+        """Record a failure."""
+        with self._changing():
+            self.failures[str(path)] = reason
 
-    def save(self) -> None:
+    def _write(self) -> None:
         """Write the file, dropping settings that no photo has any more."""
         used = {entry.get("settings") for entry in self.photos.values()}
         kept = {mark: settings for mark, settings in self.settings.items() if mark in used}
         content = {"version": __version__, "settings": kept, "photos": self.photos, "failures": self.failures}
-        try:
-            write_text(self.folder / FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self.folder / FILE}: {error.strerror or error}") from error
-
-
-def sweep(folder: Path) -> None:
-    """Delete what a killed run left half-written in an output folder: temporary files whose process is gone."""
-    for path in folder.rglob(".*") if folder.is_dir() else ():
-        match = re.fullmatch(r"\..+\.(\d+)\.(tmp|partial)", path.name)
-        if match and not _alive(int(match[1])):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # somebody else's
-        return True
-    return True
+        write_json(self.folder / FILE, content)
 
 
 def _changed(key: str, old: Any, new: Any) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodgan.data.images import SUFFIXES
+from oodgan.data.listing import Listing, is_picture, passed_over
+from oodgan.data.names import bare
 from oodgan.errors import UserError
+from oodgan.stages._ledger import FILE, KINDS
 
 
 @dataclass(frozen=True)
@@ -19,56 +22,79 @@ class Job:
     name: str
 
 
-def find(inputs: Iterable[str], output: Path) -> list[Job]:
-    """The photos of files, folders (at any depth) and globs, without those below `output`.
+@dataclass(frozen=True)
+class Jobs:
+    """The photos to edit, and in `notes` what was passed over in the folders that were named."""
+
+    photos: list[Job]
+    notes: list[str]
+
+
+def find(inputs: Iterable[str], output: Path) -> Jobs:
+    """The photos of files, folders (at any depth) and globs; of folders and globs without earlier results in `output`.
 
     Raises:
         UserError: an input that matches nothing, or two photos whose results would have one name.
     """
     found: dict[Path, Job] = {}
-    for text in inputs:
-        for job in _matches(str(text)):
-            if output.resolve() not in job.path.resolve().parents:
-                found.setdefault(job.path.resolve(), job)
-    return _distinct(list(found.values()))
+    notes: list[str] = []
+    made = _made(output)
+    for text in map(str, inputs):
+        path = Path(text).expanduser()
+        if path.is_dir():
+            listing = Listing.of(path, "photos")
+            notes += [listing.note] if listing.note else []
+            jobs = [Job(path / name, bare(name)) for name in listing.pictures if (path / name).is_file()]
+            jobs = _new(jobs, made, text)
+            if not jobs:
+                raise UserError(f"no photo in folder {text}" + (f": {listing.note}" if listing.note else ""))
+        elif path.exists():
+            jobs = [Job(path, bare(path.name))]
+        elif glob.has_magic(text):
+            matching = [p for p in sorted(_expand(path)) if p.is_file()]
+            jobs = [Job(p, bare(p.name)) for p in matching if is_picture(p.name)]
+            others = [str(p) for p in matching if not is_picture(p.name)]
+            notes += [passed_over(others, text)] if others else []
+            jobs = _new(jobs, made, text)
+            if not jobs:
+                raise UserError(f"no photo matches {text}")
+        else:
+            raise UserError(f"no such file or folder: {text}")
+        for job in jobs:
+            found.setdefault(job.path.resolve(), job)
+    return Jobs(_distinct(list(found.values())), notes)
 
 
-def _matches(text: str) -> Iterator[Job]:
-    path = Path(text).expanduser()
-    if path.is_dir():
-        photos = sorted(p for p in path.rglob("*") if _is_photo(p.relative_to(path)) and p.is_file())
-        if not photos:
-            raise UserError(f"no photo in folder {text}: files ending in {', '.join(SUFFIXES)} are looked for")
-        yield from (Job(p, p.relative_to(path).with_suffix("").as_posix()) for p in photos)
-    elif path.exists():
-        yield Job(path, path.stem)
-    elif glob.has_magic(text):
-        photos = [p for p in sorted(_expand(path)) if p.is_file()]
-        if not photos:
-            raise UserError(f"no photo matches {text}")
-        yield from (Job(p, p.stem) for p in photos)
-    else:
-        raise UserError(f"no such file or folder: {text}")
+def _made(output: Path) -> list[Path]:
+    """The folders that an edit has written its pictures to, if this is the output of one."""
+    return [(output / kind).resolve() for kind in KINDS] if (output / FILE).is_file() else []
+
+
+def _new(jobs: list[Job], made: list[Path], text: str) -> list[Job]:
+    """The photos that are no results of earlier edits. Raises `UserError` when all are."""
+    kept = [job for job in jobs if not any(folder in job.path.resolve().parents for folder in made)]
+    if jobs and not kept:
+        raise UserError(f"all photos of {text} are results of edits, as {made[0].parent / FILE} says; name others")
+    return kept
 
 
 def _expand(pattern: Path) -> Iterator[Path]:
-    """The photos that a glob matches; `**` goes through folders, never through links to folders, which may circle."""
+    """The files that a glob matches; `**` goes through folders, never through links to folders, which may circle.
+
+    Folders whose names hold brackets mean themselves where they exist.
+    """
     parts = pattern.parts
-    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part) and not Path(*parts[: i + 1]).exists())
     root = Path(*parts[:first])
-    return (p for p in root.glob(str(Path(*parts[first:]))) if _is_photo(p.relative_to(root)))
-
-
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    for path in root.glob(str(Path(*parts[first:]))):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
 
 
 def _distinct(jobs: list[Job]) -> list[Job]:
     """Names told apart by the files' endings where stems are the same."""
-    stems = [job.name for job in jobs]
-    named = [
-        Job(job.path, f"{job.name}_{job.path.suffix[1:].lower()}") if stems.count(job.name) > 1 else job for job in jobs
-    ]
+    count = Counter(job.name for job in jobs)
+    named = [Job(job.path, f"{job.name}_{_ending(job)}") if count[job.name] > 1 else job for job in jobs]
     taken: dict[str, Job] = {}
     for job in named:
         if job.name in taken:
@@ -78,3 +104,7 @@ def _distinct(jobs: list[Job]) -> list[Job]:
             )
         taken[job.name] = job
     return named
+
+
+def _ending(job: Job) -> str:
+    return job.path.suffix[1:].lower()

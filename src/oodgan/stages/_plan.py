@@ -12,10 +12,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from oodgan.data.images import FORMATS
+from oodgan.editing.edit import strength_text
 from oodgan.errors import UserError, nearest, unknown
+from oodgan.files import below
+from oodgan.stages._ledger import SAVED
 from oodgan.stages._photos import Job
-
-SAVED = ("result", "pasted", "photo", "inverted", "edited", "mask", "coarse")
 
 Numbers = Sequence[int | None]
 """How the faces of a photo are told apart in file names: [None], not at all, when there is one."""
@@ -72,10 +73,10 @@ class Plan:
 
     def file(self, kind: str, job: Job, face: int | None = None, edits: Mapping[str, float] | None = None) -> Path:
         """Where a picture goes: `<output>/<kind>/<name>[_face<i>][_<strengths>].<format>`."""
-        name = job.name + ("" if face is None else f"_face{face}")
+        ending = "" if face is None else f"_face{face}"
         if edits is not None and self.grid:
-            name += "_" + "_".join(f"{key}{edits[key]:+g}" for key in self.lists)
-        return self.output / kind / f"{name}.{self.format}"
+            ending += "_" + "_".join(f"{key}{strength_text(edits[key])}" for key in self.lists)
+        return below(self.output / kind, job.name, f"{ending}.{self.format}")
 
     def files(self, job: Job, numbers: Numbers) -> list[Path]:
         """All pictures that a photo with these faces gives."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from oodgan.errors import UserError
 from oodgan.files import write_text
 from oodgan.tracking import compare, page, runs
+from oodgan.tracking.terminal import console
 
 POSITIONAL = ("*runs",)
 
@@ -27,9 +27,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     write_text(output / "comparison.md", comparison.table().markdown())
     write_text(output / "comparison.csv", compare.to_csv(comparison))
     write_text(output / "comparison.html", page.page(comparison, found, title))
-    console = Console()
-    console.print(comparison.table().terminal())
-    console.print(f"wrote {output / 'comparison.html'}, .md and .csv", soft_wrap=True, highlight=False)
+    console().print(comparison.table().terminal())
+    console().print(f"wrote {output / 'comparison.html'}, .md and .csv", soft_wrap=True)
     return None
 
 

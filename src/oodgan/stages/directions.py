@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
@@ -26,6 +25,7 @@ from oodgan.directions.features import Extractor, list_images
 from oodgan.directions.formats import ImportDiscovery
 from oodgan.directions.probes import SHIPPED_PROBES, Probes
 from oodgan.errors import UserError
+from oodgan.files import write_json
 from oodgan.generators import Generator
 from oodgan.generators.protocol import sample_codes
 from oodgan.stages import _common as common
@@ -66,7 +66,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         command = shlex.join(["oodgan", "directions", *_overrides()])
         write_card(bank, folder / "card.md", command, [f"pictures/{p}" for p in pictures], result, findings.extra)
         measured = {"check": result.as_dict() if result else None, **findings.extra}
-        (folder / "measured.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
+        write_json(folder / "measured.json", measured)
 
     common.write_artifact(
         cfg,

@@ -30,8 +30,9 @@ from omegaconf import DictConfig
 
 from oodgan.editing import settings
 from oodgan.errors import UserError
+from oodgan.files import digest, full, sweep
 from oodgan.stages._frames import natural, place
-from oodgan.stages._ledger import Ledger, sweep
+from oodgan.stages._ledger import KINDS, Ledger
 from oodgan.stages._photos import Job, find
 from oodgan.stages._plan import Numbers, Plan, edits_of, inputs_of, numbers_of
 
@@ -52,10 +53,15 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Edit the photos of `cfg.input`; gives counts of photos done, skipped and failed, and the exit code."""
     cfg = settings.read(cfg)
     inputs, plan = inputs_of(cfg), Plan.of(cfg)
-    jobs = find(inputs, plan.output)
-    jobs = natural(jobs) if plan.window else jobs
+    found = find(inputs, plan.output)
+    for note in found.notes:
+        _say(f"note: {note}")
+    jobs = natural(found.photos) if plan.window else found.photos
+    _spare_photos(jobs, plan)
     ledger = Ledger.open(plan.output)
-    sweep(plan.output)
+    sweep(plan.output, deep=False)
+    for kind in KINDS:
+        sweep(plan.output / kind)
     mark = ledger.use({**settings.decisive(cfg, edits_of(cfg)), **plan.marks})
     todo = [job for job in jobs if not _finished(job, plan, ledger, mark)]
     failed: dict[str, str] = {}
@@ -79,10 +85,18 @@ def _finished(job: Job, plan: Plan, ledger: Ledger, mark: str) -> bool:
     return ledger.finished(job.name, mark, source, targets)
 
 
+def _spare_photos(jobs: Sequence[Job], plan: Plan) -> None:
+    """Raise UserError when a picture would be written over one of the photos, whatever `replace` says."""
+    folders = {(plan.output / kind).resolve() for kind in KINDS}
+    photos = {path for job in jobs if not folders.isdisjoint((path := job.path.resolve()).parents)}
+    for job in jobs if photos else ():
+        for file in plan.files(job, [None]):
+            if file.resolve() in photos:
+                raise UserError(f"the result of {job.path} would be written over {file}: choose another output folder")
+
+
 def _digest(path: Path) -> str:
     """The photo's hash; none for a file that cannot be read, which fails when it is its turn."""
-    from oodgan.files import digest
-
     try:
         return digest(path)
     except (OSError, UserError):
@@ -107,6 +121,8 @@ class _Run:
             try:
                 self._edit(job)
             except RECOVERABLE as error:
+                if full(error):
+                    raise
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.ledger.fail(job.path, reason)
                 if self.alone and isinstance(error, UserError):
@@ -119,22 +135,21 @@ class _Run:
     def _edit(self, job: Job) -> None:
         from oodgan.data.images import open_photo
 
-        photo, plan, ledger = open_photo(job.path), self.plan, self.ledger
+        plan, ledger = self.plan, self.ledger
         entry: dict[str, Any] = {"photo": str(job.path), "sha256": _digest(job.path), "settings": self.mark}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
+            photo = open_photo(job.path)
             every = [self._edits(photo, edits, self.faces.get(job.path)) for edits in plan.edits]
+            entry["faces"] = len(every[0])
+            if plan.window:
+                entry["tracks"] = list(self.faces[job.path]) if self.several else [None] * len(every[0])
+            numbers = numbers_of(entry)
+            ledger.claim(job.name, plan.files(job, numbers), plan.replace, **entry)
+            seconds = _write(every, photo, job, plan, numbers)
         notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
         self._note(notes)
-        entry["faces"] = len(every[0])
-        if plan.window:
-            entry["tracks"] = list(self.faces[job.path]) if self.several else [None] * len(every[0])
-        numbers = numbers_of(entry)
-        if numbers != numbers_of(ledger.photos.get(job.name, {})) and not plan.replace:
-            ledger.refuse(job.name, self.mark, entry["sha256"], plan.files(job, numbers))
-        ledger.note(job.name, **entry, finished=False)
-        seconds = _write(every, photo, job, plan, numbers)
-        ledger.note(job.name, **entry, seconds=seconds, notes=notes, finished=True)
+        ledger.note(job.name, **entry, seconds=seconds, notes=notes)
 
     def _edits(self, photo: Photo, edits: dict[str, float], faces: Mapping[int, Face] | None) -> list[Edit]:
         if faces is None:
@@ -181,13 +196,15 @@ def _write(every: Sequence[Sequence[Edit]], source: Photo, job: Job, plan: Plan,
 
 def _grid(pictures: Sequence[Any], plan: Plan) -> Any:
     """Columns by the last strength list, rows by the others."""
+    from oodgan.editing.edit import strength_text
     from oodgan.tracking.sheet import sheet
 
     *others, last = plan.lists
     across = len(plan.lists[last])
     rows = [list(pictures[i : i + across]) for i in range(0, len(pictures), across)]
-    titles = [", ".join(f"{name} {edits[name]:+g}" for name in others) for edits in plan.edits[::across]]
-    return sheet(rows, [f"{last} {strength:+g}" for strength in plan.lists[last]], titles if others else (), size=384)
+    titles = [", ".join(f"{name} {strength_text(edits[name])}" for name in others) for edits in plan.edits[::across]]
+    columns = [f"{last} {strength_text(strength)}" for strength in plan.lists[last]]
+    return sheet(rows, columns, titles if others else (), size=384)
 
 
 def _say(text: str) -> None:
@@ -195,8 +212,9 @@ def _say(text: str) -> None:
 
 
 def _summarise(jobs: Sequence[Job], todo: Sequence[Job], failed: Mapping[str, str], ledger: Ledger, plan: Plan) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from oodgan.tracking.terminal import console
 
     table = Table("photo", "faces", "seconds", "result", title=None)
     for job in jobs:
@@ -206,12 +224,11 @@ def _summarise(jobs: Sequence[Job], todo: Sequence[Job], failed: Mapping[str, st
         elif len(jobs) <= LISTED:
             spent = f"{sum(entry.get('seconds', {}).values()):.1f}" if job in todo else "done before"
             table.add_row(str(job.path), str(entry["faces"]), spent, str(_main(job, plan, entry)))
-    console = Console()
     if table.row_count:
-        console.print(table)
+        console().print(table)
     done = len(todo) - len(failed)
-    console.print(f"{done} edited, {len(jobs) - len(todo)} skipped as finished, {len(failed)} failed; see "
-                  f"{plan.output / 'edits.json'}", highlight=False, soft_wrap=True)  # fmt: skip
+    console().print(f"{done} edited, {len(jobs) - len(todo)} skipped as finished, {len(failed)} failed; see "
+                    f"{plan.output / 'edits.json'}", soft_wrap=True)  # fmt: skip
 
 
 def _main(job: Job, plan: Plan, entry: Mapping[str, Any]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import digest, write_text
+from oodgan.files import digest, write_json, write_text
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, fingerprint, plain
 
@@ -183,6 +184,7 @@ def _score(config: Mapping[str, Any], job: Job) -> None:
 
 
 def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
+    from oodgan.data.images import write_image
     from oodgan.evaluation import report, summary
 
     table = summary.load(job.store, len(job.pairs))
@@ -199,7 +201,7 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     (output / "sheets").mkdir(parents=True, exist_ok=True)
     for m, method in enumerate(job.methods):
         picture = report.sheet(job.pairs, table[:, m, job.columns.index(by)], method, by)
-        picture.save(output / "sheets" / f"{method}.png")
+        write_image(picture, output / "sheets" / f"{method}.png")
     report.write_rows(output / "per_image.csv", job.pairs, job.columns, table)
     write_text(output / "table.md", report.markdown(found, caption))
     write_text(output / "report.html", report.page(found, job.pairs, job.columns, table, caption))
@@ -223,7 +225,7 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     _log(cfg, found, output)
     tracker.log_artifact(output, list(sources.values()), only=("*.md", "*.csv", "*.html", "sheets/*"))
     tracker.finish()
-    write_text(output / RESULT, json.dumps(result, indent=1) + "\n")
+    write_json(output / RESULT, result)
 
 
 def _notes(cfg: DictConfig) -> list[str]:
@@ -252,7 +254,8 @@ def _log(cfg: DictConfig, found: Mapping[str, Mapping[str, Any]], output: Path) 
 
     from oodgan.tracking import loggers
 
-    means = {f"{m}/{k}": e["mean"] for m, entries in found.items() for k, e in entries.items() if "mean" in e}
+    every = {f"{m}/{k}": e.get("mean", math.nan) for m, entries in found.items() for k, e in entries.items()}
+    means = {name: mean for name, mean in every.items() if math.isfinite(mean)}
     for logger in loggers.build(plain(cfg.get("logger")), output, "evaluate", config=plain(cfg)):
         logger.log_metrics(means, step=0)
         if type(logger).__name__ == "WandbLogger":

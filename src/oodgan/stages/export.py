@@ -13,7 +13,6 @@ The files take one image at a time, in float32. To edit with OpenVINO nothing ha
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from oodgan.errors import UserError
 from oodgan.export import check, formats
 from oodgan.export.parts import Part, deployed, sample
-from oodgan.files import write_text
+from oodgan.files import write_json, write_text
 from oodgan.stages import _common as common
 from oodgan.weights import trained
 
@@ -63,7 +62,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
             print(f"export {part.name}", file=sys.stderr, flush=True)
             rows.append(_one(cfg, part, tensors, others, wanted, target))
         write_text(target / TABLE, check.markdown(rows, wanted, _caption(cfg)))
-        write_text(target / NUMBERS, json.dumps({"threads": torch.get_num_threads(), "parts": rows}, indent=1) + "\n")
+        write_json(target / NUMBERS, {"threads": torch.get_num_threads(), "parts": rows})
 
     common.write_artifact(
         cfg,

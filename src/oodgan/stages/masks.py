@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import digest, write_text
+from oodgan.files import digest, write_json, write_text
 from oodgan.tracking.artifacts import fingerprint, plain
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     def fill(target: Path) -> None:
         result = {"strength": float(cfg.strength), "tables": tables, "caption": caption}
-        write_text(target / "masks.json", json.dumps(result, indent=1) + "\n")
+        write_json(target / "masks.json", result)
         write_text(target / "table.md", markdown(tables, caption))
         picture(samples).save(target / "masks.png")
 
@@ -65,18 +65,16 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
     """The photos to measure on, each with its parsing mask or None, in name order."""
     from oodgan.data.splits import stable_fraction
-    from oodgan.evaluation.pairs import by_stem
+    from oodgan.evaluation.pairs import Photos
 
     if not cfg.photos:
         if cfg.masks:
             raise UserError("masks are those of photos: give photos=FOLDER too")
         return []
-    photos = by_stem(Path(cfg.photos).expanduser(), "photos")
-    labels = by_stem(Path(cfg.masks).expanduser(), "parsing masks", (".png",)) if cfg.masks else {}
-    if cfg.masks and not set(labels) & set(photos):
-        raise UserError(f"no parsing mask in {cfg.masks} has the name of a photo")
-    chosen = sorted(photos, key=stable_fraction)[: cfg.photo_limit]
-    return [(photos[name], labels.get(name)) for name in sorted(chosen)]
+    photos = Photos.of(Path(cfg.photos).expanduser())
+    chosen = sorted(sorted(photos.files, key=stable_fraction)[: cfg.photo_limit])
+    labels = photos.parsing_masks(Path(cfg.masks).expanduser(), chosen) if cfg.masks else {}
+    return [(photos.files[name], labels.get(name)) for name in chosen]
 
 
 def _inputs(cfg: DictConfig, photos: list[tuple[Path, Path | None]]) -> dict[str, str]:

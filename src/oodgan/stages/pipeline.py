@@ -145,12 +145,13 @@ def _curves(folder: Path, stages: Sequence[str]) -> dict[str, Path]:
 def _tell(folder: Path) -> None:
     import json
 
-    from rich.console import Console
     from rich.table import Table
+
+    from oodgan.tracking.terminal import console
 
     rows = json.loads((folder / "metrics.json").read_text())["table"]
     table = Table(*(str(key) for key in rows[0]))
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    console().print(table)
     print(f"report: {folder / 'report.html'}")

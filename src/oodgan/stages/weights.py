@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from oodgan.errors import UserError, unknown
+from oodgan.tracking.terminal import console
 from oodgan.weights.fetch import fetch, folder_of, verify
 from oodgan.weights.registry import REGISTRY, SHIPPED, entry
 
@@ -46,7 +46,7 @@ def _list(names: Sequence[str], cfg: DictConfig) -> dict[str, Any]:
         table.add_row(name, item.version, f"{item.size / 1e6:.1f}", here, item.licence, item.use)
     for path in sorted(SHIPPED.glob("*.safetensors")) if not names else []:
         table.add_row(path.stem, "shipped", f"{path.stat().st_size / 1e6:.1f}", "yes", *_shipped(path))
-    Console().print(table)
+    console().print(table)
     return {"weights": len(table.rows)}
 
 

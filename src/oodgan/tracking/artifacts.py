@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-from oodgan.files import MANIFEST, digest, write_text
+from oodgan.files import MANIFEST, digest, write_json
 
 _LISTED_FILES = 10_000
 
@@ -57,7 +57,7 @@ class Manifest:
         folder = Path(folder)
         found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
         self.files = found[:_LISTED_FILES]
-        write_text(folder / MANIFEST, json.dumps(asdict(self), indent=1, default=str) + "\n")
+        write_json(folder / MANIFEST, asdict(self))
         return folder / MANIFEST
 
     @classmethod

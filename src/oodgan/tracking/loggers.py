@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import write_text
+from oodgan.files import write_json
 from oodgan.ranks import rank
 from oodgan.tracking.artifacts import plain
 
@@ -94,13 +94,13 @@ def run_identity(folder: str | Path, **known: Any) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     identity = {"id": uuid.uuid4().hex[:8], "created": time.strftime("%Y-%m-%dT%H:%M:%S"), **known}
     if rank() == 0:
-        write_text(path, json.dumps(identity, indent=1) + "\n")
+        write_json(path, identity)
     return identity
 
 
 def _remember(folder: str | Path, **known: Any) -> None:
     path = Path(folder) / RUN_FILE
-    write_text(path, json.dumps({**run_identity(folder), **known}, indent=1) + "\n")
+    write_json(path, {**run_identity(folder), **known})
 
 
 def build(

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import write_text
+from oodgan.files import write_json, write_text
 from oodgan.ranks import rank
 from oodgan.tracking import loggers
 from oodgan.tracking import wandb as tracker
@@ -342,7 +342,7 @@ def _result(
         if not done and path.is_file():
             metrics = json.loads(path.read_text(encoding="utf-8"))
         else:
-            write_text(path, json.dumps(metrics, indent=1) + "\n")
+            write_json(path, metrics)
     hashes = parts.frozen_hashes(module)
     keeper = next(c for c in engine.callbacks if isinstance(c, checkpoints.Checkpoints))  # type: ignore[attr-defined]
     objective = metrics.get("val/loss") if keeper.best is None else keeper.best

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from oodgan.data.images import to_pil
+from oodgan.files import replacing
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.sheet import sheet
 
@@ -48,7 +49,8 @@ class Pictures(pl.Callback):
             return
         rows = [[to_pil(image) for image in row] for row in zip(*shown.values(), strict=True)]
         picture = sheet(rows, list(shown), size=max(64, min(256, rows[0][0].width)))
-        picture.save(Path(trainer.default_root_dir) / FILE)
+        with replacing(Path(trainer.default_root_dir) / FILE) as temporary:
+            picture.save(temporary, "PNG")
         tracker.log_images({"validation": picture}, trainer.global_step, trainer)
         if {"photo", "mask"} <= set(first):
             tracker.log_mask("mask", first["photo"][0], first["mask"][0], trainer=trainer)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from oodgan.files import replacing
 from oodgan.training.progress import track
 
 
@@ -24,9 +25,9 @@ def render_shards(
     paths = [folder / f"{name}_{seed}_{i:04d}.safetensors" for i in range(count)]
     for i, path in enumerate(track(paths, what, unit="shards")):
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            save_file({key: value.contiguous() for key, value in render(seed * 1_000_003 + i).items()}, temporary)
-            temporary.replace(path)
+            tensors = {key: value.contiguous() for key, value in render(seed * 1_000_003 + i).items()}
+            with replacing(path) as temporary:
+                save_file(tensors, temporary)
     return paths
 
 

@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from oodgan.errors import UserError
+from oodgan.files import write_json
 from oodgan.training.sweep import SWEEP, Pruned, read_job
 
 TRIAL_FILE = "trial.json"
@@ -143,7 +144,7 @@ class StudySweeper(Sweeper):
             place = folder / str(trial.number)
             place.mkdir(parents=True, exist_ok=True)
             link = {"storage": self._url(folder), "study": study.study_name, "trial": trial.number}
-            (place / TRIAL_FILE).write_text(json.dumps(link) + "\n", encoding="utf-8")
+            write_json(place / TRIAL_FILE, link)
         overrides = [tuple(f"{k}={v}" for k, v in {**trial.params, **fixed}.items()) for trial in trials]
         assert self.launcher is not None
         returns = self.launcher.launch(overrides, initial_job_idx=trials[0].number)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-from oodgan.files import write_text
+from oodgan.files import write_json, write_text
 
 SWEEP = "OODGAN_SWEEP"
 JOB_FILE = "job.json"
@@ -119,7 +119,7 @@ def read_job(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _write(folder: Path, note: dict[str, Any]) -> None:
-    write_text(folder / JOB_FILE, json.dumps(note, indent=1, default=str) + "\n")
+    write_json(folder / JOB_FILE, note)
 
 
 def _own(cfg: Any, folder: Path) -> Any:

@@ -19,6 +19,7 @@ from typing import IO
 from urllib.parse import urlparse
 
 from oodgan.errors import UserError
+from oodgan.files import write_json
 from oodgan.weights.registry import Entry, entry
 
 _CHUNK = 1 << 20
@@ -192,7 +193,7 @@ def _extract(item: Entry, archive: Path, folder: Path) -> None:
                 with _member(read, member, archive) as source, (temporary / name).open("wb") as target:
                     shutil.copyfileobj(source, target, _CHUNK)
                 noted[name] = sha256_of(temporary / name)
-        (temporary / "files.json").write_text(json.dumps(noted, indent=1))
+        write_json(temporary / "files.json", noted)
         with contextlib.suppress(OSError):  # another process may have finished first: its files are the same
             temporary.rename(folder)
     finally:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oodgan.errors import UserError, nearest
+from oodgan.files import replacing
 from oodgan.weights.registry import REGISTRY, SHIPPED
 
 FILE = "weights.safetensors"
@@ -35,10 +36,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metada
     for name, value in kept.items():
         if value.is_floating_point() and bool((value.isinf() & tensors[name].detach().cpu().isfinite()).any()):
             raise UserError(f"{name} holds values that half precision cannot: save it without half=True")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(kept, temporary, {key: json.dumps(value) for key, value in metadata.items()})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(kept, temporary, {key: json.dumps(value) for key, value in metadata.items()})
 
 
 def locate(source: str | Path) -> Path:

@@ -1,0 +1,121 @@
+"""Which files belong together: images with their labels, masks and results, by relative path without ending.
+
+Two names mean the same image when they are equal, or one is the end of the other: `anna/0.png` is meant by `anna/0`,
+`faces/anna/0.jpg` and, where no other folder has a `0`, by `0.png`. What fits more than one image is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from oodgan.data.images import SUFFIXES
+from oodgan.errors import UserError
+
+Value = TypeVar("Value")
+
+
+def clean(name: str) -> str:
+    """A name as other tools and systems write it, with forward slashes and without `./` before it.
+
+    >>> clean("./anna/0.png"), clean("anna\\\\0.png")
+    ('anna/0.png', 'anna/0.png')
+    """
+    return "/".join(part for part in str(name).strip().replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def bare(name: str) -> str:
+    """A name without a picture's ending; other dots belong to it.
+
+    >>> bare("anna/0.JPG"), bare("v1.5"), bare("v1.5.png")
+    ('anna/0', 'v1.5', 'v1.5')
+    """
+    stem, _, ending = name.rpartition(".")
+    return stem if stem and f".{ending}".lower() in SUFFIXES and not stem.endswith("/") else name
+
+
+def short(names: Iterable[str]) -> dict[str, str]:
+    """Each file of a collection -> its name without folders and ending, or with folders where another has that name.
+
+    >>> short(["00000/00012.png", "anna/0.png", "ben/0.jpg"])
+    {'00000/00012.png': '00012', 'anna/0.png': 'anna/0', 'ben/0.jpg': 'ben/0'}
+    """
+    names = dict.fromkeys(names)
+    count = Counter(_last(bare(name)) for name in names)
+    return {name: _last(bare(name)) if count[_last(bare(name))] == 1 else bare(name) for name in names}
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+class Lookup:
+    """Finds a collection's image by the name that something else gives it.
+
+    `names` are relative paths, `what` says what they are in messages.
+    """
+
+    def __init__(self, names: Iterable[str], what: str = "images") -> None:
+        self.what = what
+        self._names = dict.fromkeys(names)
+        self._by_last: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name in self._names:
+            path = bare(name)
+            self._by_last[_last(path)].append((path, name))
+
+    def find(self, other: str) -> str | None:
+        """The image that `other` means, or None. Raises `UserError` when it could mean several."""
+        for wanted in (other, clean(other)):
+            if wanted in self._names:
+                return wanted
+        path = bare(clean(other))
+        near = self._by_last.get(_last(path), [])
+        same = [name for have, name in near if have == path]
+        fits = same or [name for have, name in near if path.endswith(f"/{have}") or have.endswith(f"/{path}")]
+        if len(fits) > 1:
+            raise UserError(
+                f"{other!r} could mean {fits[0]!r} or {fits[1]!r} of the {self.what}: name it by its path below their "
+                "folder"
+            )
+        return fits[0] if fits else None
+
+    @property
+    def first(self) -> str:
+        """A name to show what they look like."""
+        return next(iter(self._names), "nothing")
+
+
+def matched(
+    names: Iterable[str], others: Mapping[str, Value], what: str = "images", kind: str = "file"
+) -> dict[str, Value]:
+    """What belongs to each of `names`: {name: value} from {other's name: value}, without what belongs to none.
+
+    Raises:
+        UserError: a name of the others could mean several images, two of them mean one image, or none fits any.
+    """
+    lookup = Lookup(names, what)
+    found: dict[str, Value] = {}
+    taken: dict[str, str] = {}
+    for other, value in others.items():
+        name = lookup.find(other)
+        if name is None:
+            continue
+        if name in taken:
+            raise UserError(f"{kind}s {taken[name]!r} and {other!r} both belong to {name!r} of the {what}")
+        found[name], taken[name] = value, other
+    if not found:
+        shown = next(iter(others), "nothing")
+        raise UserError(
+            f"no {kind} has the name of one of the {what}: these are named like {lookup.first!r}, those like {shown!r}"
+        )
+    return found
+
+
+def distinct(names: Sequence[str], key: Callable[[str], object], why: str) -> None:
+    """Raise `UserError` when two names have one key, saying `why` that matters."""
+    seen: dict[object, str] = {}
+    for name in names:
+        other = seen.setdefault(key(name), name)
+        if other != name:
+            raise UserError(f"{other!r} and {name!r} {why}")

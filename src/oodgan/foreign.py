@@ -1,0 +1,43 @@
+"""The one way to read what strangers made: whatever goes wrong becomes one line that names the file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from oodgan.errors import UserError
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, kind: str = "file") -> Iterator[None]:
+    """Turn every error of the block into a `UserError` that begins with the kind and name of the file.
+
+    Readers answer damaged and hostile files with errors of every kind. A `UserError` of the block is kept as it is,
+    with the file's name before it where it does not name the file.
+    """
+    label = f"{kind} {path}"
+    try:
+        yield
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{label}: {error}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"no such {label}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{label} is a folder; a file is expected") from error
+    except OSError as error:
+        raise UserError(f"{label} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise UserError(f"{label} asks for more memory than there is: damaged, or no such file") from error
+    except RecursionError as error:
+        raise UserError(f"{label} cannot be read: it is nested too deeply") from error
+    except Exception as error:
+        raise UserError(f"{label} is damaged or of another kind ({_brief(error)})") from error
+
+
+def _brief(error: Exception) -> str:
+    """The error's kind and the first line of what it says, short."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
