@@ -68,7 +68,7 @@ def test_damaged_files_are_skipped_counted_and_named(tiny_faces: Path, draw_face
 
 
 def test_empty_missing_and_hopeless_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="there is no folder"):
         Folder(tmp_path / "none")
     with pytest.raises(UserError, match="no readable images"):
         Folder(tmp_path)
@@ -91,7 +91,7 @@ def test_parsing_masks_keep_their_classes(tiny_faces: Path, tmp_path: Path) -> N
     assert parsing.shape == (48, 48) and parsing.dtype == torch.int64
     assert parsing.unique().tolist() == [0, 5, 18] and (parsing[:, 24:] == 18).all() and (parsing[:24, :8] == 5).all()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no mask in"):
+    with pytest.raises(UserError, match="empty holds no pictures"):
         Folder(tiny_faces, parsing=tmp_path / "empty")
 
 

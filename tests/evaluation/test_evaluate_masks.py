@@ -81,12 +81,12 @@ def test_notes_reach_the_merged_table(folders):  # noqa: F811
 
 
 WRONG = {
-    "has the name of a photo": lambda f: [
+    "has the name of one of the photos": lambda f: [
         (f / "near" / f"{i}.png").rename(f / "near" / f"x{i}.png") for i in range(COUNT)
     ],
     "mixed sizes": lambda f: Image.new("RGB", (64, 64)).save(f / "near/3.png"),
     "holds no pictures": lambda f: [(f / "near" / f"{i}.png").unlink() for i in range(COUNT)],
-    "cannot be read as a picture": lambda f: (f / "near/2.png").write_bytes(b"no picture"),
+    "is not an image": lambda f: (f / "near/2.png").write_bytes(b"no picture"),
     "must be square": lambda f: [Image.new("RGB", (48, 40)).save(f / "near" / f"{i}.png") for i in range(COUNT)],
     "enlarged pictures are not measured": lambda f: [
         Image.new("RGB", (16, 16)).save(f / "near" / f"{i}.png") for i in range(COUNT)

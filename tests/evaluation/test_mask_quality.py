@@ -171,7 +171,7 @@ def test_one_line_for_what_cannot_be_measured(tmp_path, draw_face):
         "did you mean 'smile'": {"attributes": ["smil"]},
         "give photos=FOLDER": {"masks": str(tmp_path)},
         "there is no folder": {"photos": str(tmp_path / "nowhere")},
-        "has the name of a photo": {"photos": str(tmp_path / "photos"), "masks": str(tmp_path / "parsing")},
+        "has the name of one of the photos": {"photos": str(tmp_path / "photos"), "masks": str(tmp_path / "parsing")},
     }
     for message, changes in wrong.items():
         with pytest.raises(UserError, match=message):

@@ -141,8 +141,10 @@ def test_inputs_are_files_folders_and_globs(
     out = photos / "out"
     (out / "result").mkdir(parents=True)
     draw_face(3).save(out / "result" / "a.png")
-    assert [job.name for job in find([str(photos)], out)] == ["a_png", "a_webp", "more/b"]
-    assert [job.name for job in find([f"{photos}/**/*.jpg", f"{photos}/a.png"], out)] == ["b", "a"]
+    assert [job.name for job in find([str(photos)], out).photos] == ["a_png", "a_webp", "more/b", "out/result/a"]
+    (out / "edits.json").write_text("{}")
+    assert [job.name for job in find([str(photos)], out).photos] == ["a_png", "a_webp", "more/b"]
+    assert [job.name for job in find([f"{photos}/**/*.jpg", f"{photos}/a.png"], out).photos] == ["b", "a"]
     for wrong, message in ((f"{photos}/*.gif", "no photo matches"), ("nowhere", "no such file or folder: nowhere")):
         with pytest.raises(UserError, match=message.replace("*", r"\*")):
             find([wrong], out)

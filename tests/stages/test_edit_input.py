@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oodgan.stages._ledger import sweep
+from oodgan.files import replacing, sweep
 from oodgan.stages._photos import find
 
 EDIT = "edits={smile: 1.0}"
@@ -77,7 +77,7 @@ def test_links_that_circle_end(tmp_path: Path, draw_face: Callable[..., Image.Im
     (folder / "nowhere.png").symlink_to(tmp_path / "none.png")
     (folder / "b.png").symlink_to(folder / "a.png")
     for inputs in ([str(folder)], [f"{folder}/**/*.png"], [f"{folder}/*.png"]):
-        assert [job.name for job in find(inputs, tmp_path / "out")] == ["a"], "one photo, however it is linked"
+        assert [job.name for job in find(inputs, tmp_path / "out").photos] == ["a"], "one photo, however it is linked"
 
 
 def test_a_name_may_hold_an_equals_sign_and_brackets(oodgan: Callable[..., int], photos: Path) -> None:
@@ -155,12 +155,17 @@ def _forked(work: Callable[[], int]) -> int:
 def test_only_dead_processes_leftovers_are_swept(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
-        os._exit(0)
+        with replacing(tmp_path / "a.png") as one, replacing(tmp_path / "result" / "b.png") as other:
+            one.write_text("")
+            other.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    (tmp_path / "result").mkdir()
-    gone = [tmp_path / f".edits.json.{child}.partial", tmp_path / "result" / f".a.png.{child}.tmp"]
-    kept = [tmp_path / f".b.png.{os.getpid()}.tmp", tmp_path / ".hidden", tmp_path / "a.1.tmp"]
-    for path in gone + kept:
-        path.write_text("")
-    sweep(tmp_path)
-    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
+    gone = list(tmp_path.rglob(".oodgan-*"))
+    assert len(gone) == 2
+    elsewhere = tmp_path / gone[0].name.replace(gone[0].name[8:14], "000000")  # of another machine on the same disk
+    with replacing(tmp_path / "c.png") as mine:
+        kept = [mine, elsewhere, tmp_path / ".hidden", tmp_path / "a.1.tmp"]
+        for path in kept:
+            path.write_text("")
+        sweep(tmp_path)
+        assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)

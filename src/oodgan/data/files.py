@@ -121,7 +121,7 @@ class Folder(_Files):
 
     def _index_parsing(self, folder: str | Path) -> dict[str, Path]:
         masks = Listing.of(folder, "parsing masks", (".png",)).files()
-        found = matched(self.names, masks, f"images in {self.root}", "mask")
+        found = matched(self.names, masks, f"images in {self.root}", "masks")
         read_parsing(next(iter(found.values())))  # another kind of masks is noticed now, not in the first epoch
         return found
 

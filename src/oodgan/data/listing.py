@@ -29,7 +29,7 @@ class Listing:
         """List a folder at any depth. Raises `UserError` when there is no such folder, or it cannot be read."""
         root = Path(root).expanduser()
         if not root.is_dir():
-            raise UserError(f"no such folder of {what}: {root}")
+            raise UserError(f"{what}: there is no folder {root}")
         pictures: list[str] = []
         others: list[str] = []
         pending = [""]
@@ -43,7 +43,7 @@ class Listing:
                             continue
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(f"{name}/")
-                        elif is_picture(entry.name, suffixes) and not entry.is_dir():
+                        elif is_picture(entry.name, suffixes) and not _leads_to_folder(entry):
                             pictures.append(name)
                         else:
                             others.append(name)
@@ -61,6 +61,13 @@ class Listing:
         if not self.pictures:
             raise UserError(f"{self.root} holds no pictures" + (f": {self.note}" if self.others else ""))
         return {name: self.root / name for name in self.pictures}
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def is_picture(name: str, suffixes: Sequence[str] = SUFFIXES) -> bool:

@@ -87,7 +87,7 @@ class Lookup:
 
 
 def matched(
-    names: Iterable[str], others: Mapping[str, Value], what: str = "images", kind: str = "file"
+    names: Iterable[str], others: Mapping[str, Value], what: str = "images", kind: str = "files"
 ) -> dict[str, Value]:
     """What belongs to each of `names`: {name: value} from {other's name: value}, without what belongs to none.
 
@@ -102,13 +102,11 @@ def matched(
         if name is None:
             continue
         if name in taken:
-            raise UserError(f"{kind}s {taken[name]!r} and {other!r} both belong to {name!r} of the {what}")
+            raise UserError(f"{taken[name]!r} and {other!r} of the {kind} both belong to {name!r} of the {what}")
         found[name], taken[name] = value, other
     if not found:
-        shown = next(iter(others), "nothing")
-        raise UserError(
-            f"no {kind} has the name of one of the {what}: these are named like {lookup.first!r}, those like {shown!r}"
-        )
+        named = f"{what} are named like {lookup.first!r}, {kind} like {next(iter(others), 'nothing')!r}"
+        raise UserError(f"none of the {kind} has the name of one of the {what}: {named}")
     return found
 
 

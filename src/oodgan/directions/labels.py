@@ -57,7 +57,7 @@ def labels_of(path: str | Path, images: Mapping[str, Path]) -> Labels:
     """
     labels = read_labels(path, images)
     files = {file: file for column in labels.values() for file in column}
-    image_of = {file: name for name, file in matched(images, files, "images", "labelled file").items()}
+    image_of = {file: name for name, file in matched(images, files, "images", "labelled files").items()}
     return {
         attribute: {image_of[file]: value for file, value in column.items() if file in image_of}
         for attribute, column in labels.items()
@@ -189,7 +189,7 @@ def _from_masks(folder: Path, images: Mapping[str, Path]) -> Labels:
     from oodgan.data.listing import Listing
     from oodgan.directions.geometry import measure
 
-    masks = matched(images, Listing.of(folder, "parsing masks", (".png",)).files(), "images", "mask")
+    masks = matched(images, Listing.of(folder, "parsing masks", (".png",)).files(), "images", "masks")
     labels: Labels = {}
     for name, file in masks.items():
         mask = read_parsing(file).numpy().astype(np.uint8)

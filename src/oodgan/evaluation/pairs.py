@@ -56,7 +56,9 @@ def match(
     found = Photos.of(photos)
     photo_files = found.files
     names = protocol.choose(photo_files)
-    folders = {m: found.matched(_results(Path(value)), m) for m, value in methods.items() if not _made(value)}
+    folders = {
+        m: found.matched(_results(Path(value)), f"pictures of {m}") for m, value in methods.items() if not _made(value)
+    }
     for method, files in folders.items():
         if not set(files) & set(names):
             raise UserError(f"no picture of {method} ({methods[method]}) has the name of a photo of the protocol")
@@ -102,7 +104,7 @@ class Photos:
     def matched(self, folder: str | Path, what: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
         """The pictures below a folder by the names of the photos that they belong to; errors of `names.matched`."""
         files = Listing.of(folder, what, suffixes).files()
-        found = matched(self.keys, files, "photos", f"picture of {what}")
+        found = matched(self.keys, files, "photos", what)
         return {self.keys[name]: path for name, path in found.items()}
 
     def parsing_masks(self, folder: str | Path, names: Iterable[str]) -> dict[str, Path]:
@@ -128,7 +130,7 @@ def _results(folder: Path) -> Path:
 def _masks(folder: Path, photos: Photos) -> dict[str, Path]:
     """The masks that the edit stage wrote beside its results."""
     made = (folder / "edits.json").is_file() and (folder / "mask").is_dir()
-    return photos.matched(folder / "mask", "masks") if made else {}
+    return photos.matched(folder / "mask", f"masks in {folder}") if made else {}
 
 
 def _check_sizes(what: str, files: list[Path], protocol: Protocol) -> None:

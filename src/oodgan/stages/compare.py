@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from oodgan.errors import UserError
 from oodgan.files import write_text
+from oodgan.reporting.terminal import console
 from oodgan.tracking import compare, page, runs
-from oodgan.tracking.terminal import console
 
 POSITIONAL = ("*runs",)
 

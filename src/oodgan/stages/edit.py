@@ -214,7 +214,7 @@ def _say(text: str) -> None:
 def _summarise(jobs: Sequence[Job], todo: Sequence[Job], failed: Mapping[str, str], ledger: Ledger, plan: Plan) -> None:
     from rich.table import Table
 
-    from oodgan.tracking.terminal import console
+    from oodgan.reporting.terminal import console
 
     table = Table("photo", "faces", "seconds", "result", title=None)
     for job in jobs:

@@ -147,7 +147,7 @@ def _tell(folder: Path) -> None:
 
     from rich.table import Table
 
-    from oodgan.tracking.terminal import console
+    from oodgan.reporting.terminal import console
 
     rows = json.loads((folder / "metrics.json").read_text())["table"]
     table = Table(*(str(key) for key in rows[0]))

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from oodgan.errors import UserError, unknown
-from oodgan.tracking.terminal import console
+from oodgan.reporting.terminal import console
 from oodgan.weights.fetch import fetch, folder_of, verify
 from oodgan.weights.registry import REGISTRY, SHIPPED, entry
 
