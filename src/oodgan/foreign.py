@@ -10,17 +10,17 @@ from oodgan.errors import UserError
 
 
 @contextlib.contextmanager
-def reading(path: str | Path, kind: str = "file") -> Iterator[None]:
+def reading(path: str | Path | None, kind: str = "file") -> Iterator[None]:
     """Turn every error of the block into a `UserError` that begins with the kind and name of the file.
 
     Readers answer damaged and hostile files with errors of every kind. A `UserError` of the block is kept as it is,
-    with the file's name before it where it does not name the file.
+    with the file's name before it where it does not name the file. Without a path only the kind is said.
     """
-    label = f"{kind} {path}"
+    label = kind if path is None else f"{kind} {path}"
     try:
         yield
     except UserError as error:
-        if str(path) in str(error):
+        if path is None or str(path) in str(error):
             raise
         raise UserError(f"{label}: {error}") from error
     except FileNotFoundError as error:

@@ -104,7 +104,7 @@ def test_mistakes(tmp_path: Path, generator: StyleGAN2):
         (str(tmp_path / "zero.npy"), "zero or not finite"),
         (str(tmp_path / "two.pt"), "several tensors; give key: one of a, b"),
         ({"path": str(tmp_path / "two.pt"), "key": "c"}, "unknown key"),
-        (str(tmp_path / "text.npy"), "cannot be read"),
+        (str(tmp_path / "text.npy"), "looks like text; expected a tensor"),
         (str(tmp_path / "missing.npy"), "no such direction file"),
         (str(tmp_path / "x.onnx"), "no such direction file"),
         ({"path": "a.npy", "layer": 3}, "did you mean 'layers'"),

@@ -136,7 +136,7 @@ def test_wrong_folders(folders, draw_face):
     with pytest.raises(UserError, match="holds no pictures"):
         matched(folders, {"ours": str(folders / "empty")})
     draw_face(0).save(folders / "empty" / "other.png")
-    with pytest.raises(UserError, match="photos are named like '0.png', pictures of ours like 'other.png'"):
+    with pytest.raises(UserError, match=r"photos are named like '0\.png', pictures of ours like 'other\.png'"):
         matched(folders, {"ours": str(folders / "empty")})
     with pytest.raises(UserError, match="pictures are 48 px, the protocol measures at 64"):
         matched(folders, resolution=64)

@@ -14,6 +14,7 @@ from oodgan.conversion.part import Part, Recognised
 from oodgan.conversion.recognise import recognise
 from oodgan.errors import UserError, unknown
 from oodgan.files import digest, writing
+from oodgan.foreign import reading
 from oodgan.tracking.artifacts import Manifest
 from oodgan.weights import trained
 from oodgan.weights.checkpoint import read
@@ -44,11 +45,8 @@ def convert(source: str | Path, out: str | Path, to: str | None = None, replace:
     source, out = Path(source), Path(out)
     if to is not None and to not in (*KINDS, *VARIANTS):
         raise unknown("kind of weights", to, (*KINDS, *VARIANTS))
-    content = read(source)
-    try:
-        found = recognise(content, to)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
+    with reading(source, "checkpoint"):
+        found = recognise(read(source), to)
     parts = _wanted(found, to, source)
     with writing(out, replace) as folder:
         for i, part in enumerate(parts):
@@ -88,11 +86,8 @@ def _write(part: Part, folder: Path, what: str, source: Path) -> None:
 
 def _prove(part: Part, folder: Path, root: Path, source: Path) -> None:
     """Build the network from the written artifact alone, run it, and note the output in the manifest."""
-    try:
-        with torch.inference_mode():
-            output = PROOFS[part.kind](folder, root)
-    except RuntimeError as error:
-        raise UserError(f"{source}: the {part.kind} does not run: {str(error).splitlines()[0]}") from error
+    with reading(source, f"the {part.kind} of"), torch.inference_mode():
+        output = PROOFS[part.kind](folder, root)
     if not torch.isfinite(output).all():
         raise UserError(f"{source}: the {part.kind} gives values that are not finite; the weights are damaged")
     manifest = Manifest.load(folder)

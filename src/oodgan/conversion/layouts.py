@@ -97,7 +97,7 @@ def _nvlabs_layer(renamed: State, size: int, layer: str, name: str, tensor: Tens
     level = size.bit_length() - 4  # 8 px is level 0
     if layer == "torgb":
         target = "to_rgb1" if size == 4 else f"to_rgbs.{level}"
-        shaped = tensor.view(1, 3, 1, 1) if name == "bias" else tensor[None] if name == "weight" else tensor
+        shaped = tensor.view(1, -1, 1, 1) if name == "bias" else tensor[None] if name == "weight" else tensor
         renamed[f"{target}.{NVLABS_TORGB[name]}"] = shaped
         return
     index = 0 if size == 4 else 2 * level + (1 if layer == "conv0" else 2)

@@ -11,6 +11,7 @@ from oodgan.conversion import backbones, encoders, paper, stylegan2
 from oodgan.conversion.encoders import FIRST
 from oodgan.conversion.part import Recognised
 from oodgan.errors import UserError
+from oodgan.foreign import reading
 from oodgan.weights.checkpoint import Persistent
 
 
@@ -20,6 +21,11 @@ def recognise(content: Any, to: str | None = None) -> Recognised:
     Raises:
         UserError: nothing known, or a known thing of an unsupported size or kind; the message says which.
     """
+    with reading(None, "the content"):
+        return _recognise(content, to)
+
+
+def _recognise(content: Any, to: str | None) -> Recognised:
     if isinstance(content, Mapping) and isinstance(content.get("G_ema"), Persistent):
         return stylegan2.nvlabs(content)
     if not isinstance(content, Mapping):

@@ -15,6 +15,9 @@ from oodgan.conversion.part import Part, Recognised
 from oodgan.errors import UserError
 from oodgan.weights.checkpoint import Persistent, State
 
+LARGEST = 4096
+"""Pixels of the largest generator that is converted."""
+
 
 def generator_part(state: State, latent_avg: Tensor | None) -> Part:
     """Check and rebuild a generator in rosinality's layout; its tensors include `mean_w`."""
@@ -32,14 +35,21 @@ def _stylegan2_architecture(state: State) -> dict[str, int]:
     if "input.input" not in state or not ups or ups != list(range(len(ups))) or len(ups) % 2:
         raise UserError("the generator is not a whole StyleGAN2: its convolutions or constant input are incomplete")
     resolution = 4 << (len(ups) // 2)
+    channels = state["to_rgb1.conv.weight"].shape[1]
+    if channels != 3:
+        raise UserError(f"the generator draws pictures of {channels} channel(s); RGB (3) is supported")
+    if resolution > LARGEST:
+        raise UserError(f"the generator has layers up to {resolution} px; at most {LARGEST} are supported")
     widths = {4: state["input.input"].shape[1]}
     widths |= {8 << (i // 2): state[f"convs.{i}.conv.weight"].shape[1] for i in ups}
-    mlp = max((int(m[1]) for n in state if (m := re.match(r"style\.(\d+)\.weight$", n))), default=0)
+    mapping = {int(m[1]) for n in state if (m := re.match(r"style\.(\d+)\.weight$", n))}
+    if mapping != set(range(1, len(mapping) + 1)):
+        raise UserError("the generator's mapping network is incomplete")
     style = state.get("style.1.weight")
     if style is None or tuple(style.shape) != (512, 512):
         raise UserError("the generator's codes are not of 512 numbers")
     multiplier, limit = _widths(widths)
-    return {"resolution": resolution, "channel_multiplier": multiplier, "max_channels": limit, "n_mlp": mlp}
+    return {"resolution": resolution, "channel_multiplier": multiplier, "max_channels": limit, "n_mlp": len(mapping)}
 
 
 def _widths(widths: dict[int, int]) -> tuple[int, int]:

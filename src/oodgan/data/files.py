@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 import zipfile
-import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -184,10 +183,8 @@ class Zip(_Files):
 
     def _archive(self) -> zipfile.ZipFile:
         if self._handle is None or self._handle[0] != os.getpid():
-            try:
+            with reading(self.path, "zip archive"):
                 self._handle = (os.getpid(), zipfile.ZipFile(self.path))
-            except (zipfile.BadZipFile, OSError) as error:
-                raise UserError(f"{self.path} is not a readable zip archive: {error}") from None
         return self._handle[1]
 
     def _bytes(self, name: str) -> bytes:
@@ -197,14 +194,11 @@ class Zip(_Files):
         return self._read(name, HEAD), None
 
     def _read(self, name: str, count: int) -> bytes:
-        try:
+        with reading(f"{self.path}/{name}", "zip archive's member"):
             if self._archive().getinfo(name).file_size > MAX_MEMBER_BYTES:
-                raise UserError(f"{name} is larger than {MAX_MEMBER_BYTES // 2**20} MB unpacked")
+                raise UserError(f"larger than {MAX_MEMBER_BYTES // 2**20} MB unpacked")
             with self._archive().open(name) as member:
                 return member.read(count)
-        # zipfile's answers to damaged, encrypted (RuntimeError) and strangely packed (NotImplementedError) members.
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError, EOFError) as error:
-            raise UserError(f"{name} cannot be read from {self.path}: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None}

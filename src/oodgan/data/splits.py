@@ -10,6 +10,7 @@ from typing import Protocol
 
 from oodgan.data.names import bare, distinct, short
 from oodgan.errors import UserError, unknown
+from oodgan.foreign import reading
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
@@ -131,11 +132,9 @@ def _number(name: str, dataset: str) -> int:
 
 def _table(path: str | Path, columns: int = 2) -> list[list[str]]:
     """Rows of a white-space table, gzip or plain; rows of another width are headers."""
-    try:
+    with reading(path, "table"):
         raw = Path(path).read_bytes()
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the table {path}: {getattr(error, 'strerror', None) or error}") from None
     rows = [fields for fields in map(str.split, text.splitlines()) if len(fields) == columns]
     if not rows:
         raise UserError(f"{path} holds no rows of {columns} columns")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from oodgan.errors import UserError, nearest
+from oodgan.foreign import reading
+from oodgan.weights.checkpoint import read
 
 # name -> (cut, end): features are subtracted after `cut` flat layers, and the network stops after `end`.
 RESNETS = {"resnet18": (7, 9), "resnet34": (9, 13), "resnet50": (9, 13), "resnet101": (16, 30)}
@@ -75,15 +76,8 @@ def _sequential(name: str, pretrained: bool, weights: str | Path | None) -> Back
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` or `.pth` file, read without executing anything; UserError if it is neither."""
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every reader has its own errors; the user needs one line
-        raise UserError(f"backbone weights {path} cannot be read: {str(error).splitlines()[0]}") from error
+    with reading(path, "backbone weights"):
+        state = read(path)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"backbone weights {path}: expected a state dict in torchvision's layout")
     return state

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from oodgan.errors import UserError, unknown
 from oodgan.files import replacing
+from oodgan.foreign import reading
 
 FORMAT = "oodgan-directions-1"
 FILENAME = "directions.safetensors"
@@ -198,18 +199,17 @@ class Bank:
             UserError: no such file, no bank, a damaged one, or one of another latent space.
         """
         file = locate(path)
-        metadata, vectors = _read(file)
-        try:
+        with reading(file, "direction bank"):
+            metadata, vectors = _read(file)
+            calibration, provenance = (json.loads(metadata.get(key, "{}")) for key in ("calibration", "provenance"))
             bank = cls(
-                tuple(json.loads(metadata["names"])),
+                tuple(map(str, json.loads(metadata["names"]))),
                 vectors,
                 metadata["generator"],
                 metadata["latent_space"],
-                json.loads(metadata.get("calibration", "{}")),
-                json.loads(metadata.get("provenance", "{}")),
+                {str(name): dict(entry) for name, entry in calibration.items()},
+                dict(provenance),
             )
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{file} is no direction bank: its metadata lacks or garbles {error}") from error
         return bank if generator is None else bank.fit(generator)
 
 
@@ -243,13 +243,10 @@ def locate(path: str | Path) -> Path:
 
 
 def _read(file: Path) -> tuple[dict[str, str], Tensor]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(str(file), "pt") as stored:
-            metadata = stored.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise UserError(f"{file} is no direction bank (import other files with directions=import)")
-            return metadata, stored.get_tensor("vectors").float()
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"direction bank {file} cannot be read: {error}") from error
+    with safe_open(str(file), "pt") as stored:
+        metadata = stored.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise UserError(f"{file} is no direction bank (import other files with directions=import)")
+        return metadata, stored.get_tensor("vectors").float()

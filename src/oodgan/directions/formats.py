@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oodgan.data.listing import passed_over
 from oodgan.directions.bank import FFHQ_SPACE, latent_space, resize_layers
 from oodgan.directions.discovery import Discovered
 from oodgan.directions.linear import parse_layers
 from oodgan.errors import UserError, unknown
+from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator
-from oodgan.weights.unpickle import load_restricted
+from oodgan.weights.checkpoint import read
 
+log = logging.getLogger("oodgan")
+ENDINGS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".pkl")
+"""Endings of the files of a folder that are taken for directions."""
+
+EXPECTED = "expected a tensor or array: .npy, .npz, .pt, .safetensors, or a .pkl of numpy arrays"
+_SHOWN = 12  # names of tensors in a message
+_LARGEST = 10**8  # numbers in a direction file's tensor
 _OPTIONS = ("path", "layers", "sign", "scale", "key", "normalise")
 
 
@@ -68,17 +77,32 @@ def _listed(files: Any) -> dict[str, dict[str, Any]]:
     if not files:
         raise UserError("directions=import needs directions.files: {name: path, ...} or a folder")
     if isinstance(files, str | Path):
-        folder = Path(files)
-        if not folder.is_dir():
-            raise UserError(f"no such folder of directions: {files}")
-        files = {p.stem.lower(): str(p) for p in sorted(folder.iterdir()) if p.suffix in _READERS}
-        if not files:
-            raise UserError(f"{folder} holds no {', '.join(_READERS)} file")
+        files = _in_folder(Path(files).expanduser())
     listed = {str(n): {"path": e} if isinstance(e, str | Path) else dict(e) for n, e in files.items()}
     for name, entry in listed.items():
         if "path" not in entry:
             raise UserError(f"direction {name!r} names no path")
     return listed
+
+
+def _in_folder(folder: Path) -> dict[str, str]:
+    """The direction files of a folder by their names without ending, lower case."""
+    if not folder.is_dir():
+        raise UserError(f"no such folder of directions: {folder}")
+    found: dict[str, Path] = {}
+    others = []
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        if path.suffix.lower() not in ENDINGS:
+            others.append(path.name)
+        elif (name := path.stem.lower()) in found:
+            raise UserError(f"{found[name]} and {path} would both be the direction {name!r}: name the files one by one")
+        else:
+            found[name] = path
+    if not found:
+        raise UserError(f"{folder} holds no {', '.join(ENDINGS)} file")
+    if others:
+        log.warning(passed_over(others, str(folder)))
+    return {name: str(path) for name, path in found.items()}
 
 
 def to_layers(vector: Tensor, generator: Generator, source: str) -> Tensor:
@@ -132,61 +156,52 @@ def from_styles(styles: list[Tensor], generator: Generator) -> Tensor:
 def read_direction(path: str | Path, key: str | None = None) -> Tensor | list[Tensor]:
     """A file's tensor, or its list of tensors when it is a style-space direction. Nothing in it is executed.
 
+    Of several tensors `key` names one; inside dictionaries by a dot (`face.latent`).
+
     Raises:
         UserError: missing, of an unknown kind, damaged, or several tensors without a `key`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no such direction file: {path}")
-    if path.suffix not in _READERS:
-        raise UserError(f"direction file {path}: one of {', '.join(_READERS)} expected")
-    try:
-        found = _READERS[path.suffix](path)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged or hostile file makes a reader raise
-        raise UserError(f"direction file {path} cannot be read: {str(error).splitlines()[0]}") from error
-    return _choose(found, key, path)
+    with reading(path, "direction file"):
+        return _choose(read(path, EXPECTED), key)
 
 
-def _choose(found: Any, key: str | None, path: Path) -> Tensor | list[Tensor]:
+def _choose(found: Any, key: str | None) -> Tensor | list[Tensor]:
     if isinstance(found, Mapping):
-        if key is None and len(found) != 1:
-            raise UserError(f"{path} holds several tensors; give key: one of {', '.join(map(str, found))}")
-        if key is not None and key not in found:
-            raise unknown(f"key in {path}:", key, found)
-        found = found[key] if key is not None else next(iter(found.values()))
-    if isinstance(found, list | tuple):
-        return [torch.as_tensor(np.asarray(part)).float() for part in found]
-    return torch.as_tensor(np.asarray(found)).float()
+        leaves = dict(_leaves(found))
+        if not leaves:
+            raise UserError(f"no tensor in it; {EXPECTED}")
+        if key is None and len(leaves) != 1:
+            more = ", ..." if len(leaves) > _SHOWN else ""
+            raise UserError(f"it holds several tensors; give key: one of {', '.join(list(leaves)[:_SHOWN])}{more}")
+        if key is not None and key not in leaves:
+            raise unknown("key", key, leaves)
+        found = leaves[key] if key is not None else next(iter(leaves.values()))
+    if isinstance(found, list | tuple) and found and all(isinstance(part, Tensor | np.ndarray) for part in found):
+        return [_floats(part) for part in found]
+    return _floats(found)
 
 
-def _read_npy(path: Path) -> Any:
-    raw = path.read_bytes()
-    try:
-        return np.load(io.BytesIO(raw), allow_pickle=False)
-    except ValueError:
-        # An array of objects (a list of style vectors) is a pickle behind the header.
-        stream = io.BytesIO(raw)
-        version = np.lib.format.read_magic(stream)
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        reader(stream)
-        return list(load_restricted(stream.read(), name=str(path)))
+def _leaves(found: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What could be a direction in nested dictionaries, by dotted name."""
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, Tensor | np.ndarray | list | tuple):
+            yield f"{prefix}{name}", value
 
 
-def _read_npz(path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive.items())
-
-
-def _read_pt(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(str(path))
-
-
-_READERS = {".npy": _read_npy, ".npz": _read_npz, ".pt": _read_pt, ".pth": _read_pt, ".safetensors": _read_safetensors}
+def _floats(value: Any) -> Tensor:
+    """Numbers of any kind as a dense float tensor."""
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise UserError(f"it holds {type(value).__name__} of {array.dtype}, no numbers; {EXPECTED}")
+        value = torch.from_numpy(np.array(array, dtype=np.float32))
+    if value.is_complex():
+        raise UserError(f"it holds complex numbers; {EXPECTED}")
+    if value.numel() > _LARGEST:
+        raise UserError(f"it holds a tensor of {value.numel()} numbers: no direction is as large")
+    value = value.detach()
+    if value.layout != torch.strided:
+        value = value.to_dense()
+    return (value.dequantize() if value.is_quantized else value).float()

@@ -13,6 +13,7 @@ from torch import Tensor
 from oodgan.directions.features import Extractor
 from oodgan.errors import UserError, unknown
 from oodgan.files import replacing
+from oodgan.foreign import reading
 from oodgan.weights.fetch import sha256_of
 
 SHIPPED_PROBES = Path(__file__).parents[1] / "weights" / "shipped" / "probes_ffhq.safetensors"
@@ -66,24 +67,19 @@ class Probes:
     @classmethod
     def load(cls, path: str | Path) -> Probes:
         """Read what `save` wrote. Raises UserError for anything else."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
-        try:
-            with safe_open(str(path), "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != "oodgan-probes-1":
-                    raise UserError(f"{path} holds no attribute probes")
-                tensors = {name: file.get_tensor(name).float() for name in ("weights", "bias")}
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"attribute probes {path} cannot be read: {error}") from error
-        tensors["weights"] = tensors["weights"] * float(metadata["factor"])
-        return cls(
-            tuple(json.loads(metadata["names"])),
-            quality=json.loads(metadata["quality"]),
-            backbone=metadata["backbone"],
-            size=int(metadata["size"]),
-            **tensors,
-        )
+        with reading(path, "attribute probes"), safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != "oodgan-probes-1":
+                raise UserError(f"{path} holds no attribute probes")
+            tensors = {name: file.get_tensor(name).float() for name in ("weights", "bias")}
+            names = tuple(map(str, json.loads(metadata["names"])))
+            if tensors["weights"].shape[1:] != (len(names),) or tensors["bias"].shape != (len(names),):
+                raise UserError(f"its weights are not of its {len(names)} names")
+            tensors["weights"] = tensors["weights"] * float(metadata["factor"])
+            quality = {str(name): float(value) for name, value in json.loads(metadata["quality"]).items()}
+            return cls(names, quality=quality, backbone=metadata["backbone"], size=int(metadata["size"]), **tensors)
 
 
 class ImageProbe:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from oodgan.errors import UserError, unknown
+from oodgan.foreign import reading
 from oodgan.tracking.artifacts import plain
 
 PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster")
@@ -58,12 +58,13 @@ def read(cfg: DictConfig) -> DictConfig:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    from yaml import YAMLError
+    from yaml import AliasToken, scan
 
-    try:
+    with reading(path, "settings file"):
+        # A few references to references would make gigabytes; the files that the page writes hold none.
+        if any(isinstance(token, AliasToken) for token in scan(path.read_text(encoding="utf-8"))):
+            raise UserError("it refers to parts of itself (&, *), which settings do not")
         found = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"settings={path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"settings={path} is no settings file: the web page (oodgan serve) writes them")
     for key in found:

@@ -16,6 +16,7 @@ from typing import Any
 
 from oodgan.errors import UserError
 from oodgan.files import MANIFEST, digest, write_json
+from oodgan.foreign import reading
 
 _LISTED_FILES = 10_000
 
@@ -72,12 +73,10 @@ class Manifest:
             raise UserError(f"no artifact at {folder}: there is no such folder")
         if not path.is_file():
             raise UserError(f"{folder} is not an artifact: it holds no {MANIFEST}")
-        try:
+        with reading(path, "manifest"):
             values = json.loads(path.read_text(encoding="utf-8"))
             known = {f.name for f in fields(cls)}
             return cls(**{k: v for k, v in values.items() if k in known})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def require(

@@ -10,6 +10,7 @@ from typing import Any
 
 from oodgan.errors import UserError
 from oodgan.files import MANIFEST
+from oodgan.foreign import reading
 from oodgan.paths import FitFolder, StageFolder
 from oodgan.tracking.artifacts import Manifest
 
@@ -98,7 +99,8 @@ def _config(stage: StageFolder, fits: Sequence[FitFolder]) -> dict[str, Any]:
 
     for file in (stage.config, *(fit.config for fit in fits)):
         if file.is_file():
-            return flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=False))  # type: ignore[arg-type]
+            with reading(file, "run's config"):
+                return flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=False))  # type: ignore[arg-type]
     for folder in (stage.artifact, stage.path):
         if (folder / MANIFEST).is_file():
             return flatten(Manifest.load(folder).config)

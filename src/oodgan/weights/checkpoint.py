@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from oodgan.errors import UserError
+from oodgan.foreign import reading
 from oodgan.weights.unpickle import NUMPY, load_restricted
 
 State = dict[str, Tensor]
 
 EXPECTED = "expected a checkpoint: .pt/.pth of PyTorch, .safetensors, or an NVlabs .pkl"
+MAX_NUMPY = 4 << 30  # bytes that a numpy archive may unpack to
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 LOOKS = (
     (b"\x89PNG", "a PNG image"),
@@ -65,32 +68,37 @@ class Record(dict):
     """Stands for `dnnlib.EasyDict`."""
 
 
-def read(path: str | Path) -> Any:
-    """What a checkpoint file holds: dictionaries, tensors, numbers, and `Persistent` networks.
+def read(path: str | Path, expected: str = EXPECTED) -> Any:
+    """What a file holds: dictionaries, tensors, numpy arrays, numbers, and `Persistent` networks.
+
+    Its content decides how it is read, not its ending. `expected` ends the messages about files of another kind.
 
     Raises:
         UserError: missing, of another kind, truncated, or asking to run something; one line that says which.
     """
-    path = Path(path)
+    with reading(path, "checkpoint"):
+        return _read(Path(path), expected)
+
+
+def _read(path: Path, expected: str) -> Any:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {what}; {EXPECTED}")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} {what}; {expected}")
+    with open(path, "rb") as file:
+        head = file.read(512)
     if not head:
-        raise UserError(f"{path} is empty; {EXPECTED}")
+        raise UserError(f"{path} is empty; {expected}")
     if head[:2] == b"PK":
-        return _read_torch(path, zipped=True)
+        return _read_zip(path, expected)
+    if head.startswith(b"\x93NUMPY"):
+        return _read_npy(path)
     if head.startswith(TORCH_LEGACY):
         return _read_torch(path, zipped=False)
     if head[:1] == b"\x80":
         return _read_pickle(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return _read_safetensors(path)
-    raise UserError(f"{path} looks like {_looks_like(head)}; {EXPECTED}")
+    raise UserError(f"{path} looks like {_looks_like(head)}; {expected}")
 
 
 def _looks_like(head: bytes) -> str:
@@ -103,9 +111,42 @@ def _looks_like(head: bytes) -> str:
     return "text" if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head) else "no format known here"
 
 
+def _read_zip(path: Path, expected: str) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except Exception as error:  # zipfile's errors on damaged files are of every kind
+        raise _damaged(path, error) from error
+    names = [member.filename for member in members]
+    if any(name.endswith("data.pkl") for name in names):
+        if any(name.endswith("constants.pkl") for name in names):
+            raise UserError(f"{path} is a TorchScript program, not weights; {expected}")
+        return _read_torch(path, zipped=True)
+    if not any(name.endswith(".npy") for name in names):
+        raise UserError(f"{path} is a zip archive without a checkpoint in it; {expected}")
+    if sum(member.file_size for member in members) > MAX_NUMPY:
+        raise UserError(f"{path} unpacks to more than {MAX_NUMPY >> 30} GiB")
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays.items())
+
+
+def _read_npy(path: Path) -> Any:
+    raw = path.read_bytes()
+    try:
+        return np.load(io.BytesIO(raw), allow_pickle=False)
+    except ValueError:
+        # An array of objects (a list of style vectors) is a pickle behind the header.
+        stream = io.BytesIO(raw)
+        version = np.lib.format.read_magic(stream)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, kind = reader(stream)
+        if not kind.hasobject:
+            raise
+        found = load_restricted(stream.read(), name=str(path))
+        return found.item() if found.ndim == 0 else list(found)
+
+
 def _read_torch(path: Path, zipped: bool) -> Any:
-    if zipped:
-        _check_zip(path)
     try:
         with torch.serialization.safe_globals([*HARMLESS, *_numpy_globals()]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
@@ -118,20 +159,7 @@ def _read_torch(path: Path, zipped: bool) -> Any:
         raise _damaged(path, error) from error
 
 
-def _check_zip(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise _damaged(path, error) from error
-    if not any(name.endswith("data.pkl") for name in names):
-        raise UserError(f"{path} is a zip archive without a checkpoint in it; {EXPECTED}")
-    if any(name.endswith("constants.pkl") for name in names):
-        raise UserError(f"{path} is a TorchScript program, not weights; {EXPECTED}")
-
-
 def _numpy_globals() -> list[Any]:
-    import numpy as np
     from numpy._core.multiarray import _reconstruct, scalar
 
     kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from oodgan.errors import UserError, nearest
 from oodgan.files import replacing
+from oodgan.foreign import reading
 from oodgan.weights.registry import REGISTRY, SHIPPED
 
 FILE = "weights.safetensors"
@@ -125,12 +126,9 @@ def load(
     path, parts = locate(source), (part,) if isinstance(part, str) else part
     if path.suffix in UNCONVERTED:
         raise UserError(f"{path} is not converted yet: oodgan weights convert {path} output=FOLDER, then give FOLDER")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a weights file of this project: {error}") from error
+    with reading(path, "weights file"), safe_open(path, "pt") as file:
+        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if metadata.get("part") not in parts:
         if (path.parent / parts[-1] / FILE).is_file():
             return load(path.parent / parts[-1], parts, generator, directions)
