@@ -122,7 +122,7 @@ def test_what_openvino_drew_comes_back_with_it(
     ("text", "message"),
     [
         ("[1, 2]", "no settings file"),
-        ("{edits: {smile: 1}", "cannot be read"),
+        ("{edits: {smile: 1}", "is damaged or of another kind"),
         ("edits: {smile: 1}\noutput: /etc\n", "unknown key"),
         ("generator: {_target_: os.system, command: ls}\n", "os.system"),
         ("inverter: {refine: [{_target_: subprocess.run}]}\n", "subprocess.run"),

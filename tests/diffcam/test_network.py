@@ -161,7 +161,7 @@ def test_backbone_weights_from_a_torchvision_file(tmp_path):
     expected = original.layer2(original.layer1(original.maxpool(original.relu(original.bn1(original.conv1(x))))))
     torch.testing.assert_close(network.shared[:6](x), expected)
     torch.save({"state": 3}, tmp_path / "other.pth")
-    for file, message in (("other.pth", "state dict"), ("none.pth", "cannot be read")):
+    for file, message in (("other.pth", "state dict"), ("none.pth", "does not exist")):
         with pytest.raises(UserError, match=message):
             DiffCAM("resnet18", 2, weights=tmp_path / file)
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "small.pth")

@@ -105,8 +105,8 @@ def test_mistakes(tmp_path: Path, generator: StyleGAN2):
         (str(tmp_path / "two.pt"), "several tensors; give key: one of a, b"),
         ({"path": str(tmp_path / "two.pt"), "key": "c"}, "unknown key"),
         (str(tmp_path / "text.npy"), "looks like text; expected a tensor"),
-        (str(tmp_path / "missing.npy"), "no such direction file"),
-        (str(tmp_path / "x.onnx"), "no such direction file"),
+        (str(tmp_path / "missing.npy"), "missing.npy does not exist"),
+        (str(tmp_path / "x.onnx"), "x.onnx does not exist"),
         ({"path": "a.npy", "layer": 3}, "did you mean 'layers'"),
         ({"layers": "3"}, "names no path"),
     ]

@@ -42,7 +42,8 @@ def oodgan(small_editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def run(*words: str, aligned: bool = True) -> int:
         with pytest.raises(SystemExit) as stop:
-            main(["edit", *words, *parts, f"aligned={str(aligned).lower()}", "output=out"])
+            output = [] if any(word.startswith("output=") for word in words) else ["output=out"]
+            main(["edit", *words, *parts, f"aligned={str(aligned).lower()}", *output])
         return int(stop.value.code or 0)
 
     return run

@@ -33,7 +33,7 @@ def test_natural_order(tmp_path: Path) -> None:
     for name in ("f10", "f9", "f2b", "f2", "a/f11", "a/f3"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-    jobs = natural(find([str(tmp_path)], tmp_path / "out"))
+    jobs = natural(find([str(tmp_path)], tmp_path / "out").photos)
     assert [job.name for job in jobs] == ["a/f3", "a/f11", "f2", "f2b", "f9", "f10"]
 
 

@@ -1,0 +1,126 @@
+"""`edits.json` when several commands write to one output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from oodgan.errors import UserError
+from oodgan.stages._ledger import Ledger
+from oodgan.stages._photos import find
+
+EDIT = "edits={smile: 1.0}"
+
+
+def together(count: int, work: Callable[[int], None]) -> None:
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)  # the parent's threads are not in the child
+            code = 70
+            try:
+                work(number)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * count
+
+
+def entry(mark: str, name: str) -> dict:
+    return {"settings": mark, "sha256": name, "photo": f"{name}.jpg", "faces": 1}
+
+
+def test_no_record_is_lost(tmp_path: Path) -> None:
+    def work(number: int) -> None:
+        ledger = Ledger.open(tmp_path / "out")
+        mark = ledger.use({"edits": {"smile": float(number)}})
+        for i in range(10):
+            name = f"{number}_{i}"
+            ledger.claim(name, [tmp_path / f"{name}.png"], False, **entry(mark, name))
+            ledger.note(name, **entry(mark, name), seconds={}, notes=[])
+        ledger.fail(Path(f"bad{number}.jpg"), "no face")
+
+    together(5, work)
+    ledger = Ledger.open(tmp_path / "out")
+    assert len(ledger.photos) == 50 and all(e["finished"] for e in ledger.photos.values())
+    assert len(ledger.settings) == 5 and len(ledger.failures) == 5
+    assert {e["settings"] for e in ledger.photos.values()} == set(ledger.settings)
+
+
+def test_who_comes_second_with_other_settings_is_refused_before_it_writes(tmp_path: Path) -> None:
+    one, other = Ledger.open(tmp_path), Ledger.open(tmp_path)
+    first, second = one.use({"smile": 1}), other.use({"smile": 2})
+    one.claim("a", [tmp_path / "a.png"], False, **entry(first, "a"))
+    with pytest.raises(UserError, match=r"results of a made with other settings: smile=1 instead of 2"):
+        other.claim("a", [tmp_path / "a.png"], False, **entry(second, "a"))
+    other.claim("a", [tmp_path / "a.png"], True, **entry(second, "a"))
+    assert Ledger.open(tmp_path).photos["a"]["settings"] == second
+
+
+def test_commands_side_by_side_record_everything(
+    oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
+    (tmp_path / "p").mkdir()
+    for i in range(6):
+        draw_face(i, 64).save(tmp_path / "p" / f"{i}.png")
+    together(3, lambda n: _exits(oodgan("p/" + f"{2 * n}.png", f"p/{2 * n + 1}.png", EDIT), 0))
+    photos = json.loads(Path("out/edits.json").read_text())["photos"]
+    assert sorted(photos) == list("012345") and all(entry["finished"] for entry in photos.values())
+    assert oodgan("p", EDIT) == 0, "nothing is refused, nothing is done twice"
+
+
+def _exits(code: int, wanted: int) -> None:
+    assert code == wanted
+
+
+def test_results_beside_the_photos(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert oodgan("photos", EDIT, "output=photos") == 0
+    assert "2 edited" in capsys.readouterr().out
+    assert {p.name for p in (photos / "result").iterdir()} == {"a.png", "more"}
+    assert oodgan("photos", EDIT, "output=photos") == 0, "the results are not taken for photos"
+    assert "0 edited, 2 skipped" in capsys.readouterr().out
+    monkeypatch.chdir(photos)
+    (photos / "edited").mkdir()
+    (photos / "a.png").rename(photos / "edited" / "own.png")
+    assert [job.name for job in find(["."], Path("elsewhere")).photos] != []
+    assert oodgan("more/b.jpg", EDIT, "output=.", "replace=true") == 0
+
+
+def test_a_result_alone_is_no_photo_and_is_not_written_over(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodgan("photos/a.png", EDIT) == 0
+    before = Path("out/result/a.png").read_bytes()
+    for words in (["out/result", EDIT], ["out/result/*.png", EDIT]):
+        assert oodgan(*words) == 2
+        assert "are results of edits, as " in capsys.readouterr().err
+    assert oodgan("out/result/a.png", EDIT, "replace=true") == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert Path("out/result/a.png").read_bytes() == before
+    assert oodgan("out/result/a.png", EDIT, "output=again") == 0
+
+
+def test_a_full_disk_ends_the_run_at_once(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out/result").mkdir(parents=True)
+    Path("out/result/more").mkdir()
+    monkeypatch.setattr("os.replace", _no_space)
+    assert oodgan("photos", EDIT) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("error: cannot write out/") and "No space left" in said[-1]
+    assert not [p for p in Path("out").rglob("*") if p.is_file() and p.suffix != ".lock"]
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(28, os.strerror(28))
