@@ -163,3 +163,27 @@ def test_training_learns_to_name_the_edit_and_keeps_trained_tensors_only(
     fresh = DiffCAMModule(DiffCAM("vgg16", 2, layers=[3, 8], cut=9, trainable_from=23))
     fresh.load_state_dict(saved)
     assert torch.equal(fresh.network.fc.weight, saved["network.fc.weight"])
+
+
+@pytest.mark.network
+def test_confusions_and_the_place_of_maps_are_measured_while_training(
+    network: DiffCAM, shards: list[Path], renderer: PairRenderer, tmp_path: Path
+) -> None:
+    import csv
+
+    from oodgan.diffcam.callbacks import FILE, ConfusionMatrix, MaskQuality
+
+    module = DiffCAMModule(network, optimizer={"_target_": "torch.optim.Adam", "lr": 0.1})
+    settings = {"max_steps": 4, "batch_size": 16, "val_every": 2, "monitor": "val/loss"}
+    cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "diffcam", "seed": 0}
+    watching = [ConfusionMatrix(renderer.bank.names), MaskQuality(renderer, samples=2)]
+    data = DatasetModule(Pairs(shards), 25, 16, seed=0)
+    fit(module, data, cfg=cfg, settings=settings, folder=tmp_path, callbacks=watching)
+    rows = list(csv.reader((tmp_path / FILE).open()))
+    counts = torch.tensor([[int(value) for value in row[1:]] for row in rows[1:]])
+    assert rows[0][1:] == list(renderer.bank.names) and counts.sum() == 25
+    accuracy = [v for _, name, v in read_csv(tmp_path / "metrics.csv") if name == "val/accuracy"]
+    assert counts.trace() / 25 == pytest.approx(accuracy[-1], abs=1e-6)
+    for name in ("val/mask_share_inside", "val/mask_iou_at_0.5"):
+        values = [v for _, key, v in read_csv(tmp_path / "metrics.csv") if key == name]
+        assert len(values) == 2 and all(0 <= v <= 1 for v in values)

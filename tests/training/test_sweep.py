@@ -166,7 +166,7 @@ def test_a_job_is_run_once(tmp_path, monkeypatch):
         }
     )
     monkeypatch.setattr(sweep, "_hydra", lambda: hydra)
-    cfg = OmegaConf.create({"folder": "elsewhere", "resume": None, "init_from": None})
+    cfg = OmegaConf.create({"folder": "elsewhere", "resume": None})
     calls = []
 
     def stage(cfg):

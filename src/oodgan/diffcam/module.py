@@ -47,6 +47,7 @@ class DiffCAMModule(FitModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained: the frozen layers are those of a known network."""
+        super().on_save_checkpoint(checkpoint)
         frozen = self._frozen_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 

@@ -153,6 +153,17 @@ def training_folder(cfg: DictConfig, mark: str, phase: str = "") -> Path:
     return Path(cfg.folder) / TRAINING / "-".join(part for part in (phase, mark[:10]) if part)
 
 
+def earlier(settings: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that `weights` means, when a part's training goes on from it: it holds a discriminator, too.
+
+    None where it is an artifact, or where training starts anew.
+    """
+    if not (settings.get("fit") or {}).get("continue_from_weights"):
+        return None
+    path = trained.locate(str(settings["weights"]))
+    return path if path.suffix == ".ckpt" else None
+
+
 def loader_workers(cfg: DictConfig) -> int:
     """Loader processes of every training, `data.num_workers`."""
     return int(cfg.data.get("num_workers") or 0)

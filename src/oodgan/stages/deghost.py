@@ -41,15 +41,20 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     discriminator = _discriminator(plain(cfg.deghoster.discriminator))
     recipes = {"network": {**plain(cfg.deghoster.network), "generator": plain(cfg.generator)}}
     recipes["discriminator"] = discriminator
-    module = build_module(settings.module, recipes, network=network, discriminator=discriminator)
+    said = {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network}
+    module = build_module(settings.module, recipes, said, network=network, discriminator=discriminator)
     folder = common.training_folder(cfg, mark)
-    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
+    start = common.earlier(cfg.deghoster)
+    result = fit(
+        module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", init_from=start,
+        keep_run=True,
+    )  # fmt: skip
     going_on = common.used(cfg, "deghoster") if settings.get("continue_from_weights") else {}
     common.write_weights(
         cfg,
         mark,
         module.averaged.trained_state(),
-        {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network},
+        said,
         uses={"ghosts": source, **going_on},
         resolution=generator.resolution,
         counts={"ghosts": len(ghosts)},

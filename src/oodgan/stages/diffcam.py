@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import Tensor
 
 from oodgan.data.dataset_module import DatasetModule
+from oodgan.diffcam.callbacks import ConfusionMatrix, MaskQuality
 from oodgan.diffcam.masks import load_network
 from oodgan.diffcam.network import DiffCAM
 from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
@@ -36,14 +38,6 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     renderer = _renderer(cfg, generator, bank)
     pairs = _pairs(cfg, renderer, network)
     settings = cfg.diffcam.fit
-    data = DatasetModule(pairs, settings.held_out, settings.batch_size, common.loader_workers(cfg), cfg.seed)
-    recipe = {**plain(cfg.diffcam.network), "num_classes": len(bank)}
-    module = build_module(settings.module, {"network": recipe}, network=network)
-    folder = common.training_folder(cfg, mark)
-    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
-    network = module.averaged
-    tensors = {f"network.{k}": v for k, v in network.trained_state().items()}
-    tensors["regions"] = find_regions(renderer, network, settings.region_codes, cfg.seed)
     said = {
         "part": "diffcam",
         "generator": generator.id,
@@ -51,6 +45,21 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         "bank": bank.id,
         "network": cfg.diffcam.network,
     }
+    # Where edits change features is known before training where only the head trains, so checkpoints can hold it.
+    regions = _regions(cfg, renderer, network) if network.only_head_trains else None
+    data = DatasetModule(pairs, settings.held_out, settings.batch_size, common.loader_workers(cfg), cfg.seed)
+    recipe = {**plain(cfg.diffcam.network), "num_classes": len(bank)}
+    module = build_module(settings.module, {"network": recipe}, said, network=network)
+    module.exported_tensors = {} if regions is None else {"regions": regions}
+    folder = common.training_folder(cfg, mark)
+    watching = [ConfusionMatrix(bank.names), *_mask_quality(settings, renderer)]
+    result = fit(
+        module, data, cfg=cfg, settings=settings, folder=folder, callbacks=watching, resume=cfg.resume or "auto",
+        keep_run=True,
+    )  # fmt: skip
+    network = module.averaged
+    tensors = {f"network.{k}": v for k, v in network.trained_state().items()}
+    tensors["regions"] = _regions(cfg, renderer, network) if regions is None else regions
     going_on = ("diffcam",) if cfg.diffcam.fit.get("continue_from_weights") else ()
     common.write_weights(
         cfg,
@@ -63,6 +72,15 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         metrics=common.numbers(result.metrics),
     )
     return {"objective": result.objective}
+
+
+def _mask_quality(settings: DictConfig, renderer: PairRenderer) -> list[MaskQuality]:
+    wanted = plain(settings.get("mask_quality")) or {}
+    return [MaskQuality(renderer, **wanted)] if wanted.get("samples") else []
+
+
+def _regions(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Tensor:
+    return find_regions(renderer, network, cfg.diffcam.fit.region_codes, cfg.seed)
 
 
 def _network(cfg: DictConfig, generator: Generator, bank: Bank) -> DiffCAM:

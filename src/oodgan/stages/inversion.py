@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         cfg,
         mark,
         encoder.state_dict(),
-        {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder},
+        _said(cfg, generator),
         beside=_feature_weights(cfg, generator, feature),
         uses=common.used(cfg, "inverter") if cfg.inverter.fit.get("continue_from_weights") else {},
         resolution=generator.resolution,
@@ -73,6 +73,11 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         counts={"samples": cfg.inverter.fit.samples},
     )
     return {"objective": list(results.values())[-1].objective}
+
+
+def _said(cfg: DictConfig, generator: Generator) -> dict[str, Any]:
+    """What weights of the encoder say of themselves."""
+    return {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder}
 
 
 def _codes(cfg: DictConfig, generator: Generator, encoder: nn.Module) -> DatasetModule:
@@ -90,7 +95,8 @@ def _codes(cfg: DictConfig, generator: Generator, encoder: nn.Module) -> Dataset
 def _phase(cfg: DictConfig, generator: Generator, encoder: nn.Module, data: Any, phase: str, mark: str) -> FitResult:
     recipes = {"network": {**plain(cfg.inverter.encoder), "num_ws": generator.num_ws}}
     recipes["generator"] = plain(cfg.generator)
-    module = build_module(cfg.inverter.fit[phase].module, recipes, network=encoder, generator=generator)
+    said = _said(cfg, generator)
+    module = build_module(cfg.inverter.fit[phase].module, recipes, said, network=encoder, generator=generator)
     result = _fit(cfg, module, data, phase, mark)
     encoder.load_state_dict(module.averaged.state_dict())
     return result

@@ -54,11 +54,17 @@ def schedule(config: Mapping[str, Any] | Callable[..., Any] | Schedule | None) -
     return Schedule(maker(keywords), interval, monitor)
 
 
-def build_module(config: Mapping[str, Any] | None, recipes: Mapping[str, Any] | None = None, **networks: Any) -> Any:
+def build_module(
+    config: Mapping[str, Any] | None,
+    recipes: Mapping[str, Any] | None = None,
+    exports: Mapping[str, Any] | None = None,
+    **networks: Any,
+) -> Any:
     """The Lightning module of a `fit.module` config, given its networks.
 
     `recipes` are configs that build these networks again, {argument: config with `_target_`}: checkpoints keep them, so
-    that `load_from_checkpoint` needs nothing but the file.
+    that `load_from_checkpoint` needs nothing but the file. `exports` is what the artifact of these weights will say
+    (part, generator, ...): with it a checkpoint serves as weights, too.
 
     Raises:
         UserError: no `_target_`, or a key that its constructor does not take.
@@ -74,6 +80,7 @@ def build_module(config: Mapping[str, Any] | None, recipes: Mapping[str, Any] | 
                 raise unknown(f"key of fit.module ({target.__name__})", key, set(takes) - set(networks))
     module = target(**keywords, **networks)
     module.hparams.update(plain(recipes or {}))
+    module.exports = plain(exports or {})
     return module
 
 

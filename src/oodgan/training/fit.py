@@ -73,13 +73,13 @@ def fit(
 ) -> FitResult:
     """Train `module` on `data` by `settings` (a part's `fit:` config) with the engine of `cfg.trainer`.
 
-    Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume`, `cfg.init_from` and `cfg.stage`, all
-    optional; `conf/fit/default.yaml` lists what it reads of `settings`. `settings.batch_size` is the global batch of
-    one optimiser step; `data.batch_size` is set to what all processes load at a time: that divided by the accumulation.
-    `resume` is a run folder, or "auto":
-    `folder` itself when it holds a checkpoint. After the call `module` has the weights that `settings.export` names
-    (`best` by the monitored metric, the default where there is one, or `last`), in fp32 on the CPU.
-    `keep_run` leaves a wandb run open for what the caller logs besides (`oodgan.tracking.wandb.finish` ends it).
+    Reads `cfg.trainer`, `cfg.callbacks`, `cfg.logger`, `cfg.seed`, `cfg.resume` and `cfg.stage`, all optional;
+    `conf/fit/default.yaml` lists what it reads of `settings`. `settings.batch_size` is the global batch of one
+    optimiser step; `data.batch_size` is set to what all processes load at a time: that divided by the accumulation.
+    `resume` is a run folder, or "auto": `folder` itself when it holds a checkpoint. `init_from` is an earlier
+    checkpoint, all of whose weights a new run starts from. After the call `module` has the weights that
+    `settings.export` names (`best` by the monitored metric, the default where there is one, or `last`), in fp32 on the
+    CPU. `keep_run` leaves a wandb run open for what the caller logs besides (`oodgan.tracking.wandb.finish` ends it).
 
     Raises:
         UserError: `folder` holds a run already, a batch that cannot be split, a loss that is not finite, a checkpoint
@@ -91,7 +91,7 @@ def fit(
         settings=plain(settings),
         folder=Path(folder).absolute(),
         resume=str(resume or _get(cfg, "resume") or "") or None,
-        init_from=str(init_from or _get(cfg, "init_from") or "") or None,
+        init_from=str(init_from or "") or None,
         extra=tuple(callbacks),
         keep_run=keep_run,
     )
@@ -169,6 +169,7 @@ class _Call:
         present = (self.folder / "checkpoints" / checkpoints.LAST).is_file()
         if self.resume == "auto":
             self.resume = str(self.folder) if present else None
+            self.init_from = None if present else self.init_from
         if self.resume and self.init_from:
             raise UserError("resume continues a run and init_from starts a new one: give one of them")
         if present and (not self.resume or Path(self.resume).absolute() != self.folder):

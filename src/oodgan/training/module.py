@@ -97,6 +97,8 @@ class FitModule(pl.LightningModule):
             self.automatic_optimization = False
             self.discriminator_loss = built(discriminator_loss)
             self.discriminator_optimizer = build.maker(discriminator_optimizer or optimizer or ADAM)
+        self.exports: dict[str, Any] = {}  # see `build_module`
+        self.exported_tensors: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         # No submodules: the names are known only when the first batch has been validated.
         self._means: dict[str, BatchMean] = {}
@@ -241,6 +243,12 @@ class FitModule(pl.LightningModule):
             names *= self.trainer.world_size
             torch.distributed.all_gather_object(names, names[0])
         return sorted({name for each in names for name in each})
+
+    # checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what part these weights are of, so that the file serves wherever an artifact of weights does."""
+        checkpoint["exports"] = {**self.exports, **({"tensors": self.exported_tensors} if self.exports else {})}
 
     # what tools of Lightning ask for
 

@@ -129,7 +129,7 @@ def _own(cfg: Any, folder: Path) -> Any:
     if "folder" in cfg:
         cfg.folder = str(folder)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-    if "resume" in cfg and cfg.resume is None and not cfg.get("init_from"):
+    if "resume" in cfg and cfg.resume is None:
         cfg.resume = "auto"
     return cfg
 

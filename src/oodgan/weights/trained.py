@@ -19,6 +19,7 @@ from torch import Tensor
 from oodgan.errors import UserError, nearest
 from oodgan.files import replacing
 from oodgan.foreign import reading
+from oodgan.weights import training
 from oodgan.weights.registry import REGISTRY, SHIPPED
 
 FILE = "weights.safetensors"
@@ -42,15 +43,15 @@ def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metada
 
 
 def locate(source: str | Path) -> Path:
-    """A shipped name, a run folder with `weights.safetensors`, or a file -> the file."""
+    """A shipped name, a run folder with `weights.safetensors` or a training's checkpoints, or a file -> the file."""
     path = Path(source)
-    for found in (SHIPPED / f"{source}.safetensors", path / FILE, path):
-        if found.is_file():
+    for found in (SHIPPED / f"{source}.safetensors", path / FILE, path, training.find(path)):
+        if found is not None and found.is_file():
             return found
     names = [p.stem for p in SHIPPED.glob("*.safetensors")]
     raise UserError(
         f"no weights {str(source)!r}{nearest(str(source), names)}: neither shipped ({', '.join(sorted(names))}), "
-        f"nor a folder with {FILE}, nor a file"
+        f"nor a folder with {FILE} or a training's checkpoints, nor a file"
     )
 
 
@@ -124,11 +125,7 @@ def load(
     Raises UserError when they are unreadable, of another part, or made for another generator or other directions.
     """
     path, parts = locate(source), (part,) if isinstance(part, str) else part
-    if path.suffix in UNCONVERTED:
-        raise UserError(f"{path} is not converted yet: oodgan weights convert {path} output=FOLDER, then give FOLDER")
-    with reading(path, "weights file"), safe_open(path, "pt") as file:
-        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    tensors, metadata = _read(path)
     if metadata.get("part") not in parts:
         if (path.parent / parts[-1] / FILE).is_file():
             return load(path.parent / parts[-1], parts, generator, directions)
@@ -137,6 +134,18 @@ def load(
     _same(path, "directions", metadata.get("directions"), list(directions) if directions is not None else None)
     floats = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     return floats, metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and what is said of them, of an artifact or of a training's checkpoint."""
+    found = training.read(path) if path.suffix == ".ckpt" else None
+    if found is not None:
+        return found
+    if path.suffix in UNCONVERTED:
+        raise UserError(f"{path} is not converted yet: oodgan weights convert {path} output=FOLDER, then give FOLDER")
+    with reading(path, "weights file"), safe_open(path, "pt") as file:
+        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
 
 
 def _same(path: Path, what: str, saved: Any, wanted: Any) -> None:

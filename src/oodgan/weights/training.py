@@ -1,0 +1,44 @@
+"""Weights out of a training's checkpoint (`best.ckpt`, `last.ckpt`), as its artifact would hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from oodgan.errors import UserError
+from oodgan.weights import checkpoint
+
+NAMES = ("best.ckpt", "last.ckpt")
+_OWNERS = ("ema.module.", "network.")
+
+
+def find(folder: Path) -> Path | None:
+    """The checkpoint of a training's folder, of its `checkpoints`, or of a stage whose training has not ended; or None.
+
+    The best by metric comes before the last, the newest training before others.
+    """
+    trainings = sorted(folder.glob("training/*/checkpoints"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = (place / name for place in (folder, folder / "checkpoints", *trainings) for name in NAMES)
+    return next((path for path in files if path.is_file()), None)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The averaged weights (the trained ones where none are averaged) and what the artifact would say of them.
+
+    Returns None for a file that is no checkpoint of a training here.
+
+    Raises:
+        UserError: one of a training that exports nothing.
+    """
+    saved = checkpoint.read(path)
+    if not isinstance(saved, dict) or not {"state_dict", "exports"} <= set(saved):
+        return None
+    said = dict(saved["exports"])
+    if not said:
+        raise UserError(f"{path} does not say what part its weights are of: no stage of oodgan wrote it")
+    state: dict[str, Tensor] = saved["state_dict"]
+    owner = next(prefix for prefix in _OWNERS if any(name.startswith(prefix) for name in state))
+    tensors = {name.removeprefix(owner): value for name, value in state.items() if name.startswith(owner)}
+    return {**tensors, **said.pop("tensors", {})}, said
