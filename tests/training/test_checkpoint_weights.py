@@ -28,9 +28,9 @@ def chain(tmp_path_factory):
     """The tiny chain, briefly trained; Diff-CAM's head alone, as by default."""
     root = tmp_path_factory.mktemp("chain")
     run(root, "inversion", "inverter.fit.images.max_steps=0")
-    run(root, "diffcam", "diffcam.network.trainable_from=16", "diffcam.fit.max_steps=8", "diffcam.fit.val_every=2")
+    run(root, "diffcam", "diffcam.network.trainable_from=23", "diffcam.fit.max_steps=8", "diffcam.fit.val_every=2")
     weights = [f"inverter.weights={root}/tiny/inversion/artifact", f"diffcam.weights={root}/tiny/diffcam/artifact"]
-    run(root, "ghosts", *weights, "diffcam.network.trainable_from=16")
+    run(root, "ghosts", *weights, "diffcam.network.trainable_from=23")
     run(root, "deghost", "deghoster.fit.max_steps=4", "deghoster.fit.val_every=2")
     return root / "tiny"
 
@@ -64,7 +64,7 @@ def test_an_edit_and_a_further_training_take_a_checkpoint(chain, tmp_path):
 
     words = [f"{group}.weights={best(chain, stage)}" for stage, group in
              (("inversion", "inverter"), ("diffcam", "diffcam"), ("deghost", "deghoster"))]  # fmt: skip
-    cfg = launch.compose("edit", [*WORDS, *words, "diffcam.network.trainable_from=16", "input=x", "edits={x: 1}"])
+    cfg = launch.compose("edit", [*WORDS, *words, "diffcam.network.trainable_from=23", "input=x", "edits={x: 1}"])
     editor = Editor.from_config(cfg)
     photo = editor.generator.synthesis(sample_codes(editor.generator, 1, 0)).clamp(-1, 1)[0]
     edit = editor.edit(photo, {editor.names[0]: 1.0}, aligned=True)
