@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 import oodgan.metrics
 from oodgan.metrics.arcface import ArcFaceIdentity
-from oodgan.metrics.attributes import AttributeChange, AttributeShare
+from oodgan.metrics.attributes import AttributeChange
 from oodgan.metrics.base import PerImage
 from oodgan.metrics.distribution import FID, KID
 from oodgan.metrics.lpips import LPIPS, lpips_distance
@@ -99,7 +99,6 @@ QUICK = {
     MaskShareOnParts: (lambda folder: MaskShareOnParts(["smile"]), 0.05, 0.5),
     ArcFaceIdentity: (lambda folder: ArcFaceIdentity(folder / "face.onnx"), 0.01, 0.9999),
     AttributeChange: (lambda folder: AttributeChange(probe, "red", "mean"), -0.1, 0.1),
-    AttributeShare: (lambda folder: AttributeShare(probe, "red", "mean"), -10, 10),
     FID: (lambda folder: FID(extractor, **SEEDED), 1e-3, 100),
     KID: (lambda folder: KID(extractor, **SEEDED, capacity=60), 1e-5, 100),
 }
@@ -194,7 +193,12 @@ def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
         monkeypatch.setattr("oodgan.evaluation.summary.statistics_path", lambda key, cache=cache: cache / key)
         values = {
             **{"photos": str(place["photos"]), "masks": str(place["parsing"]), "edits": {"smile": 1.0}},
-            **{"methods": {"plain": str(place["plain"]), "made": str(tmp_path / "made")}, "probes": "ffhq"},
+            "methods": {
+                "inversion": str(place["photos"]),
+                "plain": str(place["plain"]),
+                "made": str(tmp_path / "made"),
+            },
+            "probes": "ffhq",
             **{"attributes": None, "identity": str(tmp_path / "face.onnx"), "output": str(output), "batch_size": 2},
             **{"workers": 0, "sheet_by": None, "replace": False, "logger": {}},
             "metrics": {"resolution": size, "metrics": metrics, "sets": list(sets), "bootstrap_samples": 20},
@@ -207,7 +211,7 @@ def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
 
 
 def same(one, two):
-    assert one["made"].keys() == two["made"].keys() and one.keys() == two.keys() == {"plain", "made"}
+    assert one["made"].keys() == two["made"].keys() and one.keys() == two.keys() == {"inversion", "plain", "made"}
     for method, entries in one.items():
         for name, entry in entries.items():
             assert two[method][name] == pytest.approx(entry, abs=1e-6, rel=1e-6), (method, name)
@@ -218,7 +222,7 @@ def same(one, two):
 def test_the_evaluate_stage_on_two_processes(tmp_path, monkeypatch, draw_face):
     """Real processes: the same numbers, every photo scored once."""
     made = same(*evaluated(tmp_path, monkeypatch, draw_face, 48, ["psnr", "ssim_gauss11", "psnr_background_hat_cloth"]))
-    kinds = ("psnr", "mask_area", "mask_share_on_parts", "identity_arcface_face_", "change_smile_", "change_share_")
+    kinds = ("psnr", "mask_area", "mask_share_on_parts", "identity_arcface_face_", "change_smile_", "edit_kept_smile_")
     assert all(any(name.startswith(kind) for name in made) for kind in kinds), list(made)
     assert made["mask_share_on_parts"]["count"] == 6 and made["psnr"]["count"] == 9
 

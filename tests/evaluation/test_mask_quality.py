@@ -96,7 +96,7 @@ def test_photos_are_measured_by_their_parts_and_from_the_photo(parts):
 
 def test_held_out_samples_differ_from_each_other_and_by_seed(parts):
     quality = measure(parts, all=Kind(Fixed(slice(0, 64)), "alpha"))
-    first, second = (torch.cat([f.code for f in quality.held_out(3, seed)]) for seed in (0, 1))
+    first, second = (torch.cat([f.code.w_plus for f in quality.held_out(3, seed)]) for seed in (0, 1))
     assert not any(torch.equal(a, b) for a in first for b in second)
     assert not torch.equal(first[0], first[1]) and HELD_OUT > 10**12
 
@@ -130,6 +130,7 @@ def config(tmp_path, **changes):
             "refine": {"steps": 1, "size": 32, "losses": {"l2": 1.0}},
         },
         "compose": {"mode": "difference"}, "deghoster": None, "code_cache": 0,
+        "transfer": {"_target_": "oodgan.inversion.transfer.Whole"},
         "attributes": None, "samples": 2, "truncation": 0.7, "strength": 1.0, "size": 32, "photos": None,
         "masks": None, "photo_limit": 2, "probes": "ffhq", "paper": {},
     }  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from oodgan.errors import UserError
-from oodgan.metrics.attributes import AttributeChange, AttributeShare
+from oodgan.metrics.attributes import AttributeChange
 from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside
 from oodgan.metrics.registry import build, build_per_image, names
 from oodgan.metrics.similarity import MSSSIM, PSNR, SSIM, RegionPSNR, region_of
@@ -75,18 +75,15 @@ def test_masks_by_hand():
     assert MaskArea().per_image(mask)[0].item() == pytest.approx(0.5)
 
 
-def test_attribute_change_and_share_by_hand():
+def test_attribute_change_by_hand():
     def probe(x):
         return x.mean((1, 2, 3))
 
     photo = torch.zeros(2, 3, 4, 4)
-    plain, result = photo + 0.5, torch.stack([photo[0] + 0.5, photo[1]])
+    result = torch.stack([photo[0] + 0.5, photo[1]])
     change = AttributeChange(probe, "smile", "mean", sign=-1)
     change.update(result, photo)
     assert change.compute().item() == pytest.approx(-0.25) and change.name == "change_smile_mean"
-    share = AttributeShare(probe, "smile", "mean")
-    share.update(result, photo, plain)
-    assert share.compute().item() == pytest.approx(0.5)
 
 
 def test_every_metric_is_built_under_its_own_name():

@@ -14,7 +14,7 @@ from torch import Tensor
 from oodgan.compose import compose
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
-from oodgan.evaluation.summary import bootstrap
+from oodgan.evaluation.intervals import bootstrap, edit_kept
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.transfer import Transfer, Whole
 from oodgan.inversion.value import Inversion
@@ -155,8 +155,8 @@ class MaskQuality:
         """{attribute: {kind: {metric: {mean, low, high, count}}}} against `regions`; 95 % bootstrap intervals.
 
         `share_consistent_15`, `iou_consistent_15` (mask above 0.5): against the region; `share_on_parts`: of the mask's
-        mass on the parts that the attribute is about; `edit_kept`: change of the attribute from photo to composed
-        picture, as a share of the change from inverted to edited; `area`; `named_right`: Diff-CAM named the edit.
+        mass on the parts that the attribute is about; `edit_kept`: as `oodgan.evaluation.intervals.edit_kept`, of the
+        composed picture; `area`; `named_right`: Diff-CAM named the edit.
         """
 
         def entry(values: Sequence[float] | Tensor) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class MaskQuality:
                     CONSISTENT: entry(MaskShareInside().per_image(masks, regions_of_all)),
                     IOU: entry(MaskIoU().per_image(masks, regions_of_all)),
                     ON_PARTS: entry(seen.on_parts),
-                    KEPT: _ratio(np.array(seen.done), np.array(seen.wanted), samples, seed),
+                    KEPT: edit_kept(np.array(seen.done), np.array(seen.wanted), samples, 0.95, seed),
                     AREA: entry(MaskArea().per_image(masks)),
                     NAMED: entry(seen.named),
                 }
@@ -191,13 +191,3 @@ class MaskQuality:
     def mean_masks(self, name: str) -> dict[str, Tensor]:
         """Kind -> mean mask (64, 64) of an attribute."""
         return {kind: torch.stack(seen.masks).mean(0) for kind, seen in self.observed[name].items()}
-
-
-def _ratio(done: np.ndarray, wanted: np.ndarray, samples: int, seed: int) -> dict[str, Any]:
-    """Ratio of sums, which no face with hardly any change can dominate, with a bootstrap interval over faces."""
-    if not len(done) or not wanted.sum():
-        return {"count": 0}
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(done), (samples, len(done)))
-    low, high = np.quantile(done[drawn].sum(1) / wanted[drawn].sum(1), [0.025, 0.975])
-    return {"mean": float(done.sum() / wanted.sum()), "low": float(low), "high": float(high), "count": len(done)}

@@ -29,8 +29,9 @@ COLUMNS = (
     "Means and 95 % bootstrap intervals. *mass in the 15 %*: of the mask's mass, what lies on the 15 % of the pixels "
     "that the attribute changes most consistently (spatial LPIPS of the mean change over the samples); *IoU*: of the "
     "mask above 0.5 and these pixels; *mass on the parts*: on the face parts that a local attribute is about, dilated "
-    "by 6 % of the width; *edit kept*: change of the attribute in the composed picture over that in the plain edit, by "
-    "probes, before any deghosting; *area*: of the whole picture; *named right*: Diff-CAM's first guess is the edit."
+    "by 6 % of the width; *edit kept*: change of the attribute from photo to composed picture over that from inverted "
+    "to edited, by probes, before any deghosting; *area*: of the whole picture; *named right*: Diff-CAM's first guess "
+    "is the edit."
 )
 
 

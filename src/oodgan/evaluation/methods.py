@@ -14,9 +14,10 @@ from oodgan.errors import unknown
 if TYPE_CHECKING:
     from oodgan.editing import Editor
 
+INVERSION, PLAIN = "inversion", "plain"
 BUILT_IN = {
-    "inversion": "G(w+): the photo reconstructed, not edited",
-    "plain": "G(w+ + edit): the edited reconstruction",
+    INVERSION: "G(w+): the photo reconstructed, not edited",
+    PLAIN: "G(w+ + edit): the edited reconstruction",
     "alpha": "mask x edited + (1 - mask) x photo, with the raw mask",
     "poisson": "the edited region cloned into the photo by Poisson blending",
     "paper": "mask, composition and deghosting as published, as far as the configured parts allow",
@@ -58,7 +59,7 @@ class Maker:
 
             coarse = compose(steps["photo"], steps["inverted"], steps["edited"], steps["mask"], mode=method)
             return coarse[0], mask
-        return steps[{"inversion": "inverted", "plain": "edited"}.get(method, "result")][0], mask
+        return steps[{INVERSION: "inverted", PLAIN: "edited"}.get(method, "result")][0], mask
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oodgan.evaluation.intervals import bootstrap, edit_kept
+from oodgan.evaluation.methods import INVERSION, PLAIN
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import Protocol
 from oodgan.evaluation.score import Job
@@ -22,19 +24,6 @@ from oodgan.files import replacing
 from oodgan.metrics.distribution import FID, INCEPTION, INCEPTION_DIM, KID
 
 Summary = dict[str, dict[str, Any]]
-
-
-def bootstrap(values: NDArray[np.float64], samples: int, level: float, seed: int) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` (n,): the mean of n draws with replacement, `samples` times.
-
-    >>> low, high = bootstrap(np.arange(100.0), 500, 0.95, seed=0)
-    >>> 41 < low < 46 < 53 < high < 58
-    True
-    """
-    rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(samples)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def load(store: Store, count: int) -> NDArray[np.float64]:
@@ -49,8 +38,8 @@ def load(store: Store, count: int) -> NDArray[np.float64]:
 
 
 def summarise(job: Job, table: NDArray[np.float64]) -> Summary:
-    """{method: {metric: {mean, low, high, median, count}}}; FID, KID and shares have `mean` and `count` only."""
-    protocol, columns = job.protocol, job.columns
+    """{method: {metric: {mean, low, high, median, count}}}, and how much of the edit each kept, without `median`."""
+    protocol = job.protocol
     summary: Summary = {}
     for m, method in enumerate(job.methods):
         summary[method] = {}
@@ -62,21 +51,25 @@ def summarise(job: Job, table: NDArray[np.float64]) -> Summary:
                 low, high = bootstrap(known, protocol.bootstrap_samples, protocol.bootstrap_level, protocol.seed)
                 entry |= {"mean": float(metric.compute()), "low": low, "high": high, "median": float(np.median(known))}
             summary[method][metric.name] = entry
-    _add_shares(summary, table, job.methods, columns)
+    _add_kept(summary, table, job)
     return summary
 
 
-def _add_shares(summary: Summary, table: NDArray[np.float64], methods: list[str], columns: list[str]) -> None:
-    """A method's mean change of an attribute divided by the plain edit's, where the plain edit is in the table."""
-    if "plain" not in methods:
+def _add_kept(summary: Summary, table: NDArray[np.float64], job: Job) -> None:
+    """How much of the edit a method kept, where the table has the plain edit and the inversion to compare it with."""
+    methods, protocol = job.methods, job.protocol
+    if not {INVERSION, PLAIN} <= set(methods):
         return
-    for k, column in enumerate(columns):
+    for k, column in enumerate(job.columns):
         if not column.startswith("change_"):
             continue
-        wanted = float(np.nansum(table[:, methods.index("plain"), k]))
+        wanted = table[:, methods.index(PLAIN), k] - table[:, methods.index(INVERSION), k]
         for m, method in enumerate(methods):
-            share = float(np.nansum(table[:, m, k])) / wanted if wanted else math.nan
-            summary[method][column.replace("change_", "change_share_", 1)] = _mean(share, len(table))
+            if method not in (INVERSION, PLAIN):
+                entry = edit_kept(
+                    table[:, m, k], wanted, protocol.bootstrap_samples, protocol.bootstrap_level, protocol.seed
+                )
+                summary[method][column.replace("change_", "edit_kept_", 1)] = entry
 
 
 def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from oodgan.metrics.base import PerImage
 
@@ -30,33 +28,3 @@ class AttributeChange(PerImage):
 
     def per_image(self, result: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         return self.sign * (self.probe(result) - self.probe(target)).reshape(len(result)).double()
-
-
-class AttributeShare(Metric):
-    """The edit's mean change divided by the plain edit's mean change: how much of the edit the method kept.
-
-    A ratio of means, not a mean of ratios, which an image with almost no change would dominate.
-    """
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
-    inputs = ("result", "target", "plain")
-    done: Tensor
-    wanted: Tensor
-
-    def __init__(self, probe: Probe, attribute: str, version: str, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.probe, self.name = probe, f"change_share_{attribute}_{version}"
-        self.add_state("done", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("wanted", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, result: Tensor, target: Tensor, plain: Tensor) -> None:
-        """Three batches (B, 3, H, W) in [-1, 1]: the method's result, the photo, and G(w + edit)."""
-        with torch.no_grad():
-            before = self.probe(target).double()
-            self.done += (self.probe(result).double() - before).sum()
-            self.wanted += (self.probe(plain).double() - before).sum()
-
-    def compute(self) -> Tensor:
-        return self.done / self.wanted
