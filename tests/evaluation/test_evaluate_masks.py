@@ -58,18 +58,21 @@ def test_no_share_on_parts_without_parsing_or_for_an_edit_of_the_whole_face(edit
     assert set(result(edited, "age")["methods"]["edited"]) == {"psnr", "ssim_gauss11", "mask_area"}
 
 
+ARCFACE = {"_target_": "oodgan.nn.arcface.ArcFace"}
+
+
 def test_a_recogniser_of_the_users_own_is_a_column_of_its_name(edited):
     from oodgan.nn.arcface import IRSE50
 
     torch.manual_seed(0)
     torch.save(IRSE50().state_dict(), edited / "mine.pth")
-    evaluate.run(config(edited, methods={"near": str(edited / "near")}, identity=str(edited / "mine.pth")))
+    evaluate.run(
+        config(edited, methods={"near": str(edited / "near")}, identity=ARCFACE | {"path": str(edited / "mine.pth")})
+    )
     (name,) = (key for key in result(edited)["methods"]["near"] if key.startswith("identity_arcface_mine_"))
     assert 0.5 < result(edited)["methods"]["near"][name]["mean"] <= 1.0
     with pytest.raises(UserError, match="there is no such file"):
-        evaluate.run(config(edited, "other", identity="nowhere.onnx"))
-    with pytest.raises(UserError, match="a file, or"):
-        evaluate.run(config(edited, "other", identity={"file": "x"}))
+        evaluate.run(config(edited, "other", identity=ARCFACE | {"path": "nowhere.onnx"}))
 
 
 def test_notes_reach_the_merged_table(folders):  # noqa: F811

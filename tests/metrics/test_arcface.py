@@ -129,3 +129,37 @@ def test_mobilefacenet_as_onnx_tells_people_apart(shared, tmp_path):
     same = metric.per_image((photos * 0.9 + 0.05).roll(1, 3), photos)
     others = metric.per_image(photos.roll(1, 0), photos)
     assert float(same.min()) > 0.8 and float(others.max()) < 0.45 and float(others.mean()) < 0.2
+
+
+def test_one_recogniser_is_handed_to_loss_metric_and_refinement(tmp_path):
+    from omegaconf import OmegaConf
+
+    from oodgan.errors import UserError
+    from oodgan.inversion.refine import Refinement
+    from oodgan.launch import compose
+    from oodgan.metrics.similarity import Identity
+    from oodgan.nn.arcface import IRSE50, ArcFace
+    from oodgan.nn.facenet import IdentityLoss
+
+    torch.manual_seed(0)
+    torch.save(IRSE50().state_dict(), tmp_path / "mine.pth")
+    cfg = compose("inversion", ["identity=arcface", f"identity.path={tmp_path}/mine.pth"])
+    losses = OmegaConf.to_container(cfg.inverter.fit.images.module.losses, resolve=True)
+    metrics = OmegaConf.to_container(cfg.callbacks.metrics.metrics, resolve=True)
+    chosen = {"_target_": "oodgan.nn.arcface.ArcFace", "path": f"{tmp_path}/mine.pth", "width": 112}
+    assert losses["identity"]["recogniser"] == metrics["identity"]["recogniser"] == chosen
+    refinement = Refinement(**dict(cfg.inverter.refine))
+    assert isinstance(refinement.recogniser, ArcFace)
+    recogniser = ArcFace(tmp_path / "mine.pth")
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    result = images.flip(0).requires_grad_(True)
+    loss = IdentityLoss(recogniser)(result, images)
+    loss.backward()
+    assert result.grad.abs().sum() > 0
+    metric = Identity(recogniser)
+    metric.update(images.flip(0), images)
+    assert metric.compute().item() == pytest.approx(1 - loss.item(), abs=1e-5)
+    assert metric.name.startswith("identity_arcface_mine_")
+    recogniser.differentiable = False
+    with pytest.raises(UserError, match="gives no gradients"):
+        IdentityLoss(recogniser)

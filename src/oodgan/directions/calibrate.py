@@ -15,6 +15,8 @@ from oodgan.directions.bank import Bank
 from oodgan.directions.features import Extractor, render
 from oodgan.directions.probes import Probes
 from oodgan.generators.protocol import Generator
+from oodgan.nn.facenet import FaceNet
+from oodgan.nn.identity import Recogniser
 
 log = logging.getLogger("oodgan")
 CURVE = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)
@@ -38,20 +40,26 @@ class Measured:
 class Bench:
     """Renders codes once and measures scores and identity on the same images."""
 
-    def __init__(self, generator: Generator, extractor: Extractor, probes: Probes, size: int = 256) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        extractor: Extractor,
+        probes: Probes,
+        size: int = 256,
+        recogniser: Recogniser | None = None,
+    ) -> None:
         self.generator, self.extractor, self.probes, self.size = generator, extractor, probes, size
+        self.recogniser: Recogniser = recogniser or FaceNet()
 
     @torch.no_grad()
     def __call__(self, codes: Tensor, probes: Probes | None = None) -> Measured:
         """Codes (N, L, 512) -> what is seen; `probes` other than the bench's own may judge."""
-        from oodgan.nn.facenet import identity_embedding
-
         scores, faces, thumbs = [], [], []
         batch = 1 if self.generator.mean_w.device.type == "cpu" else 16
         for part in codes.split(batch):
             images = render(self.generator, part, self.size)
             scores.append((probes or self.probes).score(self.extractor(images).cpu()))
-            faces.append(identity_embedding(images).cpu())
+            faces.append(self.recogniser(images).cpu())
             thumbs.append(F.adaptive_avg_pool2d(images, 8).flatten(1).cpu())
         return Measured(torch.cat(scores), torch.cat(faces), torch.cat(thumbs))
 

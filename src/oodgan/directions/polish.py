@@ -189,13 +189,11 @@ def _prices(bench: Bench, name: str, spare: Mapping[str, float]) -> Tensor:
 
 
 def _look(bench: Bench, code: Tensor) -> Looks:
-    from oodgan.nn.facenet import identity_embedding
-
     size = min(bench.size, bench.generator.resolution)
     image = bench.generator.synthesis(code, size=size).clamp(-1, 1)
     weights, bias = (x.to(image.device) for x in (bench.probes.weights, bench.probes.bias))
     scores = bench.extractor(image) @ weights + bias
-    return Looks(scores, identity_embedding(image), F.interpolate(image, (_THUMB, _THUMB), mode="area"))
+    return Looks(scores, bench.recogniser(image), F.interpolate(image, (_THUMB, _THUMB), mode="area"))
 
 
 def _colours(thumb: Tensor) -> Tensor:

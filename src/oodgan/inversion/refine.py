@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,9 +24,9 @@ LOSSES: dict[str, float] = {"l2": 1.0, "lpips": 1.0, "identity": 0.5, "prior": 0
 class Refinement:
     """Adam on the codes of a batch; the budget is `steps`, or `seconds` for the whole batch, whichever ends first.
 
-    Losses: `l2`, `lpips` (AlexNet) and `identity` (FaceNet) between photo and G(w+) at `size` px; `prior`, the squared
-    distance to the starting code in units of the deviation of w; `delta`, the spread of the offset over the layers.
-    Cosine decay of `lr`, and each photo keeps the code of its own lowest loss.
+    Losses: `l2`, `lpips` (AlexNet) and `identity` (of `recogniser`, FaceNet when None) between photo and G(w+) at
+    `size` px; `prior`, the squared distance to the starting code in units of the deviation of w; `delta`, the spread of
+    the offset over the layers. Cosine decay of `lr`, and each photo keeps the code of its own lowest loss.
     """
 
     steps: int = 0
@@ -32,8 +34,11 @@ class Refinement:
     lr: float = 0.05
     size: int = 256
     losses: Mapping[str, float] = field(default_factory=dict)
+    recogniser: Any = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.recogniser, Mapping):
+            self.recogniser = instantiate(self.recogniser)
         if self.steps < 0 or (self.seconds is not None and self.seconds <= 0):
             raise UserError(
                 f"refine.steps={self.steps}, refine.seconds={self.seconds}: steps >= 0 and seconds > 0 expected"
@@ -85,7 +90,7 @@ class Refinement:
             distance = lpips_distance("alex", str(target.device))
             total = total + weights["lpips"] * distance(image.clamp(-1, 1), target)
         if weights["identity"]:
-            pairs = [IdentityLoss()(a[None], b[None]) for a, b in zip(image, target, strict=True)]
+            pairs = [IdentityLoss(self.recogniser)(a[None], b[None]) for a, b in zip(image, target, strict=True)]
             total = total + weights["identity"] * torch.stack(pairs)
         total = total + weights["prior"] * (offset / unit).square().mean((1, 2))
         if weights["delta"]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oodgan.errors import UserError
 from oodgan.metrics.base import PerImage
+from oodgan.nn.identity import Recogniser
 
 # CelebAMask-HQ classes that an edit of a face must leave alone.
 BACKGROUND_HAT_CLOTH = (0, 14, 18)
@@ -89,17 +90,21 @@ class MSSSIM(PerImage):
 
 
 class Identity(PerImage):
-    """Mean cosine of the FaceNet embeddings of (result, target); FFHQ-aligned square pictures in [-1, 1]."""
+    """Mean cosine of a recogniser's embeddings of (result, target); FFHQ-aligned square pictures in [-1, 1].
+
+    Args:
+        recogniser: FaceNet when None; its name becomes part of the metric's.
+    """
 
     higher_is_better = True
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, recogniser: Recogniser | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        from oodgan.nn.facenet import NAME
+        from oodgan.nn.facenet import FaceNet
 
-        self.name = f"identity_{NAME}"
+        self.recogniser: Recogniser = recogniser or FaceNet()
+        self.name = f"identity_{self.recogniser.name}"
 
     def per_image(self, result: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        from oodgan.nn.facenet import identity_similarity
-
-        return identity_similarity(result.clamp(-1, 1), target.clamp(-1, 1))
+        first, second = (self.recogniser(images.clamp(-1, 1)).double() for images in (result, target))
+        return (first * second).sum(1)

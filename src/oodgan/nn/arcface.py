@@ -88,6 +88,27 @@ def load(path: Path, device: str = "cpu") -> Any:
     return network.eval().requires_grad_(False).to(device)
 
 
+class ArcFace:
+    """A recogniser of the user's own (`oodgan.nn.identity.Recogniser`).
+
+    Args:
+        path: `.onnx` (input (1, 3, 112, `width`) RGB, (x - 127.5) / 127.5), an IR-SE50 checkpoint, or the folder that
+            `oodgan weights convert` made of one. Its name carries the file's and the first 8 digits of its hash.
+        width: of its crops, 112 or 96.
+    """
+
+    def __init__(self, path: str | Path, width: int = HEIGHT) -> None:
+        from oodgan.weights.fetch import sha256_of
+
+        self.path, self.width = Path(path).expanduser().absolute(), width
+        self.differentiable = not isinstance(recogniser(self.path), OnnxRecogniser)
+        self.name = f"arcface_{self.path.stem}_{sha256_of(file_of(self.path))[:8]}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        faces = template_crop(images.clamp(-1, 1), self.width)
+        return F.normalize(recogniser(self.path, str(images.device))(faces), dim=1)
+
+
 @lru_cache(maxsize=2)
 def recogniser(path: Path, device: str = "cpu") -> Any:
     """`load`, once for all callers."""

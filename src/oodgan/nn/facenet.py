@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oodgan.errors import UserError
+from oodgan.nn.identity import Recogniser
 from oodgan.nn.inception_resnet import InceptionResnetV1
 
 NAME = "facenet_20180408"
@@ -63,14 +64,35 @@ def identity_similarity(first: Tensor, second: Tensor) -> Tensor:
     return (identity_embedding(first) * identity_embedding(second)).sum(1)
 
 
+class FaceNet:
+    """This network as `oodgan.nn.identity.Recogniser`."""
+
+    name, differentiable = NAME, True
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return identity_embedding(images)
+
+
 class IdentityLoss(nn.Module):
     """Mean of 1 - cosine of the identities of result and target.
 
     The network is no submodule: it stays out of optimisers and checkpoints and follows the images' device.
+
+    Args:
+        recogniser: FaceNet when None.
+
+    Raises:
+        UserError: no gradient reaches the pictures through this recogniser.
     """
+
+    def __init__(self, recogniser: Recogniser | None = None) -> None:
+        super().__init__()
+        self.recogniser: Recogniser = recogniser or FaceNet()
+        if not self.recogniser.differentiable:
+            raise UserError(f"{self.recogniser.name} gives no gradients: it can measure identity, and be no loss")
 
     def forward(self, result: Tensor, target: Tensor) -> Tensor:
         """(B, 3, R, R) in [-1, 1] each -> scalar in [0, 2]; the gradient goes to `result` only."""
         with torch.no_grad():
-            wanted = identity_embedding(target)
-        return 1 - (identity_embedding(result) * wanted).sum(1).mean()
+            wanted = self.recogniser(target)
+        return 1 - (self.recogniser(result) * wanted).sum(1).mean()

@@ -93,7 +93,7 @@ def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findin
         bank = Bank(tuple(found.names), vectors, generator.id, space, notes, found.provenance)
         return Findings(bank, None, {}, None)
     extractor = Extractor(probes.backbone, probes.size).to(generator.mean_w.device)
-    bench = measure.Bench(generator, extractor, probes, probes.size)
+    bench = measure.Bench(generator, extractor, probes, probes.size, instantiate(cfg.identity))
     settings = cfg.calibrate
     codes = sample_codes(generator, settings.samples, settings.seed, settings.truncation)
     if not found.calibrated:

@@ -139,21 +139,24 @@ def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: di
 
 
 def _identity(cfg: DictConfig) -> list[Any]:
-    """The identity metric of the user's own recogniser, when one is given."""
+    """The identity metric of the configured recogniser, where it is not FaceNet, which the protocol measures anyway."""
     from functools import partial
 
-    from oodgan.metrics.arcface import ArcFaceIdentity
+    from oodgan.nn.facenet import FaceNet
 
     given = plain(cfg.get("identity"))
     if not given:
         return []
-    settings = {"path": given} if isinstance(given, str) else dict(given)
-    unknown_keys = set(settings) - {"path", "width"}
-    if unknown_keys or "path" not in settings:
-        raise UserError(f"identity={given}: a file, or {{path: FILE, width: 112}}")
-    make = partial(ArcFaceIdentity, **settings)
-    make()  # what is wrong with the file is said before anything is scored
-    return [make]
+    metric = _identity_metric(given)  # what is wrong with a file is said before anything is scored
+    return [] if isinstance(metric.recogniser, FaceNet) else [partial(_identity_metric, given)]
+
+
+def _identity_metric(recogniser: dict[str, Any], **keywords: Any) -> Any:
+    from hydra.utils import instantiate
+
+    from oodgan.metrics.similarity import Identity
+
+    return Identity(instantiate(recogniser, _partial_=True)(), **keywords)
 
 
 def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:

@@ -1,0 +1,20 @@
+"""The protocol of face recognisers: the config group `identity` names the one that all are handed."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Recogniser(Protocol):
+    """FFHQ-aligned pictures (B, 3, R, R) RGB in [-1, 1] -> unit vectors (B, D): near for one person, far for two.
+
+    `name` says which network in which version, and becomes part of metrics' names. Gradients reach the pictures where
+    `differentiable`; without them it can measure, and cannot be a loss. It follows the pictures' device.
+    """
+
+    name: str
+    differentiable: bool
+
+    def __call__(self, images: Tensor) -> Tensor: ...
