@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +37,30 @@ def absl_leaves_stderr_open() -> Iterator[None]:
 def own_codes(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test finds, or leaves, codes of photos in the user's cache."""
     os.environ["OODGAN_CODES"] = str(tmp_path_factory.mktemp("codes"))
+
+
+def _as_a_terminal_starts_it() -> None:
+    # The child is ended when this process is, however that ends; where there is no such call, by the fixture alone.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    # `make test &` ignores Ctrl-C, and what it starts would inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start(command, **options)`: a `Popen` that Ctrl-C ends, and that is killed at the latest with the tests."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, text=True, preexec_fn=_as_a_terminal_starts_it, **options)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,12 @@ PATIENCE = 600  # seconds until the server has loaded, on a busy machine
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def server(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """The command in a process of its own, ended as Ctrl-C does; `{"address": ..., "folder": ...}`."""
     folder = tmp_path_factory.mktemp("tmp")
     log = folder / "log"
     with log.open("w") as out:
-        process = subprocess.Popen(
+        process = start(
             [sys.executable, "-m", "oodgan", "serve", "port=0", "max_upload=2"],
             stderr=out, stdout=out, env={**os.environ, "TMPDIR": str(folder)},
         )  # fmt: skip
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
     assert found, log.read_text()
     yield {"address": found[0], "folder": folder, "process": process}
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0, log.read_text()
+    assert process.wait(timeout=300) == 0, log.read_text()
     assert not list(folder.glob("oodgan-serve-*")), "photos are left behind"
     assert "Traceback" not in log.read_text(), log.read_text()
 

@@ -83,19 +83,17 @@ def test_twenty_kills_lose_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_after_a_whole_step_and_resumes(tmp_path):
+def test_ctrl_c_stops_after_a_whole_step_and_resumes(tmp_path, start):
     script = SCRIPT.format(small=str(Path(__file__).parent)).partition("train(folder")[0]
     script += "\nsettings['max_steps'] = 100000\ntrain(folder + '/run')\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, text=True, env=os.environ
-    )
+    process = start([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, env=os.environ)
     last = tmp_path / "run/checkpoints/last.ckpt"
-    for _ in range(600):
-        if last.exists():
+    for _ in range(6000):
+        if last.exists() or process.poll() is not None:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert "Stopped: stopped by SIGINT at step" in errors and f"resume={tmp_path / 'run'}" in errors
     from oodgan.training import checkpoints
 
