@@ -105,12 +105,14 @@ def _composes(stage: str, words: list[str]) -> None:
     launch.compose(stage, _one_job(words) if "-m" in words else words)
 
 
-def test_the_cards_figures_of_the_probes_are_the_files() -> None:
-    from oodgan.directions.probes import SHIPPED_PROBES, Probes
+@pytest.mark.parametrize("name", ["probes_ffhq", "probes_ffhq_seek"])
+def test_the_cards_figures_of_the_probes_are_the_files(name: str) -> None:
+    from oodgan.directions.probes import Probes
 
-    card = SHIPPED_PROBES.with_suffix(".md").read_text(encoding="utf-8")
+    file = hooks.SHIPPED / f"{name}.safetensors"
+    card = file.with_suffix(".md").read_text(encoding="utf-8")
     written = {name: float(r) for name, r in re.findall(r"^\| (\w+) \| (0\.\d+) \|", card, flags=re.M)}
-    assert written == pytest.approx(dict(Probes.load(SHIPPED_PROBES).quality))
+    assert written == pytest.approx(dict(Probes.load(file).quality))
 
 
 def test_every_shipped_file_of_weights_has_a_card() -> None:

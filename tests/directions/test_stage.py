@@ -12,6 +12,7 @@ import torch
 
 from oodgan.directions.bank import Bank
 from oodgan.directions.discovery import ProbeDiscovery
+from oodgan.directions.probes import Probes
 from oodgan.launch import compose
 from oodgan.stages.directions import _measure
 from oodgan.tracking.artifacts import Manifest
@@ -37,6 +38,23 @@ def test_a_mistake_is_one_line(tmp_path: Path):
     done = _oodgan("directions=ffhq", "~directions.count", f"root={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: this stage makes directions")
+
+
+@pytest.mark.network
+def test_both_halves_of_the_probes_are_written(painted: Path, tmp_path: Path):
+    done = _oodgan(
+        "directions=probe", "~directions.count", f"root={tmp_path}/runs", f"labels={painted}/labels.csv",
+        f"images={painted}/images", "directions.samples=40", "directions.size=64",
+        "directions.attributes={top: {step: 3}, disc: {step: 3}}", "calibrate.samples=2",
+        "check.samples=2", "pictures=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    artifact = tmp_path / "runs" / "tiny" / "directions" / "artifact"
+    judge, seek = (Probes.load(artifact / name) for name in ("probes.safetensors", "probes_seek.safetensors"))
+    assert judge.names == seek.names == ("disc", "top")
+    assert not torch.allclose(judge.weights, seek.weights), "each half of the faces has its own"
+    notes = Bank.load(artifact).calibration["top"]
+    assert notes["probe_r"] == seek.quality["top"], "the half that found the directions"
 
 
 @pytest.mark.network

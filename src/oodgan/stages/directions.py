@@ -36,16 +36,17 @@ METHODS = "probe, probe_ffhq, sefa, ganspace or import"
 
 @dataclass
 class Findings:
-    """What is written: the bank, its check, and the tables beside it."""
+    """What is written: the bank, its check, the tables beside it, and the probes that judged and that learnt."""
 
     bank: Bank
     check: measure.Check | None
     extra: dict[str, Any]
     judge: Probes | None
+    seek: Probes | None = None
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Write `<folder>/artifact` with `directions.safetensors`, `card.md`, its pictures, and the check's probes."""
+    """Write `<folder>/artifact` with `directions.safetensors`, `card.md`, its pictures, both halves of the probes."""
     if not str(cfg.directions.get("_target_", "")).endswith("Discovery"):
         raise UserError(f"this stage makes directions: choose directions={METHODS}")
     generator = common.open_generator(cfg)
@@ -61,6 +62,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         bank.save(folder / FILENAME)
         if findings.judge is not None:
             findings.judge.save(folder / "probes.safetensors")
+        if findings.seek is not None:
+            findings.seek.save(folder / "probes_seek.safetensors")
         codes = sample_codes(generator, max(int(cfg.pictures), 1), cfg.check.seed + 1, 0.7)
         pictures = write_pictures(generator, bank, codes, folder / "pictures", result)
         command = shlex.join(["oodgan", "directions", *_overrides()])
@@ -91,7 +94,7 @@ def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findin
     space = latent_space(generator)
     if probes is None or len(judged) < len(found.names):
         bank = Bank(tuple(found.names), vectors, generator.id, space, notes, found.provenance)
-        return Findings(bank, None, {}, None)
+        return Findings(bank, None, {}, None, found.probes)
     extractor = Extractor(probes.backbone, probes.size).to(generator.mean_w.device)
     bench = measure.Bench(generator, extractor, probes, probes.size, instantiate(cfg.identity))
     settings = cfg.calibrate
@@ -115,7 +118,7 @@ def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findin
         if cfg.check.published:
             extra["published"] = measure.against_published(bench, bank, _published(cfg, generator), some, judge)
         bank = _checked(bank, result)
-    return Findings(bank, result, extra, found.check)
+    return Findings(bank, result, extra, found.check, found.probes)
 
 
 def _polished(
