@@ -5,158 +5,123 @@ Nothing heavy is imported before a stage is known, so that `oodgan --help` answe
 
 from __future__ import annotations
 
-import ast
+import contextlib
+import logging
 import os
-import re
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 from oodgan import __version__
+from oodgan.command import words
+from oodgan.command.usage import constant, stage_names, stage_usage, usage
 from oodgan.errors import UserError, nearest
 
-_USAGE = """\
-usage: oodgan STAGE [key=value ...]        one run
-       oodgan STAGE -m key=a,b ...         a sweep over values
-       oodgan STAGE --help                 the stage's keys
-       oodgan --version
 
-stages:
-{stages}
-examples:
-  oodgan edit photo.jpg 'edits={{smile: 1.0}}' output=edited
-  oodgan diffcam experiment=demo trainer=gpu
-  oodgan diffcam -m diffcam.fit.lr=1e-4,3e-4 seed=1,2
-"""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
 
-_TAKES_A_WORD = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd")  # options of Hydra
-
-
-def stage_names() -> list[str]:
-    """The stages that exist: the modules of `oodgan.stages`."""
-    folder = Path(__file__).parent / "stages"
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-
-
-def _parsed(stage: str) -> ast.Module:
-    """A stage's source, read without importing it."""
-    return ast.parse((Path(__file__).parent / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+    Exits with 0; 1 when some of many failed; 2 for a user's mistake; 130 for Ctrl-C, 143 for SIGTERM; 141 when who
+    reads the output has closed it.
+    """
+    _print_anything()
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = getattr(error, "exit_code", 2)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        _close_output()
+        code = 141
+    raise SystemExit(code)
 
 
-def _summary(stage: str) -> str:
-    return (ast.get_docstring(_parsed(stage)) or "").partition("\n")[0]
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("--complete", "--shell-completion", "-sc"):
+        return _completion(arguments[0], arguments[1:])
+    if "--version" in arguments:
+        print(f"oodgan {__version__}")
+        return 0
+    asks = any(word in ("-h", "--help") for word in arguments)
+    options, rest = words.options([word for word in arguments if word not in ("-h", "--help")])
+    if not rest and "--hydra-help" in options:
+        rest = ["doctor"]  # Hydra's own text is the same for every stage
+    if not rest:
+        raise UserError("which stage? see oodgan --help")
+    stage, *rest = rest
+    if stage not in stage_names():
+        raise UserError(f"unknown stage {stage!r}{nearest(stage, stage_names())}; see oodgan --help")
+    if asks:
+        print(stage_usage(stage, [*options, *rest]))
+        return 0
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hydra otherwise prints tracebacks itself and exits with 1
+    from oodgan import launch
+
+    return launch.run(stage, [*options, *positional(stage, rest)])
 
 
-def stage_usage(stage: str) -> str:
-    """The text of `oodgan STAGE --help`: the stage's docstring and its keys as its config file explains them."""
-    parts = [ast.get_docstring(_parsed(stage)) or stage]
-    conf = next((f for f in _conf_folders() if (f / "config.yaml").is_file()), None)
-    own = conf / "stage" / f"{stage}.yaml" if conf else None
-    if own is not None and own.is_file():
-        lines = own.read_text(encoding="utf-8").splitlines()
-        cut = lines.index("hydra:") if "hydra:" in lines else len(lines)
-        keys = [line for line in lines[:cut] if not line.startswith(("#", "stage:"))]
-        parts += ["keys:\n" + "\n".join(f"  {line}" for line in keys)] if keys else []
-    if conf is not None:
-        shown = (
-            "generator",
-            "inverter",
-            "transfer",
-            "directions",
-            "diffcam",
-            "compose",
-            "deghoster",
-            "data",
-            "trainer",
-            "experiment",
-        )
-        options = {group: sorted(path.stem for path in (conf / group).glob("*.yaml")) for group in shown}
-        parts.append("choices:\n" + "\n".join(f"  {g}={'|'.join(names)}" for g, names in options.items() if names))
-    return "\n\n".join(parts) + "\n"
-
-
-def _conf_folders() -> tuple[Path, Path]:
-    here = Path(__file__).resolve().parent
-    return here / "conf", here.parents[1] / "conf"
-
-
-def positional(stage: str, words: list[str]) -> list[str]:
+def positional(stage: str, given: Sequence[str]) -> list[str]:
     """Turn plain words into overrides, by the stage's `POSITIONAL`: names in order, the last `*name` takes the rest.
 
-    Words that hold `=` (and are no file) or begin with `-`, `+` or `~` are overrides and options, and stay as they are.
+    Words that hold `=` (and are no file) or begin with `+` or `~` are overrides, and stay as they are.
 
     Raises:
         UserError: more words than the stage takes.
     """
-    names = _positional_names(stage)
+    names = constant(stage, "POSITIONAL")
     plain: list[str] = []
     rest: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
+    for word in given:
         assigns = "=" in word and not os.path.exists(word)  # a photo's name may hold a = too
-        kept = assigns or word.startswith(("-", "+", "~")) or before in _TAKES_A_WORD
-        (rest if kept else plain).append(word)
+        (rest if assigns or word.startswith(("+", "~")) else plain).append(word)
     found: list[str] = []
     for name in names:
         if name.startswith("*"):
-            found += [f"{name[1:]}=[{','.join(map(_quoted, plain))}]"] if plain else []
+            found += [f"{name[1:]}=[{','.join(map(words.quoted, plain))}]"] if plain else []
             plain = []
         elif plain:
-            found.append(f"{name}={_quoted(plain.pop(0))}")
+            found.append(f"{name}={words.quoted(plain.pop(0))}")
     if plain:
+        _cut_by_the_shell(rest)
         known = f"takes {' '.join(names)}" if names else "takes key=value only"
         raise UserError(f"oodgan {stage}: what is {plain[0]!r}? This stage {known}; see oodgan {stage} --help")
     return found + rest
 
 
-def _positional_names(stage: str) -> tuple[str, ...]:
-    for node in _parsed(stage).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "POSITIONAL":
-            return tuple(ast.literal_eval(node.value))
-    return ()
+def _cut_by_the_shell(overrides: Sequence[str]) -> None:
+    """Say what is wrong with `edits={smile: 1}` without quotes, of which the shell makes two words."""
+    for word in overrides:
+        value = word.partition("=")[2]
+        if value[:1] in ("{", "["):
+            words.translate(word)
 
 
-def _quoted(word: str) -> str:
-    # Hydra's quoted strings escape the quote, and backslashes only right before one.
-    tail = len(word) - len(word.rstrip("\\"))
-    word = word + "\\" * tail
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", word) + "'"
+def _completion(option: str, rest: list[str]) -> int:
+    from oodgan.command import completion
+
+    if option == "--complete":
+        found = completion.complete(rest[0] if rest else "")
+        print("\n".join(found))
+        return 0 if found else 1
+    print(completion.script(rest[0] if rest else "bash"))
+    return 0
 
 
-def usage() -> str:
-    """The text of `oodgan --help`."""
-    return _USAGE.format(stages="".join(f"  {stage:<12}{_summary(stage)}\n" for stage in stage_names()))
+def _print_anything() -> None:
+    """Let a terminal that knows few letters show the others escaped, instead of ending the command at its last line."""
+    logging.raiseExceptions = False  # no traceback for each message to who has closed the output
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):  # not a text stream of Python's own
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, 1 (some of many failed) or 2 (a user's mistake)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        raise SystemExit(0)
-    if arguments[0] == "--version":
-        print(f"oodgan {__version__}")
-        raise SystemExit(0)
-    stage, *overrides = arguments
-    try:
-        if stage not in stage_names():
-            raise UserError(f"unknown stage {stage!r}{nearest(stage, stage_names())}; see oodgan --help")
-        if any(word in ("-h", "--help") for word in overrides):
-            print(stage_usage(stage))
-            raise SystemExit(0)
-        raise SystemExit(_run(stage, positional(stage, overrides)))
-    except UserError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _run(stage: str, overrides: list[str]) -> int:
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hydra otherwise prints tracebacks itself and exits with 1
-    from oodgan import launch
-
-    return launch.run(stage, overrides)
+def _close_output() -> None:
+    """Python would complain once more when it flushes at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,10 +19,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oodgan.errors import UserError
 from oodgan.ranks import rank
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 """The file that says what an artifact's folder holds (`oodgan.tracking.artifacts`)."""
@@ -62,10 +65,14 @@ def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
 
 def _usual_modes(folder: Path) -> None:
     """Modes as the umask wants them: temporary folders and safetensors' files are their owner's alone."""
+    for path in (p for p in (folder, *folder.rglob("*")) if not p.is_symlink()):
+        _usual_mode(path)
+
+
+def _usual_mode(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
-    for path in (p for p in (folder, *folder.rglob("*")) if not p.is_symlink()):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _swap(temporary: Path, folder: Path) -> None:
@@ -152,7 +159,8 @@ def _alive(process: int) -> bool:
 def locked(path: str | Path, patience: float = 60.0) -> Iterator[None]:
     """Hold the lock of a file that several processes change, a hidden `.NAME.lock` beside it.
 
-    Raises `UserError` when another process holds it for more than `patience` seconds, or the disk refuses.
+    Raises `UserError` when another process holds it for more than `patience` seconds (-1: waits as long as it takes),
+    or the disk refuses.
     """
     from filelock import FileLock, Timeout
 
@@ -232,6 +240,32 @@ def _finite(value: Any) -> Any:
     if hasattr(value, "item") and not getattr(value, "shape", None):  # numbers of numpy and torch
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, readable as the umask says, of the same bytes for the same content.
+
+    Raises `UserError` as `replacing`.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file(dict(tensors), temporary, dict(metadata) if metadata else None)
+        _sort_metadata(temporary)
+        _usual_mode(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes the metadata in an order that differs from call to call; the header's length stays."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            data = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(data) <= length:
+                file.seek(8)
+                file.write(data.ljust(length))
 
 
 def digest(source: str | Path) -> str:

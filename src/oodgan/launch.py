@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import os
 import re
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from oodgan.errors import UserError, nearest
-from oodgan.ranks import joined
+from oodgan import slurm
+from oodgan.command import checks, saved, words
+from oodgan.command.explain import explain
+from oodgan.command.usage import config_folders, constant
+from oodgan.errors import UserError
+from oodgan.ranks import joined, rank
 from oodgan.tracking import wandb as tracker
 from oodgan.training import sweep
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+class Terminated(UserError):
+    """The command was stopped by SIGTERM."""
+
+    exit_code = 143
 
 
 def config_folder() -> Path:
     """Where the configs lie: beside `src` in a checkout, inside the package when installed from a wheel."""
-    here = Path(__file__).resolve().parent
-    for folder in (here / "conf", here.parents[1] / "conf"):
+    for folder in config_folders():
         if (folder / "config.yaml").is_file():
             return folder
-    raise UserError(f"no conf/ folder beside {here}: the installation is incomplete, install oodgan again")
+    raise UserError(f"no conf/ folder beside {config_folders()[0].parent}: install oodgan again, it is incomplete")
 
 
 def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
@@ -37,86 +54,192 @@ def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
         return hydra_compose("config", overrides=[f"stage={stage}", *(overrides or [])])
 
 
-def run(stage: str, overrides: list[str]) -> int:
-    """Run `oodgan <stage> overrides`; returns the exit code. Raises UserError for what the user can mend.
+def run(stage: str, given: list[str]) -> int:
+    """Run `oodgan <stage> given`; returns the exit code. Raises UserError for what the user can mend.
 
     Of the processes that torchrun or srun started, the first runs the stage; see `oodgan.ranks`.
     """
-    with joined() as follow:
-        return follow() if follow else _run(stage, overrides)
+    _find_plugins()
+    with joined() as follow, _term_stops():
+        return follow() if follow else _run(stage, given)
 
 
-def _run(stage: str, overrides: list[str]) -> int:
+def _run(stage: str, given: list[str]) -> int:
+    options, overrides = words.options(given)
+    several = sweep.is_sweep(given)
+    _check_reads(stage, overrides)
+    conf, here = config_folder(), os.getcwd()
     codes: list[int] = []
     mistakes: list[UserError] = []
-    several = bool({"-m", "--multirun"} & set(overrides))
 
     def task(cfg: DictConfig) -> Any:
-        try:
-            found = sweep.job(cfg, importlib.import_module(f"oodgan.stages.{stage}").run)
-        except (UserError, HydraException) as error:
-            # A mistake inside of a `_target_` comes wrapped in Hydra's own error.
-            mistake = error if isinstance(error, UserError) else UserError(explain(error, stage))
-            if several:  # Hydra then says which of the jobs it was
-                raise mistake from error
-            mistakes.append(mistake)
-            return None
-        finally:
-            tracker.finish()
+        # A launcher may run this in another process, on another machine.
+        if os.getcwd() != here and os.path.isdir(here):
+            os.chdir(here)
+        _find_plugins()
+        with joined() as follow:
+            if follow:
+                return follow()
+            try:
+                found = sweep.job(cfg, lambda own: _call(stage, own, conf))
+            except UserError as mistake:
+                if several:  # the others go on, and the end tells of all
+                    raise
+                mistakes.append(mistake)
+                return None
         codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
         return found.get("objective") if isinstance(found, dict) else None
 
     task.__module__, task.__name__ = "oodgan", f"oodgan_{stage}"
-    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)
-    kept, sys.argv = sys.argv, ["oodgan", *_ordered([f"stage={stage}", *overrides])]
     try:
-        with sweep.prepared(stage, overrides):
-            main()
+        with saved.primary(overrides, conf, stage) as (folder, left):
+            left = [words.translate(word, several) for word in left]
+            left += sweep.named(stage, left, folder) if several else []
+            main = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(task)
+            asked = [] if "--hydra-help" in options else [f"stage={stage}", *left]
+            with sweep.prepared(left):
+                _without_absent(main, _found_here(options, conf), asked)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, stage)) from error
-    finally:
-        sys.argv = kept
+        raise UserError(sweep.failures() or explain(error, stage)) from error
+    except UserError as error:
+        if told := sweep.failures():
+            raise UserError(told) from error
+        raise
+    except Exception as error:
+        raise _foreign(error) from error
     if mistakes:
         raise mistakes[0]
     return max(codes, default=0)
 
 
-def _ordered(words: list[str]) -> list[str]:
-    """Options before overrides: Hydra's parser refuses overrides on both sides of `-m`."""
-    multirun = [word for word in words if word in ("-m", "--multirun")]
-    return multirun[:1] + [word for word in words if word not in multirun]
-
-
-def explain(error: Exception, stage: str) -> str:
-    """One line for a mistake in the overrides, with the nearest right key or option."""
-    if isinstance(error.__cause__, UserError):
-        return str(error.__cause__)
-    text = str(error)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match.group(1)
-        return f"unknown key {key!r}{nearest(key, _keys(stage))}; add it with +{key}=... if it is meant to be new"
-    if match := re.search(r"Could not find '([^']+)/([^']+)'", text):
-        group, option = match.groups()
-        if group in ("hydra/launcher", "hydra/sweeper"):
-            package = "hydra-ray-launcher" if option.startswith("ray") else "'oodgan[sweep]'"
-            return f"Hydra's {group.partition('/')[2]} {option!r} is not installed; pip install {package} may bring it"
-        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
-        return f"unknown option {group}={option}{nearest(option, options)}; known: {', '.join(options)}"
-    return text.partition("\nfull_key")[0].replace("\n", " ")
-
-
-def _keys(stage: str) -> list[str]:
-    """All keys of the stage's configuration, dotted."""
+def _call(stage: str, cfg: DictConfig, conf: Path) -> Any:
+    """Check a composed configuration, and run the stage with it. Raises UserError for what the user can mend."""
     try:
-        cfg = OmegaConf.to_container(compose(stage))
-    except (HydraException, OmegaConfBaseException, ValueError):
-        return []
-    found: list[str] = []
+        cfg = checks.checked(cfg, conf)
+        module = importlib.import_module(f"oodgan.stages.{stage}")
+        if "generator" in constant(stage, "READS") and stage != "pipeline":  # which hands over by itself
+            cfg = importlib.import_module("oodgan.stages._common").take_own(cfg)
+        with saved.beside(cfg):
+            return module.run(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, stage)) from error
+    except Exception as error:
+        raise _foreign(error) from error
+    finally:
+        tracker.finish()
 
-    def walk(node: Any, prefix: str) -> None:
-        for key, value in node.items() if isinstance(node, dict) else ():
-            found.append(f"{prefix}{key}")
-            walk(value, f"{prefix}{key}.")
 
-    walk(cfg, "")
+def _foreign(error: Exception) -> Exception:
+    """Errors of libraries and of the disk that a user can mend, as UserError; others as they are."""
+    kind = f"{type(error).__module__}.{type(error).__name__}"
+    if isinstance(error, OSError) and (error.filename or error.errno in _DISK):
+        return UserError(f"{error.filename or 'the disk'}: {error.strerror}")
+    if kind.startswith("wandb.") and not kind.startswith("wandb.sdk.data_types"):
+        return UserError(f"wandb: {error}; logger.wandb.offline=true keeps the run in its folder, for wandb sync later")
+    if kind.startswith("submitit."):
+        return UserError(f"the launcher: {error}")
+    if kind.endswith("MisconfigurationException"):
+        return UserError(f"trainer: {error}")
+    if isinstance(error, RuntimeError) and "Could not detect" in str(error):
+        return UserError(f"hydra=slurm needs SLURM on this machine ({error}); hydra=submitit or hydra=joblib run here")
+    return error
+
+
+def _check_reads(stage: str, overrides: list[str]) -> None:
+    """Refuse settings of parts that the stage does not use: they would have no effect."""
+    reads, groups = constant(stage, "READS"), checks.groups(config_folder())
+    for word in overrides:
+        group = words.key_of(word).partition(".")[0]
+        if group in groups and group not in reads:
+            others = ", ".join(reads) or "none of the parts"
+            raise UserError(f"{word}: oodgan {stage} does not use {group}; it reads {others}")
+
+
+def _found_here(options: list[str], conf: Path) -> list[str]:
+    """Hydra's options with the folders that they name seen from the working folder, and our configs behind them."""
+    found, paths = [], ("--config-path", "-cp", "--config-dir", "-cd")
+    for before, word in zip(["", *options], options, strict=False):
+        name, given, value = word.partition("=")
+        if name in paths and given:
+            found += [name, _folder(name, value)]
+        else:
+            found.append(_folder(before, word) if before in paths else word)
+    if any(word in ("--config-path", "-cp") for word in found):
+        found.append(f"hydra.searchpath=[file://{conf}]")
     return found
+
+
+def _folder(option: str, path: str) -> str:
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"{option} {path}: there is no such folder")
+    return str(folder)
+
+
+def _without_absent(main: Callable[[], Any], options: list[str], asked: list[str]) -> None:
+    """Run Hydra's `main`; `~key` of what is not there has nothing to take away, and is left out with a note."""
+    while True:
+        try:
+            with _arguments([*options, *asked]):
+                return main()
+        except ConfigCompositionException as error:
+            absent = re.search(r"Could not delete from config\. '([^']+)' does not exist", str(error))
+            left = [word for word in asked if absent and word.lstrip("~") != absent[1]]
+            if not absent or len(left) == len(asked):
+                raise
+            print(f"note: there is no {absent[1]} to take away", file=sys.stderr)
+            asked = left
+
+
+@contextlib.contextmanager
+def _arguments(given: list[str]) -> Iterator[None]:
+    """Hydra reads its words from `sys.argv`, the options first."""
+    former, sys.argv = sys.argv, ["oodgan", *given]
+    try:
+        yield
+    finally:
+        sys.argv = former
+
+
+def _find_plugins() -> None:
+    """Let `_target_` name modules that lie in the working folder, after all that is installed."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+@contextlib.contextmanager
+def _term_stops() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does; a SLURM job that may be queued again then is, to go on where it was.
+
+    Of several ranks the first decides: the others wait for it, so that none of them ends the job too early.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = []
+
+    def stop(number: int, frame: Any) -> None:
+        received.append(number)
+        if rank() == 0 and len(received) == 1:
+            raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not received:
+            raise
+        _requeue()
+        raise Terminated("stopped by SIGTERM; the same command goes on with what is finished") from None
+    except UserError as error:
+        if getattr(error, "signal", None) == "SIGTERM":
+            _requeue()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _requeue() -> None:
+    if rank() == 0 and slurm.requeue():
+        print("the job is back in SLURM's queue, and goes on from here when it starts again", file=sys.stderr)

@@ -2,6 +2,9 @@
 
 Such a launcher starts the whole command once for each rank. Only the first runs the stage; the others wait for the
 steps that it spreads (`oodgan.training.spread`), take part in them, and write nothing.
+
+Variables such as RANK are often left behind by whatever ran before (a notebook's pod, salloc, a batch script without
+srun). They are believed only where all variables of one launcher are there and agree.
 """
 
 from __future__ import annotations
@@ -11,64 +14,112 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from oodgan.errors import UserError
 
+SPREAD = "OODGAN_SPREAD"
+"""Set by `oodgan.training.spread` in the processes that it starts."""
+
+_TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")  # a step is what srun starts
+_STRAYS = (*_TORCH, "GROUP_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")
 _CHUNK = 4 << 20  # the store takes no value above 8 MiB
 _channel: Channel | None = None
 
 
+@dataclass(frozen=True)
+class World:
+    """The processes that one launcher (`torchrun`, `srun` or our own `spread`) started, and this one's place there."""
+
+    launcher: str
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+def world() -> World | None:
+    """What the launcher's variables say, or None where no launcher's are complete and agree."""
+    if SPREAD in os.environ:
+        return _world("spread", _numbers(_TORCH))
+    if "TORCHELASTIC_RUN_ID" in os.environ and "MASTER_ADDR" in os.environ:
+        return _world("torchrun", _numbers(_TORCH))
+    if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" in os.environ and (found := _numbers(_SLURM)):
+        number, size, local, nodes = found
+        if size > 1 and nodes > 0 and size % nodes:
+            raise UserError(f"srun started {size} tasks on {nodes} nodes: the same number on each is needed")
+        return _world("srun", [number, size, local, size // max(nodes, 1)])
+    return None
+
+
+def _numbers(names: Sequence[str]) -> list[int] | None:
+    values = [os.environ.get(name, "") for name in names]
+    return [int(value) for value in values] if all(value.isdigit() for value in values) else None
+
+
+def _world(launcher: str, numbers: list[int] | None) -> World | None:
+    if numbers is None:
+        return None
+    number, size, local, local_size = numbers
+    agree = number < size and local < local_size and local_size > 0 and size % local_size == 0
+    alone = launcher == "srun" and size == 1  # an ordinary process, which may spread over this machine by itself
+    return World(launcher, number, size, local, local_size) if agree and not alone else None
+
+
 def launched() -> bool:
     """Whether something else (torchrun, srun, `spread`) has started the ranks already."""
-    return "LOCAL_RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or _srun()
+    return world() is not None
 
 
 def rank() -> int:
     """This process's number among all, 0 where there is one."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    here = world()
+    return here.rank if here else 0
 
 
 def placed() -> dict[str, int]:
     """`devices` and `num_nodes` as torchrun or srun started them; nothing without them."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    elif _srun():
-        world = int(os.environ["SLURM_NTASKS"])
-        local = int(os.environ.get("SLURM_NTASKS_PER_NODE") or world // int(os.environ.get("SLURM_NNODES") or 1))
-    else:
+    here = world()
+    if here is None or here.launcher == "spread":
         return {}
-    return {"devices": local, "num_nodes": world // local}
+    return {"devices": here.local_size, "num_nodes": here.size // here.local_size}
 
 
 def environments() -> list[Any]:
-    """Lightning's plugin for the launcher, where it would not find the right one by itself."""
-    from pytorch_lightning.plugins.environments import LightningEnvironment
+    """Lightning's plugin for the launcher; it is named always, so that Lightning believes no variables by itself."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" not in os.environ:
-        return []
-    # Where there is one task, the processes of `spread` have other numbers than SLURM's.
-    return [_slurm() if _srun() else LightningEnvironment()]
+    from oodgan.slurm import environment
 
-
-def _slurm() -> Any:
-    from pytorch_lightning.plugins.environments import SLURMEnvironment
-
-    try:
-        # Our own checkpoints let a requeued job go on; Lightning's would be written besides.
-        return SLURMEnvironment(auto_requeue=False)
-    except RuntimeError as error:  # numbers of tasks that it cannot tell apart
-        raise UserError(str(error)) from error
+    made: dict[str, Callable[[], Any]] = {"torchrun": TorchElasticEnvironment, "srun": environment}
+    here = world()
+    return [made.get(here.launcher if here else "", LightningEnvironment)()]
 
 
-def _srun() -> bool:
-    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1 and not interactive
+def drop_strays() -> None:
+    """Take out of the environment what says that this process is one of several while no launcher started it so.
+
+    Lightning, torch and wandb each read some of these variables, and would wait for ranks that do not exist.
+    """
+    if world() is not None:
+        return
+    told = {name: os.environ.pop(name) for name in _STRAYS if name in os.environ}
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    if tasks.isdigit() and int(tasks) > 1 and "SLURM_STEP_ID" not in os.environ:
+        _note(f"SLURM gave this job {tasks} tasks, but srun did not start this command: it runs as one process. "
+              "To use them all: srun oodgan ...")  # fmt: skip
+    elif told.get("WORLD_SIZE", "1") not in ("0", "1") or told.get("RANK", "0") != "0":
+        named = ", ".join(f"{name}={value}" for name, value in told.items())
+        _note(f"{named} are left in the environment, but neither torchrun nor srun started this command: it runs as "
+              "one process. To join several: torchrun ... -m oodgan ...")  # fmt: skip
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -82,12 +133,12 @@ def joined() -> Iterator[Callable[[], int] | None]:
         UserError: the ranks do not find each other.
     """
     global _channel
-    place = placed()
-    size = place["devices"] * place["num_nodes"] if place else 1
-    if size < 2 or _channel is not None:
+    drop_strays()
+    here = world()
+    if here is None or here.launcher == "spread" or here.size < 2 or _channel is not None:
         yield None
         return
-    _channel = Channel(size)
+    _channel = Channel(here.size)
     try:
         yield _channel.follow if rank() else None
         if not rank():
@@ -179,7 +230,5 @@ class Channel:
 
 
 def _address() -> tuple[str, int]:
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    slurm = _slurm()
-    return slurm.main_address, slurm.main_port
+    (launcher,) = environments()
+    return launcher.main_address, launcher.main_port

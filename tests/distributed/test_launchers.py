@@ -8,14 +8,12 @@ import sys
 import pytest
 
 import oodgan  # noqa: F401
-from oodgan import ranks
-from oodgan.errors import UserError
 
 OODGAN = [sys.executable, "-m", "oodgan"]
 TINY = ["experiment=tiny", "diffcam.fit.max_steps=1", "diffcam.fit.checkpoint_every=1"]
 # What a GPU is given for speed changes the last digits, and so which of two all but equal values a maximum takes.
 EXACT = ["trainer.precision=32-true", "trainer.channels_last=false"]
-LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "OODGAN_SPREAD")
 
 
 def environment(**more):
@@ -31,8 +29,9 @@ def free_port():
 
 def srun(tasks, words, timeout=600):
     """Start `oodgan words` as srun does: once for each task, with SLURM's variables."""
-    shared = {"SLURM_JOB_ID": 4242, "SLURM_JOB_NAME": "oodgan", "SLURM_NODELIST": "127.0.0.1", "SLURM_NODEID": 0}
-    shared |= {"SLURM_NTASKS": tasks, "SLURM_NTASKS_PER_NODE": tasks, "SLURM_NNODES": 1, "MASTER_PORT": free_port()}
+    shared = {"SLURM_JOB_ID": 4242, "SLURM_JOB_NAME": "oodgan", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NODEID": 0}
+    shared |= {"SLURM_STEP_ID": 0, "SLURM_STEP_NUM_TASKS": tasks, "SLURM_STEP_NUM_NODES": 1, "SLURM_NTASKS": tasks}
+    shared |= {"MASTER_PORT": free_port()}
     started = [
         subprocess.Popen(
             [*OODGAN, *words],
@@ -118,24 +117,3 @@ def test_one_task_of_slurm_is_an_ordinary_process(place):
     ((text, code),) = srun(1, ["diffcam", "run=task", "trainer=slurm", *more, *words])
     assert code == 0, text
     check(root, "task")
-
-
-def test_the_launcher_says_how_many_there_are(monkeypatch):
-    for name in LAUNCHER:
-        monkeypatch.delenv(name, raising=False)
-    assert not ranks.launched() and ranks.placed() == {} and ranks.rank() == 0
-    slurm = {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_JOB_ID": "1"}
-    for name, value in slurm.items():
-        monkeypatch.setenv(name, value)
-    assert ranks.launched() and ranks.rank() == 9 and ranks.placed() == {"devices": 8, "num_nodes": 2}
-    with pytest.raises(UserError, match="--ntasks-per-node"):
-        ranks.environments()
-    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
-    assert type(ranks.environments()[0]).__name__ == "SLURMEnvironment"
-    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert not ranks.launched() and type(ranks.environments()[0]).__name__ == "LightningEnvironment"
-    torchrun = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "8", "RANK": "11"}
-    for name, value in torchrun.items():
-        monkeypatch.setenv(name, value)
-    assert ranks.launched() and ranks.rank() == 11 and ranks.placed() == {"devices": 8, "num_nodes": 8}
-    assert ranks.environments() == []

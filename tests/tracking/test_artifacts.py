@@ -51,7 +51,9 @@ def test_what_is_there_is_kept_unless_replaced(tmp_path):
 
 
 def test_only_the_first_rank_writes(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    second = {"OODGAN_SPREAD": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in second.items():
+        monkeypatch.setenv(name, value)
     write(tmp_path / "art")
     assert not (tmp_path / "art").exists()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,7 +22,7 @@ from oodgan.compose import compose, fold
 from oodgan.data.images import to_uint8
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.transfer import Transfer, Whole
@@ -75,8 +75,7 @@ class GhostWriter(pl.LightningModule):
             path = self.folder / f"{safe_name(name)}.safetensors"
             if not path.exists():
                 code = batch["w_plus"][i : i + 1] if known is not None and bool(known[i]) else None
-                with replacing(path) as temporary:
-                    save_file(self.ghost(batch["image"][i : i + 1], code, name), temporary)
+                save_tensors(path, self.ghost(batch["image"][i : i + 1], code, name))
         return list(batch["name"])
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.foreign import reading
 
 FORMAT = "oodgan-directions-1"
@@ -174,8 +174,6 @@ class Bank:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file (tensor `vectors`, everything else as metadata)."""
-        from safetensors.torch import save_file
-
         path = Path(path)
         metadata = {
             "format": FORMAT,
@@ -185,8 +183,7 @@ class Bank:
             "calibration": json.dumps({k: dict(v) for k, v in self.calibration.items()}, sort_keys=True),
             "provenance": json.dumps(dict(self.provenance), sort_keys=True),
         }
-        with replacing(path) as temporary:
-            save_file({"vectors": self.vectors.detach().float().cpu().contiguous()}, temporary, metadata)
+        save_tensors(path, {"vectors": self.vectors.detach().float().cpu().contiguous()}, metadata)
         return path
 
     @classmethod
@@ -235,7 +232,7 @@ def locate(path: str | Path) -> Path:
     """The file of a bank: a shipped name, a stage's folder, or the file itself; UserError where there is none."""
     file = SHIPPED.get(str(path), Path(path))
     if file.is_dir():
-        file = file / FILENAME
+        file = next((f for f in (file / FILENAME, file / "artifact" / FILENAME) if f.is_file()), file / FILENAME)
     if not file.is_file():
         raise UserError(f"no direction bank at {path}: name a .safetensors file, a stage's folder, or one of: "
                         f"{', '.join(SHIPPED)}")  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oodgan.data.images import read_image, resize
 from oodgan.errors import UserError, unknown
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.nn.backbones import alexnet_features, imagenet_normalise, vgg16_features
 from oodgan.nn.resize import resize_area
@@ -109,7 +109,7 @@ def sample_features(
 
 
 def _chunk(generator: Generator, extractor: Extractor, codes: Tensor, file: Path | None) -> Tensor:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     if file is not None and file.is_file():
         stored = load_file(str(file))["features"]
@@ -117,8 +117,7 @@ def _chunk(generator: Generator, extractor: Extractor, codes: Tensor, file: Path
             return stored[: len(codes)]
     features = render_features(generator, extractor, codes).half()
     if file is not None:
-        with replacing(file) as temporary:
-            save_file({"features": features}, temporary)
+        save_tensors(file, {"features": features})
     return features
 
 

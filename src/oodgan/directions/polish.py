@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from oodgan.directions.calibrate import Bench
 from oodgan.errors import UserError, unknown
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.tracking.artifacts import fingerprint
 
@@ -231,7 +231,4 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    save_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oodgan.directions.features import Extractor
 from oodgan.errors import UserError, unknown
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.foreign import reading
 from oodgan.weights.fetch import sha256_of
 
@@ -50,8 +50,6 @@ class Probes:
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file, half precision."""
-        from safetensors.torch import save_file
-
         # Single weights are tiny: without a common factor they would fall among half precision's subnormal numbers.
         factor = float(self.weights.abs().max())
         tensors = {"weights": (self.weights / factor).half().contiguous(), "bias": self.bias.float().contiguous()}
@@ -59,10 +57,8 @@ class Probes:
             "format": "oodgan-probes-1", "names": json.dumps(self.names), "factor": repr(factor),
             "quality": json.dumps(dict(self.quality)), "backbone": self.backbone, "size": str(self.size),
         }  # fmt: skip
-        path = Path(path)
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
-        return path
+        save_tensors(path, tensors, metadata)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Probes:

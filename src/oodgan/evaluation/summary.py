@@ -20,7 +20,6 @@ from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import Protocol
 from oodgan.evaluation.score import Job
 from oodgan.evaluation.store import Store
-from oodgan.files import replacing
 from oodgan.metrics.distribution import FID, INCEPTION, INCEPTION_DIM, KID
 
 Summary = dict[str, dict[str, Any]]
@@ -91,7 +90,9 @@ def statistics_path(key: str) -> Path:
 
 def real_statistics(store: Store, path: Path) -> dict[str, Tensor]:
     """The photos' running sums for FID and first features for KID, from the cache or (then cached) from the store."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
+
+    from oodgan.files import save_tensors
 
     if path.is_file():
         return load_file(path)
@@ -102,8 +103,7 @@ def real_statistics(store: Store, path: Path) -> dict[str, Tensor]:
         kid.update(features, True, torch.tensor([scores.index]))
     features, keys = kid.kept(real=True)
     found = {**fid.moments(real=True), "features": features, "keys": keys}
-    with replacing(path) as temporary:
-        save_file({key: value.contiguous() for key, value in found.items()}, temporary)
+    save_tensors(path, {key: value.contiguous() for key, value in found.items()})
     return found
 
 

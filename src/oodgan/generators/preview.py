@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.generators.protocol import STYLE_DIM, Residuals, sample_codes
 from oodgan.weights.registry import SHIPPED
 
@@ -85,9 +84,7 @@ def save_previews(generator: MobileGenerator, previews: dict[str, Preview], psnr
         for key, value in preview.state_dict().items()
     }
     metadata = {"generator": generator.id, "layout": _LAYOUT, "psnr": json.dumps(psnr)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    save_tensors(path, tensors, metadata)
 
 
 def codes_of(generator: MobileGenerator, size: int) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from torch import Tensor
 
+from oodgan.command.usage import constant
+from oodgan.command.words import typed_keys
 from oodgan.directions import bank
 from oodgan.directions import build as build_bank
 from oodgan.directions.bank import Bank
@@ -18,14 +20,22 @@ from oodgan.errors import UserError
 from oodgan.files import MANIFEST, digest, writing
 from oodgan.generators import Generator
 from oodgan.generators import build as build_generator
+from oodgan.inversion.inverter import FEATURE_ENCODER
+from oodgan.ranks import rank
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
 from oodgan.training.added import deciding
 from oodgan.weights import trained
+from oodgan.weights.registry import SHIPPED
 
 log = logging.getLogger("oodgan")
 ARTIFACT = "artifact"
 TRAINING = "training"
+CHAIN = ("directions", "inversion", "diffcam", "ghosts", "deghost")
+"""The stages that make what later ones use, in order."""
+
+TRAINED = {"inversion": "inverter", "diffcam": "diffcam", "deghost": "deghoster"}
+"""The config group whose `weights` a stage makes."""
 
 
 def open_generator(cfg: DictConfig) -> Generator:
@@ -39,9 +49,27 @@ def open_bank(cfg: DictConfig, generator: Generator) -> Bank:
 
 
 def mark_of(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
-    """Fingerprint of what a stage's artifact depends on: config groups, the seed, and inputs' hashes."""
-    used = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
-    return fingerprint({**used, "seed": cfg.seed}, inputs)
+    """Fingerprint of what a stage's artifact depends on: config groups, the seed, and inputs' hashes.
+
+    Weights count by what they hold, not by where they lie; those that a stage trains anew do not count.
+    """
+    used: dict[str, Any] = {group: plain(cfg[group]) for group in groups}
+    weights: dict[str, str] = {}
+    for group, settings in used.items():
+        sources = trained.sources(group, settings)
+        if TRAINED.get(cfg.stage) == group and not (settings.get("fit") or {}).get("continue_from_weights"):
+            sources = {place: source for place, source in sources.items() if place not in (group, f"{group}.residual")}
+        weights |= {place: trained.mark(source) for place, source in sources.items()}
+        settings.pop("ghosts_from", None)
+        _drop_weights(settings)
+    return fingerprint({**used, "weights": weights, "seed": cfg.seed}, inputs)
+
+
+def _drop_weights(settings: dict[str, Any]) -> None:
+    settings.pop("weights", None)
+    for key, value in settings.items():
+        if isinstance(value, dict) and key != "fit":
+            _drop_weights(value)
 
 
 def fit_mark(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
@@ -53,6 +81,50 @@ def fit_mark(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
 def trial(cfg: DictConfig) -> bool:
     """Whether this is `trainer.fast_dev_run`, which writes nothing."""
     return bool((cfg.get("trainer") or {}).get("fast_dev_run"))
+
+
+def take_own(cfg: DictConfig) -> DictConfig:
+    """`cfg` with what earlier stages of the same run made, where neither the command line nor a config chose weights.
+
+    The stages of the chain prefer their run's own to the shipped weights; all others take them where there are none.
+    """
+    own, typed = cfg.copy(), typed_keys()
+    earlier = CHAIN[: CHAIN.index(cfg.stage)] if cfg.stage in CHAIN else CHAIN
+    for stage in earlier:
+        folder = Path(cfg.root) / cfg.run / stage / ARTIFACT
+        group = "directions" if stage == "directions" else TRAINED.get(stage)
+        if group not in constant(cfg.stage, "READS") or not cfg.get(group) or not (folder / MANIFEST).is_file():
+            continue
+        key = "path" if group == "directions" else "weights"
+        chosen = cfg[group].get(key)
+        free = chosen is None or (cfg.stage in CHAIN and (SHIPPED / f"{chosen}.safetensors").is_file())
+        if group == "directions":
+            free = cfg.stage in CHAIN and group not in typed and (chosen is None or str(chosen) in bank.SHIPPED)
+        if not free or f"{group}.{key}" in typed or not _of_this_generator(folder, cfg):
+            continue
+        log.info("%s: takes this run's own %s", cfg.stage, folder)
+        with open_dict(own):
+            hand_over(own, stage, folder)
+    return own
+
+
+def hand_over(cfg: DictConfig, stage: str, artifact: Path) -> None:
+    """Let the config use what a stage of the chain made."""
+    if stage == "directions":
+        cfg.directions = {"_target_": "oodgan.directions.bank.Bank.load", "path": str(artifact)}
+    elif stage in TRAINED:
+        cfg[TRAINED[stage]].weights = str(artifact)
+        if (artifact / FEATURE_ENCODER).is_dir():
+            cfg.inverter.residual.weights = str(artifact)
+
+
+def _of_this_generator(folder: Path, cfg: DictConfig) -> bool:
+    return Manifest.load(folder).config.get("generator") == plain(cfg.generator)
+
+
+def shared_folder(cfg: DictConfig, kind: str, mark: str) -> Path:
+    """Where runs and the jobs of a sweep find what others have rendered: `<cache>/<kind>/<mark>`."""
+    return Path(cfg.cache) / kind / mark
 
 
 def artifact_folder(cfg: DictConfig) -> Path:
@@ -95,8 +167,12 @@ def write_artifact(
         log.info("%s: fast_dev_run went through; nothing is written", cfg.stage)
         return artifact_folder(cfg)
     folder, sources = artifact_folder(cfg), {name: path for name, path in (uses or {}).items() if path is not None}
+    if rank():  # the first process writes for all
+        return folder
     with writing(folder, replace=True) as temporary:
         fill(temporary)
+        if not any(path.is_file() for path in temporary.rglob("*")):
+            raise UserError(f"{cfg.stage} made nothing: {folder} is not written")
         Manifest(
             stage=cfg.stage,
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]

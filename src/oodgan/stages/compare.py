@@ -16,6 +16,7 @@ from oodgan.files import write_text
 from oodgan.reporting.terminal import console
 from oodgan.tracking import compare, page, runs
 
+READS = ()
 POSITIONAL = ("*runs",)
 
 

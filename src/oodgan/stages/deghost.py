@@ -21,12 +21,18 @@ from oodgan.tracking.artifacts import Manifest, plain, require
 from oodgan.training.build import build_module
 from oodgan.training.fit import fit
 
+READS = ("generator", "deghoster", "data", "trainer", "callbacks", "logger")
+
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.deghoster.get("network") is None:
         raise UserError(f"deghoster={cfg.deghoster.name} has nothing to train; choose deghoster=light")
     generator = common.open_generator(cfg)
     source = Path(cfg.deghoster.get("ghosts_from") or Path(cfg.root) / cfg.run / "ghosts" / common.ARTIFACT)
+    if not source.exists():
+        raise UserError(
+            f"no ghosts at {source}: make them first by oodgan ghosts run={cfg.run}, or deghoster.ghosts_from=PATH"
+        )
     manifest = require(Manifest.load(source), stage="ghosts", generator=generator.id)
     mark = common.fit_mark(cfg, ("deghoster",), generator=generator.id, ghosts=manifest.fingerprint)
     if common.finished(cfg, mark):

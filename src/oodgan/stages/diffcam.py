@@ -5,7 +5,6 @@ Random samples are edited along a random direction each; the network names the d
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +19,15 @@ from oodgan.diffcam.network import DiffCAM
 from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
+from oodgan.files import locked
 from oodgan.generators import Generator
+from oodgan.nn.frozen import weights_hash
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.training.build import build_module
 from oodgan.training.fit import fit
+
+READS = ("generator", "directions", "diffcam", "data", "trainer", "callbacks", "logger")
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
@@ -113,9 +116,15 @@ def _renderer(cfg: DictConfig, generator: Generator, bank: Bank) -> PairRenderer
 def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
     settings, marks = cfg.diffcam.fit, {"g": renderer.generator.id, "bank": renderer.bank.id}
     # What the shards hold depends on all of this, so a change of it must not reuse them.
-    made_by = {"network": cfg.diffcam.network, "size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
-    folder = Path(cfg.folder) / "pairs" / common.fingerprint(made_by, marks)[:10]
-    return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
+    made_by: dict[str, Any] = {"size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
+    if network.only_head_trains:  # they hold its features, else pictures
+        made_by |= {
+            "network": cfg.diffcam.network,
+            "features": weights_hash(network.shared) + weights_hash(network.classifier),
+        }
+    folder = common.shared_folder(cfg, "pairs", common.fingerprint(made_by, marks)[:10])
+    with locked(folder, patience=-1):
+        return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 
 
 _RENDERING = ("render_size", "edits_per_code", "low", "high", "both_senses", "mirrored")

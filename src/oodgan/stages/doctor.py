@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from oodgan import __version__
 
+READS = ()
 OPTIONAL = ("gradio", "openvino", "onnx", "optuna", "tensorboard")
 LEAST_FREE = 3e9  # bytes that the demo needs: weights, their archives, samples
 

@@ -20,6 +20,9 @@ from oodgan.tracking.artifacts import Manifest, fingerprint, plain
 if TYPE_CHECKING:
     from oodgan.evaluation.score import Job
 
+READS = (
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "metrics", "trainer", "logger",
+)  # fmt: skip
 RESULT = "metrics.json"
 
 

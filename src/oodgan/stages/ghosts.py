@@ -17,28 +17,27 @@ from oodgan.deghost.ghosts import GhostWriter
 from oodgan.diffcam import masks
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
-from oodgan.files import digest
 from oodgan.inversion import inverter, transfer
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.training.engine import described, local_processes, trainer
 from oodgan.training.progress import Progress
 from oodgan.training.spread import spread
-from oodgan.weights import trained
+
+READS = ("generator", "data", "inverter", "transfer", "directions", "diffcam", "deghoster", "trainer", "logger")
 
 
 def mark(cfg: DictConfig, generator: Any, bank: Any) -> str:
     """Fingerprint of the ghosts: the data, the edit's parts and their weights, and how ghosts are drawn."""
     parts = ("inverter", "transfer", "diffcam")
-    named = {name: source for part in parts for name, source in trained.sources(part, plain(cfg[part])).items()}
-    weights = {name: digest(trained.locate(source)) for name, source in named.items()}
     drawn = {"ghosts": plain(cfg.deghoster.ghosts)}
-    return common.mark_of(cfg, ("data", *parts), generator=generator.id, bank=bank.id, **weights) + (
+    return common.mark_of(cfg, ("data", *parts), generator=generator.id, bank=bank.id) + (
         "-" + common.fingerprint(drawn)[:8]
     )
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
+    _check_part(cfg)
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
     made_by = mark(cfg, generator, bank)
@@ -67,6 +66,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
             path.rename(folder / path.name)
 
     count = len(list(partial.glob("*.safetensors")))
+    if not count:
+        raise UserError(f"no ghost was made: none of the images of data could be read ({skipped} skipped)")
     common.write_artifact(
         cfg,
         made_by,
@@ -79,6 +80,18 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     )
     partial.rmdir()
     return None
+
+
+def _check_part(cfg: DictConfig) -> None:
+    """The deghoster learns from the ghosts, so the images of a test set must not be among them by mistake."""
+    if cfg.deghoster.get("ghosts") is None:
+        raise UserError(f"deghoster={cfg.deghoster.name} trains on no ghosts; choose deghoster=light")
+    part = cfg.data.get("predict")
+    if part in ("test", "all") and not cfg.allow_test:
+        raise UserError(
+            f"data.predict={part} takes the test images too, and the deghoster would be trained on them: "
+            "data.predict=train, or allow_test=true where that is meant"
+        )
 
 
 def _compose(settings: Any, writer: GhostWriter, data: Any, folder: Path) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.errors import UserError
+from oodgan.files import locked
 from oodgan.generators import Generator
 from oodgan.inversion.cache import CachedInverter
 from oodgan.inversion.feature import FeatureEncoder
@@ -34,6 +35,7 @@ from oodgan.tracking.artifacts import plain
 from oodgan.training.build import build_module
 from oodgan.training.fit import FitResult, fit
 
+READS = ("generator", "inverter", "data", "trainer", "callbacks", "logger")
 _CODES = 2 * 2**30  # bytes of codes kept while the feature encoder trains
 
 
@@ -83,10 +85,13 @@ def _said(cfg: DictConfig, generator: Generator) -> dict[str, Any]:
 def _codes(cfg: DictConfig, generator: Generator, encoder: nn.Module) -> DatasetModule:
     """Samples with their exact codes, rendered and described once."""
     settings = cfg.inverter.fit
+    if settings.samples < 1:
+        raise UserError(f"inverter.fit.samples={settings.samples}: codes are learned from at least one rendered sample")
     # Shards hold what this encoder's `describe` computes, so those of another one must not be reused.
     described = common.fingerprint({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})[:10]
-    folder = Path(cfg.folder) / "samples" / described
-    samples = render_samples(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
+    folder = common.shared_folder(cfg, "samples", described)
+    with locked(folder, patience=-1):
+        samples = render_samples(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
     dataset = DescribedSamples(samples)
     held_out = max(1, int(len(dataset) * settings.held_out))
     return DatasetModule(dataset, held_out, settings.codes.batch_size, common.loader_workers(cfg), cfg.seed)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oodgan.generators import Generator
 
 Tables = dict[str, dict[str, dict[str, Any]]]
+READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "logger")
 KEYS = ("attributes", "samples", "truncation", "strength", "size", "photos", "masks", "photo_limit", "probes", "paper")
 
 

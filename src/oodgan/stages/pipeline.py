@@ -17,45 +17,43 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from oodgan.errors import UserError, unknown
-from oodgan.inversion.inverter import FEATURE_ENCODER
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
+READS = (
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "data", "trainer", "callbacks",
+    "logger",
+)  # fmt: skip
 log = logging.getLogger("oodgan")
-STAGES = ("directions", "inversion", "diffcam", "ghosts", "deghost")
-_PART = {"inversion": "inverter", "diffcam": "diffcam", "deghost": "deghoster"}
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     for name in cfg.pipeline.stages:
-        if name not in STAGES:
-            raise unknown("stage for the pipeline", name, STAGES)
+        if name not in common.CHAIN:
+            raise unknown("stage for the pipeline", name, common.CHAIN)
+    objective = None
     here = cfg.copy()
-    for name in [stage for stage in STAGES if stage in cfg.pipeline.stages]:
-        _run_stage(here, name)
-    _edit_and_report(cfg if cfg.pipeline.use == "shipped" else here)
-    return None
+    for name in [stage for stage in common.CHAIN if stage in cfg.pipeline.stages]:
+        begun = time.monotonic()
+        log.info("stage %s", name)
+        result = _run_stage(here, name)
+        objective = (result or {}).get("objective", objective)
+        log.info("stage %s: %.0f s", name, time.monotonic() - begun)
+    _edit_and_report(cfg if cfg.pipeline.use == "shipped" else common.take_own(here))
+    return None if objective is None else {"objective": objective}
 
 
-def _run_stage(cfg: DictConfig, name: str) -> None:
+def _run_stage(cfg: DictConfig, name: str) -> dict[str, Any] | None:
     """Run one stage with this configuration, then let later stages use what it made."""
-    begun = time.monotonic()
-    log.info("stage %s", name)
     own = cfg.copy()
     with open_dict(own):
         own.stage = name
         own.folder = str(Path(cfg.root) / cfg.run / name)
-    importlib.import_module(f"oodgan.stages.{name}").run(own)
-    artifact = common.artifact_folder(own)
-    log.info("stage %s: %.0f s", name, time.monotonic() - begun)
+    result = importlib.import_module(f"oodgan.stages.{name}").run(common.take_own(own))
     with open_dict(cfg):
-        if name == "directions":
-            cfg.directions = {"_target_": "oodgan.directions.bank.Bank.load", "path": str(artifact)}
-        elif name in _PART:
-            cfg[_PART[name]].weights = str(artifact)
-            if (artifact / FEATURE_ENCODER).is_dir():
-                cfg.inverter.residual.weights = str(artifact)
+        common.hand_over(cfg, name, common.artifact_folder(own))
+    return result
 
 
 def _edit_and_report(cfg: DictConfig) -> None:

@@ -24,6 +24,7 @@ from oodgan.reporting.terminal import console
 from oodgan.weights.fetch import fetch, folder_of, verify
 from oodgan.weights.registry import REGISTRY, SHIPPED, entry
 
+READS = ()
 POSITIONAL = ("action", "*name")
 
 

@@ -135,9 +135,20 @@ def strategy(engine: Mapping[str, Any]) -> Any:
 
 
 def local_processes(engine: Mapping[str, Any]) -> int:
-    """Processes that a step has to start on this machine itself."""
+    """Processes that a step has to start on this machine itself.
+
+    Raises:
+        UserError: several machines, and neither torchrun nor srun has started the processes there.
+    """
+    if launched():
+        return 1
+    if int(engine.get("num_nodes") or 1) > 1:
+        raise UserError(
+            f"nodes={engine['num_nodes']}: the processes of several machines are started by srun oodgan ... inside "
+            "of a SLURM job, or by torchrun ... -m oodgan ... on each machine"
+        )
     forking = str(engine.get("strategy") or "auto").endswith(("_fork", "_spawn", "_notebook"))
-    return 1 if launched() or forking or int(engine.get("num_nodes") or 1) > 1 else _devices(engine)
+    return 1 if forking else _devices(engine)
 
 
 def _devices(engine: Mapping[str, Any]) -> int:
@@ -147,7 +158,10 @@ def _devices(engine: Mapping[str, Any]) -> int:
     if str(devices) in ("auto", "-1"):
         on_cpu = engine.get("accelerator") == "cpu" or not torch.cuda.is_available()
         return 1 if on_cpu else torch.cuda.device_count()
-    return int(devices)
+    try:
+        return int(devices)
+    except ValueError:
+        raise UserError(f"devices={devices}: a number, a list of GPUs, or auto is expected") from None
 
 
 def _built(value: Any) -> Any:

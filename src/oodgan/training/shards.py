@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.training.progress import track
 
 
@@ -25,9 +25,7 @@ def render_shards(
     paths = [folder / f"{name}_{seed}_{i:04d}.safetensors" for i in range(count)]
     for i, path in enumerate(track(paths, what, unit="shards")):
         if not path.exists():
-            tensors = {key: value.contiguous() for key, value in render(seed * 1_000_003 + i).items()}
-            with replacing(path) as temporary:
-                save_file(tensors, temporary)
+            save_tensors(path, {key: value.contiguous() for key, value in render(seed * 1_000_003 + i).items()})
     return paths
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from oodgan.errors import UserError
-from oodgan.ranks import channel, launched, rank
+from oodgan.ranks import SPREAD, channel, launched, rank
 
 
 def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -39,7 +39,9 @@ def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
         "NODE_RANK": "0",
+        SPREAD: "1",
     }
     with tempfile.TemporaryDirectory() as folder:
         payload = Path(folder) / "call.pickle"

@@ -6,7 +6,6 @@ Hydra's own Optuna plugin starts `n_trials` new trials each time and can neither
 from __future__ import annotations
 
 import json
-import os
 import sys
 import types
 import warnings
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from oodgan.errors import UserError
 from oodgan.files import write_json
-from oodgan.training.sweep import SWEEP, Pruned, read_job
+from oodgan.training.sweep import Pruned, read_job
 
 TRIAL_FILE = "trial.json"
 _PLUGIN = "hydra_plugins.oodgan_study"
@@ -110,7 +109,7 @@ class StudySweeper(Sweeper):
         import optuna
 
         study = optuna.create_study(
-            study_name=os.environ.get(SWEEP, folder.name),
+            study_name=folder.name,
             storage=self._url(folder),
             sampler=self.sampler,
             pruner=self.pruner,

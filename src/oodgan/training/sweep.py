@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from oodgan.command import saved
+from oodgan.command.words import key_of, quoted
 from oodgan.errors import UserError
 from oodgan.files import write_json, write_text
 
-SWEEP = "OODGAN_SWEEP"
 JOB_FILE = "job.json"
+_OF_ALL = ("sweep", "root")  # words of the sweep, not of a job
+_begun = 0.0
 _slot: Any = None
 
 
@@ -40,40 +43,63 @@ def is_sweep(overrides: Sequence[str]) -> bool:
     return any(word in ("-m", "--multirun", "hydra.mode=MULTIRUN") for word in overrides)
 
 
-def sweep_name(stage: str, overrides: Sequence[str]) -> str:
-    """The name in `sweep=NAME`, else one that is the same for the same command (launcher and sweeper options aside).
+def named(stage: str, overrides: Sequence[str], conf: Path) -> list[str]:
+    """The words that tell every job, in whatever process and on whatever machine, which sweep it is of, and where.
 
-    >>> sweep_name("diffcam", ["-m", "sweep=lr", "seed=1,2"])
-    'lr'
-    >>> sweep_name("diffcam", ["-m", "seed=1,2"]) == sweep_name("diffcam", ["seed=1,2", "--multirun", "hydra=joblib"])
+    The sweep is named as `sweep=NAME` says, else alike for the same command (launcher and sweeper options aside), and
+    `root` is written out from the root of the file system: a launcher's processes may start in another folder.
+    """
+    words = [] if _given(overrides, "sweep") else [f"sweep={_name(stage, overrides)}"]
+    root = _given(overrides, "root") or _configured_root(stage, overrides, conf)
+    return [*words, f"root={quoted(str(Path(root).expanduser().absolute()))}"]
+
+
+def _given(overrides: Sequence[str], key: str) -> str | None:
+    values = [word.partition("=")[2].strip("'") for word in overrides if key_of(word) == key]
+    return values[-1] if values and values[-1] not in ("", "null") else None
+
+
+def _name(stage: str, overrides: Sequence[str]) -> str:
+    """
+    >>> _name("diffcam", ["-m", "seed=1,2"]) == _name("diffcam", ["seed=1,2", "--multirun", "hydra=joblib"])
     True
     """
-    for word in overrides:
-        if word.startswith("sweep=") and len(word) > len("sweep="):
-            return word.partition("=")[2]
-    kept = sorted(w for w in overrides if not w.startswith(("-", "hydra", "+hydra")))
+    kept = sorted(w for w in overrides if not w.startswith(("-", "hydra", "+hydra", "root=")))
     return f"{stage}-{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]}"
 
 
+def _configured_root(stage: str, overrides: Sequence[str], conf: Path) -> str:
+    """`root` as the chosen experiment has it."""
+    from hydra import compose, initialize_config_dir
+
+    chosen = [word for word in overrides if key_of(word) in ("experiment", "hydra.searchpath") and "," not in word]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return str(compose("config", overrides=[f"stage={stage}", *chosen]).root)
+
+
 @contextlib.contextmanager
-def prepared(stage: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Name the sweep in the environment, where jobs in other processes find it; make Optuna studies known to Hydra."""
-    if not is_sweep(overrides):
-        yield
-        return
-    former = os.environ.get(SWEEP)
-    os.environ[SWEEP] = sweep_name(stage, overrides)
+def prepared(overrides: Sequence[str]) -> Iterator[None]:
+    """Make Optuna studies known to Hydra, and notice when the jobs begin (`failures`)."""
+    global _begun
+    _begun = time.time()
     if any("optuna" in word or "study" in word for word in overrides):
         from oodgan.training.study import register
 
         register()
-    try:
-        yield
-    finally:
-        if former is None:
-            del os.environ[SWEEP]
-        else:
-            os.environ[SWEEP] = former
+    yield
+
+
+def failures() -> str:
+    """What failed in the sweep that this process has just run, one after the other; "" outside of sweeps."""
+    hydra = _hydra()
+    if hydra is None or not _is_multirun(hydra):
+        return ""
+    jobs = sorted(Path(str(hydra.sweep.dir)).glob(f"*/{JOB_FILE}"), key=lambda path: path.parent.name.zfill(9))
+    fresh = [path for path in jobs if path.stat().st_mtime >= _begun - 1]
+    notes = [(path.parent.name, read_job(path.parent) or {}) for path in fresh]
+    failed = [(name, note) for name, note in notes if note.get("state") == "failed"]
+    reasons = [f"{name} ({' '.join(note['overrides'])}): {note.get('error', 'lost')}" for name, note in failed]
+    return f"{len(failed)} of {len(jobs)} jobs failed: {'; '.join(reasons)}" if failed else ""
 
 
 def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
@@ -85,10 +111,10 @@ def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
         UserError: the job's folder belongs to another job.
     """
     hydra = _hydra()
-    if hydra is None or str(hydra.mode).rpartition(".")[2] != "MULTIRUN":
+    if hydra is None or not _is_multirun(hydra):
         return function(cfg)
     folder = Path(hydra.runtime.output_dir)
-    overrides = sorted(word for word in hydra.overrides.task if not word.startswith("hydra"))
+    overrides = sorted(word for word in hydra.overrides.task if key_of(word) not in _OF_ALL and word[:5] != "hydra")
     known = read_job(folder)
     if known and known["overrides"] != overrides:
         raise UserError(f"{folder} belongs to another job ({' '.join(known['overrides'])}); give another sweep=NAME")
@@ -105,7 +131,8 @@ def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
         _write(folder, {**note, "state": "pruned", "result": {"objective": pruned.value}, "step": pruned.step})
         return {"objective": pruned.value}
     except BaseException as error:
-        _write(folder, {**note, "state": "failed", "error": f"{type(error).__name__}: {error}"[:2000]})
+        reason = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        _write(folder, {**note, "state": "failed", "error": " ".join(reason.split())[:2000]})
         raise
     plain = {k: v for k, v in (result or {}).items() if isinstance(v, str | int | float | bool | None)}
     _write(folder, {**note, "state": "finished", "result": plain})
@@ -123,12 +150,17 @@ def _write(folder: Path, note: dict[str, Any]) -> None:
 
 
 def _own(cfg: Any, folder: Path) -> Any:
-    """The job's config: its outputs go to its own folder, and when it was interrupted it goes on there."""
-    from omegaconf import OmegaConf
+    """The job's config: its outputs go to its own folder, and when it was interrupted it goes on there.
 
-    if "folder" in cfg:
+    A pipeline's stages write into a run, which is the job's folder then; the cache is that of all jobs.
+    """
+    write_text(folder / saved.FILE, saved.text(cfg))
+    if "cache" in cfg:
+        cfg.cache = str(cfg.cache)
+    if cfg.get("stage") == "pipeline":
+        cfg.root, cfg.run = str(folder.parent), folder.name
+    elif "folder" in cfg:
         cfg.folder = str(folder)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     if "resume" in cfg and cfg.resume is None:
         cfg.resume = "auto"
     return cfg
@@ -161,6 +193,10 @@ def gpu_slot(slots: int | Sequence[int] | None, folder: Path) -> Iterator[int | 
             time.sleep(1.0)
     os.environ["CUDA_VISIBLE_DEVICES"] = str(_slot[0])
     yield _slot[0]
+
+
+def _is_multirun(hydra: Any) -> bool:
+    return str(hydra.mode).rpartition(".")[2] == "MULTIRUN"
 
 
 def _hydra() -> Any:

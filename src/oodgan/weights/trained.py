@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from oodgan.errors import UserError, nearest
-from oodgan.files import replacing
+from oodgan.files import save_tensors
 from oodgan.foreign import reading
 from oodgan.weights import training
 from oodgan.weights.registry import REGISTRY, SHIPPED
@@ -38,16 +37,17 @@ def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metada
     for name, value in kept.items():
         if value.is_floating_point() and bool((value.isinf() & tensors[name].detach().cpu().isfinite()).any()):
             raise UserError(f"{name} holds values that half precision cannot: save it without half=True")
-    with replacing(path) as temporary:
-        save_file(kept, temporary, {key: json.dumps(value) for key, value in metadata.items()})
+    save_tensors(path, kept, {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
 
 
 def locate(source: str | Path) -> Path:
-    """A shipped name, a run folder with `weights.safetensors` or a training's checkpoints, or a file -> the file."""
+    """A shipped name, a stage's folder, an artifact (a folder with `weights.safetensors`), or a file -> the file."""
     path = Path(source)
-    for found in (SHIPPED / f"{source}.safetensors", path / FILE, path, training.find(path)):
-        if found is not None and found.is_file():
+    for found in (SHIPPED / f"{source}.safetensors", path / FILE, path / "artifact" / FILE, path):
+        if found.is_file():
             return found
+    if parts := sorted(str(file.parents[1]) for file in path.glob(f"*/artifact/{FILE}")):
+        raise UserError(f"{source} is a whole run: name the stage whose weights are meant, {' or '.join(parts)}")
     names = [p.stem for p in SHIPPED.glob("*.safetensors")]
     raise UserError(
         f"no weights {str(source)!r}{nearest(str(source), names)}: neither shipped ({', '.join(sorted(names))}), "

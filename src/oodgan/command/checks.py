@@ -1,0 +1,275 @@
+"""A composed configuration before a stage gets it: every key exists, every value is of the kind that it should be.
+
+What the shipped configs hold under a key says what belongs there: where they have numbers, a number. The kinds that
+they do not show are listed in `oodgan.keys`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from oodgan.command import keys
+from oodgan.command.words import readable
+from oodgan.errors import UserError, nearest, unknown
+
+_NO_GROUPS = ("stage", "experiment", "debug", "hydra")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # OmegaConf's own takes eight times as long
+_ADDRESSES = ("root", "folder", "output", "cache")
+
+
+def checked(cfg: DictConfig, conf: Path) -> DictConfig:
+    """`cfg` with text as text and lists as lists, after every key and value of it was looked at.
+
+    `conf` is the folder of the shipped configs.
+
+    Raises:
+        UserError: the first key that nothing reads, or whose value is of the wrong kind.
+    """
+    made = cfg.copy()
+    with open_dict(made):
+        _rename(made)
+        known = shipped(conf)
+        _look_at(made, "", known)
+        for key in _strange(OmegaConf.to_container(made, resolve=False), "", known):  # type: ignore[arg-type]
+            raise UserError(f"nothing reads {key}{nearest(key, known)}: leave it out, or correct its name")
+    return made
+
+
+# The shipped configs
+
+
+@functools.lru_cache(maxsize=2)
+def shipped(conf: Path) -> dict[str, list[Any]]:
+    """{dotted key: its values in the shipped configs}, of all stages and choices together."""
+    found: dict[str, list[Any]] = {}
+    for path in sorted([conf / "config.yaml", *conf.glob("*/*.yaml")]):
+        group = path.parent.name if path.parent != conf else ""
+        if group == "hydra":
+            continue
+        text = path.read_text(encoding="utf-8")
+        everywhere = "# @package _global_" in text.partition("\n")[0]
+        plain = yaml.load(text, Loader=_LOADER)
+        if isinstance(plain, dict):
+            prefix = "" if everywhere else f"{group}." if group else ""
+            for place, other in _placed(plain.pop("defaults", None) or []):
+                for option in conf.glob(f"{other}/*.yaml"):
+                    values = yaml.load(option.read_text(encoding="utf-8"), Loader=_LOADER) or {}
+                    _note({k: v for k, v in values.items() if k != "defaults"}, f"{prefix}{place}.", found)
+            plain.pop("hydra", None)
+            _note(plain, prefix, found)
+    return found
+
+
+def _placed(defaults: list[Any]) -> Iterator[tuple[str, str]]:
+    """(place, group) of the entries of a defaults list that put another group's options there: `/fit@fit.codes: x`."""
+    for entry in defaults:
+        for name in entry if isinstance(entry, dict) else ():
+            other, at, place = str(name).removeprefix("override ").lstrip("/").partition("@")
+            if at:
+                yield place, other
+
+
+def groups(conf: Path) -> list[str]:
+    """The config groups of parts: those of the defaults list, without Hydra's own, stages and experiments."""
+    named = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return [group for entry in named if isinstance(entry, dict) for group in entry if group not in _NO_GROUPS]
+
+
+def _note(node: Mapping[Any, Any], prefix: str, found: dict[str, list[Any]]) -> None:
+    for name, value in node.items():
+        found.setdefault(f"{prefix}{name}", []).append(value)
+        if prefix:  # a group itself is known by its keys
+            found.setdefault(prefix.rstrip("."), [])
+        if isinstance(value, dict):
+            _note(value, f"{prefix}{name}.", found)
+
+
+# Values
+
+
+def _rename(node: Any) -> None:
+    """Names of mappings as they were typed (`oodgan.words.translate` writes letters beyond ASCII by their number)."""
+    if isinstance(node, DictConfig):
+        for name in [name for name in node if readable(str(name)) != str(name)]:
+            node[readable(str(name))] = node.pop(name)
+    if isinstance(node, DictConfig | ListConfig):
+        for _, child in _children(node):
+            _rename(child)
+
+
+def _children(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any]]:
+    """(name, value) of a node; values that are missing or refer to others are left out."""
+    names = list(node) if isinstance(node, DictConfig) else range(len(node))
+    for name in names:
+        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
+            yield name, node[name]
+
+
+def _look_at(node: DictConfig, prefix: str, known: Mapping[str, list[Any]]) -> None:
+    for name, value in _children(node):
+        key = f"{prefix}{name}"
+        fitting = _fitting(key, value, [v for v in known.get(key, []) if v is not None])
+        if fitting is not value:
+            node[name] = fitting
+        elif isinstance(value, DictConfig):
+            _look_at(value, f"{key}.", known)
+
+
+def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
+    """The value as its key wants it; `theirs` are those of the shipped configs."""
+    if value is None:
+        if key in (*keys.NEVER_NULL, "seed") or key.endswith((".max_steps", ".lr")):
+            raise UserError(f"{key}=null: a value is needed, such as {theirs[0] if theirs else 'a name'}")
+        return value
+    if keys.is_text(key):
+        return _text(key, value)
+    if key.rpartition(".")[2].startswith("_"):  # _target_ and its like
+        return value
+    _among_choices(key, value)
+    lists = [v for v in theirs if isinstance(v, list)]
+    if (lists and len(lists) == len(theirs)) or key in keys.LISTS:
+        return value if keys.among(key, keys.ANYTHING) else _list(key, value, lists)
+    if key in keys.MAPPINGS and not isinstance(value, DictConfig):
+        raise UserError(f"{key}={value}: names with their values are expected, {key}={{name: value, other: value}}")
+    if not keys.among(key, keys.ANYTHING) and not keys.is_texts(key):
+        _of_their_kind(key, value, [v for v in theirs if not _refers(v)])
+    return value
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, DictConfig | ListConfig):
+        raise UserError(f"{key}={value}: one name or path is expected")
+    text = str(value)
+    if not text.strip() and key in (*keys.NEVER_NULL, "output", "sweep"):
+        raise UserError(f"{key}= is empty: a name is needed")
+    if key in _ADDRESSES and "://" in text:
+        raise UserError(f"{key}={text}: results are written to folders of this machine (mount the remote one), not to "
+                        "addresses")  # fmt: skip
+    return value if isinstance(value, str) else text
+
+
+def _among_choices(key: str, value: Any) -> None:
+    words = keys.choices(key)
+    if words and (str(value).lower() if isinstance(value, bool) else str(value)) not in words:
+        raise unknown(f"value of {key}:", str(value), words)
+
+
+def _list(key: str, value: Any, theirs: list[list[Any]]) -> Any:
+    """A list; a value alone becomes a list of one, a text with commas one of several."""
+    if isinstance(value, DictConfig) and not any(isinstance(item, dict) for items in theirs for item in items):
+        raise UserError(f"{key}={value}: a list is expected, {key}=[a,b]")
+    if isinstance(value, ListConfig):
+        items = list(value)
+    elif isinstance(value, str):
+        items = [part.strip() for part in value.split(",") if part.strip()]
+    else:
+        items = [value]
+    kinds = [item for items in theirs for item in items]
+    if keys.is_texts(key):
+        items = [item if isinstance(item, str | None) else str(item) for item in items]
+    else:
+        for item in items:
+            _of_their_kind(key, item, kinds)
+    return value if isinstance(value, ListConfig) and items == list(value) else items
+
+
+def _of_their_kind(key: str, value: Any, theirs: list[Any]) -> None:
+    """Raise UserError when all shipped values of a key are of one kind, and this one is not."""
+    if not theirs or _refers(value):
+        return
+    kinds = {_kind(v) for v in theirs}
+    kind, example = _kind(value), next(iter(theirs))
+    if kinds == {"whole number"} and kind == "number" and value == int(value):
+        return
+    if kinds == {"whole number", "number"}:
+        kinds = {"number"}
+    if len(kinds) > 1 or kind in kinds or (kinds == {"number"} and kind == "whole number"):
+        return
+    (wanted,) = kinds
+    if wanted == "text" and kind in ("number", "whole number", "yes or no"):
+        return  # words that look like numbers: precision=32
+    shown = str(value) if not isinstance(value, bool) else str(value).lower()
+    more = f", such as {example}" if wanted in ("number", "whole number", "text") else ""
+    words = {"yes or no": "true or false", "mapping": "a mapping {name: value}", "list": "a list [a,b]"}
+    raise UserError(f"{key}={shown}: {words.get(wanted, 'a ' + wanted)} is expected{more}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes or no"
+    if isinstance(value, int):
+        return "whole number"
+    if isinstance(value, float) or (isinstance(value, str) and _is_number(value)):
+        return "number"
+    if isinstance(value, dict | DictConfig):
+        return "mapping"
+    return "list" if isinstance(value, list | ListConfig) else "text"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refers(value: Any) -> bool:
+    return isinstance(value, str) and ("${" in value or value == "???")
+
+
+# Keys
+
+
+def _strange(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]]) -> Iterator[str]:
+    """Dotted keys that nothing reads."""
+    target = node.get("_target_")
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if str(name).startswith("_") or key in keys.OPEN:
+            if isinstance(value, dict) and key == "callbacks":
+                yield from _strange_entries(value, f"{key}.", known)
+            continue
+        fine = key in known or (_takes(str(target), str(name)) if target else not prefix and _referred_to(name, node))
+        if not fine:
+            yield key
+        elif isinstance(value, dict) and (_has_children(key, known) or "_target_" in value):
+            yield from _strange(value, f"{key}.", known)
+
+
+def _strange_entries(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]]) -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            if "_target_" not in value and f"{prefix}{name}" not in known:
+                yield f"{prefix}{name}"
+            else:
+                yield from _strange(value, f"{prefix}{name}.", known)
+
+
+def _has_children(key: str, known: Mapping[str, list[Any]]) -> bool:
+    return any(other.startswith(f"{key}.") for other in known)
+
+
+def _referred_to(name: Any, whole: Mapping[Any, Any]) -> bool:
+    """Whether a key of the user's own serves other values: `${name}`, `${oc.select:name,...}`."""
+    return bool(re.search(rf"\$\{{(oc\.select:)?{re.escape(str(name))}[.,}}\[]", str(whole)))
+
+
+def _takes(target: str, name: str) -> bool:
+    """Whether what a `_target_` names takes a keyword; also where it cannot be found, which its call will say."""
+    from hydra.errors import HydraException
+    from hydra.utils import get_object
+
+    try:
+        taken = inspect.signature(get_object(target)).parameters
+    except (HydraException, ImportError, ValueError, TypeError, AttributeError):
+        return True
+    return name in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())

@@ -1,0 +1,77 @@
+"""What kind of value a configuration key takes, where the shipped configs do not show it: text, lists, choices.
+
+`oodgan.words` reads what is typed by it, `oodgan.checks` what is composed. That a number or a yes-or-no is meant, and
+which keys there are, the shipped configs show (`oodgan.checks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+TEXT = (
+    "run", "root", "folder", "cache", "sweep", "resume", "init_from", "output", "photos", "masks", "settings", "probes",
+    "title", "host", "sheet_by", "wandb", "to", "action", "*.path", "*.root", "*.weights", "*.cache",
+    "*.name", "*.probes", "*.published", "*.parsing", "*.mapping", "*.partition", "*.ghosts_from", "logger.*.project",
+    "logger.*.entity", "logger.*.group", "logger.*.notes",
+)  # fmt: skip
+"""Keys (`*.x`: an `x` at any depth) of one name or path: what is typed is the text, whatever it looks like."""
+
+TEXTS = (
+    "input", "runs", "name", "labels", "images", "methods", "columns", "maximize", "save", "identity", "attributes",
+    "directions.files", "diffcam.aliases", "pipeline.stages", "pipeline.photos", "metrics.metrics", "metrics.sets",
+    "*.tags",
+)  # fmt: skip
+"""Keys with several names or paths, in a list or mapping, or with one alone."""
+
+NEVER_NULL = ("run", "root")
+"""Keys in which the word `null` is a name like any other."""
+
+LISTS = ("columns", "attributes")
+"""Keys of a list whose shipped value is null; of the others the shipped value is a list."""
+
+MAPPINGS = ("methods", "edits")
+"""Keys of {name: value}, where the configs leave it open."""
+
+ANYTHING = (
+    "format", "*.truncation", "*.limit_val", "*.layers", "face", "gpu_slots", "devices", "trainer.devices",
+    "trainer.fast_dev_run", "trainer.overfit_batches", "trainer.*_batches", "trainer.strategy", "trainer.profiler",
+)  # fmt: skip
+"""Keys that take values of several kinds."""
+
+CHOICES = {
+    "*.fit.mode": ("min", "max"),
+    "*.fit.*.mode": ("min", "max"),
+    "*.export": ("best", "last"),
+    "logger.*.offline": ("true", "false"),
+    "pipeline.use": ("trained", "shipped"),
+    "compose.mode": ("difference", "layered", "paper", "poisson"),
+    "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
+}
+"""Keys that take one of a few words; what is not listed here is checked by the part that reads it."""
+
+OPEN = (
+    "edits", "methods", "paper", "identity", "callbacks", "data.limit", "data.source.sources", "data.source.ratios",
+    "directions.attributes", "directions.solve", "directions.polish", "directions.files", "diffcam.aliases",
+    "diffcam.mask.thresholds",
+)  # fmt: skip
+"""Mappings whose keys are names that the user chooses, or that the part which reads them checks."""
+
+
+def is_text(key: str) -> bool:
+    return not is_texts(key) and among(key, TEXT)
+
+
+def is_texts(key: str) -> bool:
+    return among(key, TEXTS)
+
+
+def among(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key is one of `keys`, in which `*.x` is an `x` at any depth."""
+    return any(fnmatchcase(key, pattern) for pattern in keys)
+
+
+def choices(key: str) -> tuple[str, ...] | None:
+    """The words that a key takes, the most exact entry first; None where all are taken."""
+    found = CHOICES.get(key)
+    return found or next((words for pattern, words in CHOICES.items() if fnmatchcase(key, pattern)), None)

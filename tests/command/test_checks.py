@@ -1,0 +1,90 @@
+"""Every key of a configuration is used or refused, every value is of the kind that its key wants."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from oodgan.command import checks, words
+from oodgan.command.usage import stage_names
+from oodgan.errors import UserError
+from oodgan.launch import compose, config_folder
+
+
+def checked(stage, *given):
+    return checks.checked(compose(stage, [words.translate(word) for word in given]), config_folder())
+
+
+@pytest.mark.parametrize("stage", stage_names())
+@pytest.mark.parametrize("recipe", [None, "tiny", "demo", "paper"])
+def test_what_is_shipped_passes(stage, recipe):
+    assert checked(stage, *([f"experiment={recipe}"] if recipe else [])).stage == stage
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("seed=abc", "seed=abc: a whole number is expected, such as 0"),
+        ("seed=null", "a value is needed"),
+        ("diffcam.fit.lr=fast", "diffcam.fit.lr=fast: a number is expected, such as"),
+        ("diffcam.fit.max_steps=ten", "a whole number is expected"),
+        ("diffcam.fit.max_steps=1.5", "a whole number is expected"),
+        ("diffcam.fit.both_senses=maybe", "true or false is expected"),
+        ("diffcam.network=x", "a mapping {name: value} is expected"),
+        ("+diffcam.fit.optimizer=x", "nothing reads diffcam.fit.optimizer"),
+        ("+trainer.nonsense=x", "nothing reads trainer.nonsense"),
+        ("+logger.notes=x", "nothing reads logger.notes"),
+        ("+diffcam.network.nonsense=1", "nothing reads diffcam.network.nonsense"),
+        ("+nonsense=1", "nothing reads nonsense"),
+        ("+callbacks.mine={a: 1}", "nothing reads callbacks.mine"),
+        ("root=s3://bucket/runs", "results are written to folders of this machine"),
+        ("run=", "run= is empty"),
+        ("compose.mode=layerd", "did you mean 'layered'?"),
+    ],
+)
+def test_a_wrong_value_or_key_is_named(word, told):
+    with pytest.raises(UserError) as error:
+        checked("diffcam", word)
+    assert told in str(error.value)
+
+
+def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
+    cfg = checked("evaluate", "photos=2020", "methods={a: 7}", "attributes=smile,age", "metrics.metrics=psnr")
+    assert list(cfg.attributes) == ["smile", "age"] and list(cfg.metrics.metrics) == ["psnr"]
+    assert cfg.photos == "2020" and cfg.methods == {"a": "7"}
+    assert list(checked("export", "sizes=16").sizes) == [16]
+    assert list(checked("compare", "runs=5", "columns=val/loss").runs) == ["5"]
+    assert list(checked("pipeline", "pipeline.stages=diffcam").pipeline.stages) == ["diffcam"]
+    for stage, word in [
+        ("evaluate", "methods=psp"),
+        ("export", "sizes=big"),
+    ]:
+        with pytest.raises(UserError, match=word.partition("=")[0]):
+            checked(stage, word)
+
+
+def test_names_keep_their_letters():
+    assert checked("edit", "input=a", "edits={naïve: 1}").edits == {"naïve": 1}
+
+
+def test_numbers_in_a_file_become_the_text_that_they_are():
+    cfg = compose("diffcam")
+    cfg.run, cfg.root = 2024, 7
+    made = checks.checked(cfg, config_folder())
+    assert made.run == "2024" and made.root == "7"
+
+
+def test_keys_of_the_users_own():
+    cfg = compose("diffcam")
+    OmegaConf.set_struct(cfg, False)
+    own = OmegaConf.merge(cfg, {"mine": 0.5, "diffcam": {"fit": {"lr": "${mine}"}}})
+    assert checks.checked(own, config_folder()).diffcam.fit.lr == 0.5
+    counted = {"callbacks": {"mine": {"_target_": "collections.Counter", "anything": 1}}}
+    assert checks.checked(OmegaConf.merge(cfg, counted), config_folder()).callbacks.mine.anything == 1
+    taken = {"diffcam": {"network": {"_target_": "fractions.Fraction", "numerator": 1}}}
+    assert checks.checked(OmegaConf.merge(cfg, taken), config_folder()).diffcam.network.numerator == 1
+
+
+def test_what_every_fit_takes_is_known():
+    cfg = checked("diffcam", "++diffcam.fit.accumulate=2", "++diffcam.fit.clip=1.0")
+    assert cfg.diffcam.fit.accumulate == 2

@@ -1,0 +1,109 @@
+"""Values as they are typed in a shell, in the grammar that Hydra wants."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oodgan.command import words
+from oodgan.errors import UserError
+
+
+def value(word: str, several: bool = False):
+    found = OverridesParser.create().parse_override(words.translate(word, several)).value()
+    return str(found) if type(found).__name__ == "QuotedString" else found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.10", "1_1_1", "007", "1e3", "true", "0x10", "inf", "a=b", "out (1)", "it's", "ünï", "写真", "a:b", "a;b",
+     "[x", "a{1}", "~/x", "-x", "a$b", "a&b", "a!b", "C:\\out", "C:\\out\\", "a,b", "a/epoch=1-step=8.ckpt", "a#b"],
+)  # fmt: skip
+def test_names_and_paths_are_the_text_that_was_typed(text):
+    for key in ("run", "output", "resume", "data.source.root", "inverter.weights"):
+        assert value(f"{key}={text}") == text
+
+
+def test_null_is_nothing_except_as_a_runs_name():
+    assert value("resume=null") is None and value("diffcam.weights=null") is None and value("run=null") == "null"
+
+
+def test_what_is_quoted_as_hydra_wants_stays():
+    assert value("output='a b'") == "a b" and value('logger.group="my runs, first"') == "my runs, first"
+    assert words.translate("root=${oc.env:HOME}/runs") == "root='${oc.env:HOME}/runs'"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ('edits={"smile": 1.0}', {"smile": 1.0}),
+        ("edits={'smile': 1, age: [-1, 0, 1]}", {"smile": 1, "age": [-1, 0, 1]}),
+        ('edits={"a": {"b": [1, "2"]}}', {"a": {"b": [1, "2"]}}),
+        ("methods={a: 2020, b: 1e3}", {"a": "2020", "b": "1e3"}),
+        ("runs=[1,2]", ["1", "2"]),
+        ("directions.files={smile: {path: 007, sign: -1}}", {"smile": {"path": "007", "sign": -1}}),
+        ("identity={path: 5, width: 96}", {"path": "5", "width": 96}),
+        ("labels=[a,b c.json]", ["a", "b c.json"]),
+        ("my.key=ünï", "ünï"),
+        ("my.key=a=b", "a=b"),
+        ("seed=3", 3),
+        ("diffcam.fit.lr=1e-3", 1e-3),
+    ],
+)
+def test_mappings_lists_and_numbers(word, meant):
+    found = value(word)
+    assert found == meant or [str(item) for item in found] == meant
+
+
+def test_names_in_a_mapping_may_have_any_letters():
+    assert {words.readable(k): v for k, v in value("edits={naïve: 1, 笑: 2, age+: 3}").items()} == {
+        "naïve": 1, "笑": 2, "age+": 3,
+    }  # fmt: skip
+
+
+def test_one_name_of_a_mapping_needs_no_plus():
+    assert words.translate("edits.smile=1") == "++edits.smile=1"
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("edits={smile=1}", "edits={smile=1} cannot be read: 'smile=1' is not name: value"),
+        ("edits={smile: 1,5}", "'5' is not name: value"),
+        ("edits={smile:", "the shell cuts words at spaces"),
+        ("+edits.naïve=1", "inside of braces"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_the_right_form(word, told):
+    with pytest.raises(UserError) as error:
+        words.translate(word)
+    assert told in str(error.value)
+
+
+def test_a_sweeps_values_stand_between_commas():
+    assert words.translate("run=1.10,007", several=True) == "run='1.10','007'"
+    assert words.translate("inverter.weights='a,b',c", several=True) == "inverter.weights='a,b','c'"
+    assert words.translate("diffcam.weights=choice(a,b)", several=True) == "diffcam.weights=choice(a,b)"
+    assert words.translate("edits={a: 1},{é: 2}", several=True) == "++edits={a: 1},{%+e9+%: 2}"
+    assert words.translate("diffcam.fit.lr=interval(1e-4,1e-1)", several=True) == "diffcam.fit.lr=interval(1e-4,1e-1)"
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12))
+def test_any_text_survives(text):
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if text.strip() and not quoted and "${" not in text and text != "null" and text == text.strip():
+        assert value(f"output={text}") == text
+
+
+def test_hydras_options_stand_anywhere():
+    found, rest = words.options(["seed=1", "--cfg", "job", "-m", "run=a", "--config-dir=x", "--info", "photo.png"])
+    assert found == ["--cfg", "job", "-m", "--config-dir=x", "--info", "all"]
+    assert rest == ["seed=1", "run=a", "photo.png"]
+    assert words.options(["a", "--", "-m"]) == ([], ["a", "-m"])
+    with pytest.raises(UserError, match="unknown option --cgf"):
+        words.options(["--cgf", "job"])
+    with pytest.raises(UserError, match="--cfg needs a word after it"):
+        words.options(["--cfg"])
