@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 
 from oodgan import cli, launch
+from oodgan.command import checks
+from oodgan.command import words as typed
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
@@ -91,7 +93,7 @@ def _one_job(words: list[str]) -> list[str]:
     from hydra.core.override_parser.types import IntervalSweep
 
     found = []
-    for override in OverridesParser.create().parse_overrides([word for word in words if word != "-m"]):
+    for override in OverridesParser.create().parse_overrides(words):
         swept = override.value() if override.is_sweep_override() else None
         first = swept.start if isinstance(swept, IntervalSweep) else None
         first = next(iter(override.sweep_string_iterator())) if swept is not None and first is None else first
@@ -101,8 +103,11 @@ def _one_job(words: list[str]) -> list[str]:
 
 def _composes(stage: str, words: list[str]) -> None:
     assert stage in cli.stage_names(), f"no stage {stage}"
-    words = [STANDS_FOR.get(word, word) for word in cli.positional(stage, words)]
-    launch.compose(stage, _one_job(words) if "-m" in words else words)
+    options, rest = typed.options(words)
+    rest = [STANDS_FOR.get(word, word) for word in cli.positional(stage, rest)]
+    launch.check_reads(stage, rest)
+    rest = [typed.translate(word, several="-m" in options) for word in rest if typed.key_of(word) != "config"]
+    checks.checked(launch.compose(stage, _one_job(rest) if "-m" in options else rest), launch.config_folder())
 
 
 @pytest.mark.parametrize("name", ["probes_ffhq", "probes_ffhq_seek"])

@@ -67,7 +67,7 @@ def run(stage: str, given: list[str]) -> int:
 def _run(stage: str, given: list[str]) -> int:
     options, overrides = words.options(given)
     several = sweep.is_sweep(given)
-    _check_reads(stage, overrides)
+    check_reads(stage, overrides)
     conf, here = config_folder(), os.getcwd()
     codes: list[int] = []
     mistakes: list[UserError] = []
@@ -145,7 +145,7 @@ def _foreign(error: Exception) -> Exception:
     return error
 
 
-def _check_reads(stage: str, overrides: list[str]) -> None:
+def check_reads(stage: str, overrides: list[str]) -> None:
     """Refuse settings of parts that the stage does not use: they would have no effect."""
     reads, groups = constant(stage, "READS"), checks.groups(config_folder())
     for word in overrides:

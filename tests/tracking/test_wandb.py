@@ -37,7 +37,7 @@ def test_an_offline_run_keeps_curves_pictures_and_lineage(tmp_path, monkeypatch)
     from oodgan.training.fit import fit
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("OODGAN_SWEEP", "group-of-two")
+
     encoder = make(tmp_path / "encoder", "inversion", generator="g-1")
     diffcam = make(tmp_path / "diffcam", "diffcam", generator="g-1", directions=["smile"])
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from oodgan.evaluation.score import Job
 
 READS = (
-    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "metrics", "trainer", "logger",
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
+    "metrics", "trainer", "logger",
 )  # fmt: skip
 RESULT = "metrics.json"
 

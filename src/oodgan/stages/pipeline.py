@@ -22,8 +22,8 @@ from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
 READS = (
-    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "data", "trainer", "callbacks",
-    "logger",
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
+    "data", "trainer", "callbacks", "logger",
 )  # fmt: skip
 log = logging.getLogger("oodgan")
 
