@@ -233,7 +233,7 @@ def _term_stops() -> Iterator[None]:
         _requeue()
         raise Terminated("stopped by SIGTERM; the same command goes on with what is finished") from None
     except UserError as error:
-        if getattr(error, "signal", None) == "SIGTERM":
+        if getattr(error, "signal", "SIGINT") != "SIGINT":
             _requeue()
         raise
     finally:

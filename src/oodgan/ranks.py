@@ -138,6 +138,7 @@ def joined() -> Iterator[Callable[[], int] | None]:
     if here is None or here.launcher == "spread" or here.size < 2 or _channel is not None:
         yield None
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else warnings of IPv6, and a trace for each rank that ends
     _channel = Channel(here.size)
     try:
         yield _channel.follow if rank() else None

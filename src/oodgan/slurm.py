@@ -19,6 +19,12 @@ def environment() -> Any:
 
     class Step(SLURMEnvironment):
         @property
+        def main_port(self) -> int:
+            # Neighbouring jobs may share a machine, and each takes two ports (`oodgan.ranks.Channel`).
+            number = int(os.environ["SLURM_JOB_ID"]) + 101 * int(os.environ["SLURM_STEP_ID"])
+            return int(os.environ.setdefault("MASTER_PORT", str(12000 + 2 * (number % 10000))))
+
+        @property
         def main_address(self) -> str:
             os.environ.setdefault("MASTER_ADDR", node_address(first_node(os.environ["SLURM_STEP_NODELIST"])))
             return os.environ["MASTER_ADDR"]

@@ -25,20 +25,19 @@ _HERE = ("folder", "stage", "fit", "hydra", "defaults", "sweep", "resume", "repl
 
 @contextlib.contextmanager
 def beside(cfg: DictConfig) -> Iterator[None]:
-    """After the block, write the configuration into the folder of the stage, where it made one."""
+    """After a block that ended well, write the configuration into the folder of the stage, where it made one."""
     kept = cfg.copy()
-    try:
-        yield
-    finally:
-        folder = Path(kept.root) / kept.run if kept.stage == "pipeline" else Path(kept.folder)
-        if rank() == 0 and folder.is_dir():
-            with contextlib.suppress(OSError):
-                write_text(folder / FILE, text(kept))
+    yield
+    file = (Path(kept.root) / kept.run if kept.stage == "pipeline" else Path(kept.folder)) / FILE
+    if rank() == 0 and file.parent.is_dir():
+        with contextlib.suppress(OSError):
+            if not file.is_file() or file.read_text(encoding="utf-8") != text(kept):
+                write_text(file, text(kept))
 
 
 def text(cfg: DictConfig) -> str:
     """The file's text: values that refer to others still do, so that `run=` of a later command is honoured."""
-    again = f"# Once more: oodgan {cfg.stage} config=THIS_FILE run=ANOTHER_NAME; other words go before what is here.\n"
+    again = f"# Once more: oodgan {cfg.get('stage')} config=THIS_FILE run=ANOTHER_NAME; other words go before what is here.\n"
     return again + OmegaConf.to_yaml(cfg)
 
 

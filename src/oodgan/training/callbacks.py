@@ -144,23 +144,28 @@ class ManualClip(pl.Callback):
 class StopOnSignal(pl.Callback):
     """Ends training after the current batch on Ctrl-C or SIGTERM, so that the checkpoint lies between two steps.
 
-    A second Ctrl-C stops at once; the last checkpoint that was written stays whole.
+    A second Ctrl-C stops at once; the last checkpoint that was written stays whole. A second SIGTERM does not: at a
+    time limit SLURM's step and srun send one each. SIGUSR1 and SIGUSR2 end it likewise where somebody waits for them,
+    who gets them afterwards: submitit puts its job back into the queue then.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._former: dict[int, Any] = {}
+        self._owed: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        awaited = [n for n in (signal.SIGUSR1, signal.SIGUSR2) if callable(signal.getsignal(n))]
+        for number in (signal.SIGINT, signal.SIGTERM, *awaited):
             self._former[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.received is not None:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self.received = self.received or signal.Signals(number).name
+        self._owed = number if number in (signal.SIGUSR1, signal.SIGUSR2) else self._owed
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         stop = self.received is not None
@@ -175,6 +180,8 @@ class StopOnSignal(pl.Callback):
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+        if self._owed is not None:
+            signal.raise_signal(self._owed)
 
 
 class Position(pl.Callback):

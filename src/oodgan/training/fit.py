@@ -35,9 +35,18 @@ BEST, LAST = "best", "last"
 
 
 class Stopped(UserError):
-    """Training was stopped by a signal after a whole step; it can be resumed."""
+    """Training was stopped by a signal (`SIGINT`, `SIGTERM`) after a whole step; it can be resumed."""
 
     in_all_ranks = True
+
+    def __init__(self, signal: str, step: int, folder: Path) -> None:
+        super().__init__(f"stopped by {signal} at step {step}; go on with resume={folder}")
+        self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's code of a command that a signal has ended."""
+        return 130 if self.signal == "SIGINT" else 143
 
 
 @dataclass
@@ -214,7 +223,7 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
         if not call.keep_run or rank():
             tracker.finish()
     if stop.received:
-        raise Stopped(f"stopped by {stop.received} at step {engine.global_step}; go on with resume={call.folder}")
+        raise Stopped(stop.received, engine.global_step, call.folder)
     for pruner in (c for c in call.extra if isinstance(c, Pruner)):
         pruner.finish()
     return _result(engine, module, call, first, share, time.monotonic() - begun)

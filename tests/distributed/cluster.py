@@ -1,0 +1,149 @@
+"""A real SLURM of two nodes on this machine's loopback, for as long as a test session lasts."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
+_CONF = """\
+ClusterName=two
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/s
+CredType=cred/munge
+SlurmctldPort={ports[0]}
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/run/ctld.pid
+SlurmctldLogFile={folder}/log/ctld.log
+SlurmdSpoolDir={folder}/spool/%n
+SlurmdPidFile={folder}/run/%n.pid
+SlurmdLogFile={folder}/log/%n.log
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+ReturnToService=2
+JobRequeue=1
+KillWait=30
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000
+PartitionName=p Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
+"""
+
+
+def missing() -> list[str]:
+    """The programs of SLURM and munge that are not installed here."""
+    return [name for name in PROGRAMS if not shutil.which(name)]
+
+
+class Cluster:
+    """Two nodes `n1` and `n2` of two CPUs. Their names are in no table of hosts: SLURM alone knows the addresses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("state", "log", "run", "munge", "spool/n1", "spool/n2"):
+            (folder / name).mkdir(parents=True)
+        (folder / "munge").chmod(0o755)
+        key = folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        host = socket.gethostname().partition(".")[0]
+        conf = _CONF.format(host=host, user=getpass.getuser(), folder=folder, ports=_free_ports(3))
+        (folder / "slurm.conf").write_text(conf)
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OODGAN_SPREAD"))},
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        }
+
+    def start(self) -> None:
+        """Start the daemons; RuntimeError with their logs' last lines when the nodes do not come up."""
+        munge = [f"--{name}={self.folder}/{path}" for name, path in _MUNGE.items()]
+        self._run("munged", "--force", *munge)
+        self._run("slurmctld", "-c")
+        for node in ("n1", "n2"):
+            self._run("slurmd", "-N", node)
+        patience = time.monotonic() + 60
+        while time.monotonic() < patience:
+            if self._run("sinfo", "-h", "-o", "%t %D", check=False).split() == ["idle", "2"]:
+                return
+            time.sleep(0.5)
+        logs = [path.read_text(errors="replace")[-600:] for path in sorted((self.folder / "log").glob("*.log"))]
+        raise RuntimeError("SLURM did not come up: " + "\n".join(logs))
+
+    def stop(self) -> None:
+        """End the jobs and the daemons that this object started."""
+        self._run("scancel", "--full", "--user", getpass.getuser(), check=False)
+        for path in sorted((self.folder / "run").glob("*.pid")):
+            self._run("kill", path.read_text().strip(), check=False)
+
+    def srun(self, *words: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
+        """Run `srun words`, its two outputs in one text."""
+        return subprocess.run(
+            ["srun", *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+
+    def sbatch(self, script: str, *options: str) -> str:
+        """Submit a script; returns the job's number."""
+        path = self.folder / f"job-{secrets.token_hex(4)}.sh"
+        path.write_text(script)
+        return self._run("sbatch", "--parsable", *options, str(path)).strip()
+
+    def job(self, number: str) -> dict[str, str]:
+        """What `scontrol show job` says."""
+        shown = self._run("scontrol", "show", "job", number, "--oneliner")
+        return dict(word.partition("=")[::2] for word in shown.split() if "=" in word)
+
+    def wait(self, number: str, states: tuple[str, ...], timeout: int = 600) -> dict[str, str]:
+        """Wait until a job is in one of these states; TimeoutError when it takes too long."""
+        patience = time.monotonic() + timeout
+        while time.monotonic() < patience:
+            if (shown := self.job(number)).get("JobState") in states:
+                return shown
+            time.sleep(0.5)
+        raise TimeoutError(f"job {number} is {shown.get('JobState')}, not {' or '.join(states)}")
+
+    def _run(self, *words: str, check: bool = True) -> str:
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=90)
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+
+_MUNGE = {
+    "key-file": "munge.key",
+    "socket": "munge/s",
+    "pid-file": "run/munge.pid",
+    "log-file": "log/munged.log",
+    "seed-file": "munge/seed",
+}
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
