@@ -37,7 +37,7 @@ def beside(cfg: DictConfig) -> Iterator[None]:
 
 def text(cfg: DictConfig) -> str:
     """The file's text: values that refer to others still do, so that `run=` of a later command is honoured."""
-    again = f"# Once more: oodgan {cfg.get('stage')} config=THIS_FILE run=ANOTHER_NAME; other words go before what is here.\n"
+    again = f"# Once more: oodgan {cfg.get('stage')} config=THIS_FILE run=ANOTHER; other words go before these.\n"
     return again + OmegaConf.to_yaml(cfg)
 
 
