@@ -124,5 +124,5 @@ def test_out_of_range_pictures_of_a_method_are_one_line(folders):  # noqa: F811
     pairs = match(folders / "photos", {"plain": "plain"}, protocol, folders / "made")
     scorer = Scorer(Job(pairs, protocol, Store(folders / "store"), maker=lambda: Loud()), 2)
     with pytest.raises(UserError, match="plain of 0 is out of range"):
-        scorer._result(PairDataset(pairs, protocol)[0], "plain")
+        scorer._complete(PairDataset(pairs, protocol)[0])
     assert not pairs[0].results["plain"].exists()

@@ -7,7 +7,7 @@ from oodgan.directions.bank import Bank
 from oodgan.directions.probes import Probes, load_probes
 from oodgan.editing import Editor
 from oodgan.errors import UserError
-from oodgan.evaluation.methods import BUILT_IN, MASKED, Maker
+from oodgan.evaluation.methods import BUILT_IN, MASKED, Maker, Variant, variants
 from oodgan.evaluation.paper import differences, paper_config
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.value import Inversion
@@ -89,6 +89,28 @@ def test_each_method_is_its_step(maker, photo):
     torch.testing.assert_close(made["ours"][..., 20:], (photo[..., 20:] - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
     assert {method for method, found in masks.items() if found is not None} == set(MASKED)
     assert torch.equal(masks["paper"], upper) and torch.equal(masks["poisson"], mask)
+
+
+def test_methods_of_one_photo_and_strength_share_the_edit(maker, photo, monkeypatch):
+    decode, decoded = maker.editor.decode, []
+    monkeypatch.setattr(maker.editor, "decode", lambda code: (decoded.append(1), decode(code))[1])
+    made = [maker.produce(method, photo, {"smile": 0.5})[0] for method in ("plain", "alpha", "poisson", "ours")]
+    again = maker.produce("plain", photo.clone(), {"smile": 0.5})[0]
+    assert len(decoded) == 1 and torch.equal(made[0], again)
+    assert not torch.equal(maker.produce("plain", photo, {"smile": 1.0})[0], again) and len(decoded) == 2
+    maker.produce("plain", -photo, {"smile": 1.0})
+    assert len(decoded) >= 3
+
+
+def test_every_method_but_the_inversion_has_a_row_a_strength():
+    methods = {"inversion": "inversion", "mine": "ours", "theirs": {1: "b", 0.5: "a"}, "one": "folder"}
+    rows = variants(methods, [1.5, 0.5])
+    assert list(rows) == ["inversion", "mine@0.5", "mine@1.5", "theirs@0.5", "theirs@1", "one"]
+    assert rows["mine@1.5"] == Variant("mine", "ours", 1.5) and rows["theirs@0.5"] == Variant("theirs", "a", 0.5)
+    assert list(variants(methods, None)) == ["inversion", "mine", "theirs@0.5", "theirs@1", "one"]
+    for wrong in ([0], [-1], [1, 1], [], ["x"], [float("nan")]):
+        with pytest.raises(UserError, match="strengths="):
+            variants(methods, wrong)
 
 
 def test_unknown_names(maker, photo):

@@ -1,7 +1,8 @@
-"""Bootstrap intervals over photos, and the one definition of how much of an edit a method kept."""
+"""Bootstrap intervals over photos, how they are written, and the one definition of how much of an edit is kept."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def bootstrap(values: Floats, samples: int, level: float, seed: int) -> tuple[fl
     >>> 41 < low < 46 < 53 < high < 58
     True
     """
-    return _interval(values[draws(len(values), samples, seed)].mean(1), level)
+    return interval(values[draws(len(values), samples, seed)].mean(1), level)
 
 
 def edit_kept(done: Floats, wanted: Floats, samples: int, level: float, seed: int) -> dict[str, Any]:
@@ -44,10 +45,30 @@ def edit_kept(done: Floats, wanted: Floats, samples: int, level: float, seed: in
     if not len(done) or not wanted.sum():
         return {"count": 0}
     drawn = draws(len(done), samples, seed)
-    low, high = _interval(done[drawn].sum(1) / wanted[drawn].sum(1), level)
+    low, high = interval(done[drawn].sum(1) / wanted[drawn].sum(1), level)
     return {"mean": float(done.sum() / wanted.sum()), "low": low, "high": high, "count": len(done)}
 
 
-def _interval(values: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def interval(values: Floats, level: float, method: Any = "linear") -> tuple[float, float]:
+    """The middle `level` of values (n,); `method` is that of `numpy.quantile`."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method=method)
     return float(low), float(high)
+
+
+def number(entry: Mapping[str, Any] | None) -> str:
+    """`0.52 [0.48, 0.56]`, or `n/a` where nothing was measured.
+
+    >>> number({"mean": 0.5234, "low": 0.5, "high": 0.55, "count": 9})
+    '0.523 [0.500, 0.550]'
+    >>> number({"count": 0})
+    'n/a'
+    """
+    if not entry or entry.get("mean") is None:
+        return "n/a"
+    text = digits(entry["mean"])
+    return f"{text} [{digits(entry['low'])}, {digits(entry['high'])}]" if "low" in entry else text
+
+
+def digits(value: float) -> str:
+    """Three decimals, or one from 10 on."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

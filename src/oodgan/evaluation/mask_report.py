@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodgan.evaluation.report import number
+from oodgan.evaluation.intervals import number
 from oodgan.reporting.tables import Table
 from oodgan.tracking.sheet import sheet
 

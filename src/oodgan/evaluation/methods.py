@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from oodgan.errors import unknown
+from oodgan.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from oodgan.editing import Editor
+    from oodgan.editing.edit import Edit
 
 INVERSION, PLAIN = "inversion", "plain"
 BUILT_IN = {
@@ -26,6 +29,58 @@ BUILT_IN = {
 MASKED = ("alpha", "poisson", "paper", "ours")
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A method at one strength: a row of the tables.
+
+    Attributes:
+        method: its name.
+        source: folder of its pictures, or the name of a built-in method.
+        strength: factor of the edit.
+    """
+
+    method: str
+    source: str
+    strength: float = 1.0
+
+
+def variants(methods: Mapping[str, Any], strengths: Sequence[float] | None) -> dict[str, Variant]:
+    """The rows of an evaluation by name: `ours`, or with strengths `ours@0.5`, `ours@1`, `ours@1.5`.
+
+    Args:
+        methods: name -> built-in method, folder, or {strength: folder} for pictures of several strengths.
+        strengths: factors of the edit for the built-in methods; None: 1 alone. The inversion has none.
+
+    Raises:
+        UserError: strengths that are not positive or not distinct numbers.
+    """
+    found: dict[str, Variant] = {}
+    factors = None if strengths is None else _factors("strengths", strengths)
+    for name, value in methods.items():
+        if isinstance(value, Mapping):
+            given = dict(zip(_factors(f"methods.{name}", value), value.values(), strict=True))
+            found |= {f"{name}@{factor:g}": Variant(name, str(given[factor]), factor) for factor in sorted(given)}
+        elif factors is None or str(value) not in BUILT_IN or value == INVERSION:
+            found[name] = Variant(name, str(value))
+        else:
+            found |= {f"{name}@{factor:g}": Variant(name, str(value), factor) for factor in sorted(factors)}
+    return found
+
+
+def _factors(key: str, values: Iterable[Any]) -> list[float]:
+    values = list(values)
+    try:
+        factors = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}={values}: strengths must be numbers, e.g. [0.5, 1, 1.5]") from error
+    if not factors or not all(0 < factor < math.inf for factor in factors) or len({*factors}) < len(factors):
+        raise UserError(
+            f"{key}={values}: strengths must be positive and distinct, e.g. [0.5, 1, 1.5]; an attribute is reversed "
+            "by a negative strength in `edits`"
+        )
+    return factors
+
+
 class Maker:
     """Makes the pictures of the built-in methods.
 
@@ -36,6 +91,7 @@ class Maker:
 
     def __init__(self, editor: Editor, published: Callable[[Editor], Editor]) -> None:
         self.editor, self._build = editor, published
+        self._latest: dict[bool, tuple[Tensor, dict[str, float], Edit]] = {}
 
     @cached_property
     def published(self) -> Editor:
@@ -45,14 +101,15 @@ class Maker:
         """What a method makes of an aligned photo (3, R, R) in [-1, 1]: the picture (3, R, R) and, of methods that have
         one, its mask (1, R, R) in [0, 1].
 
-        The editors keep what they know of a photo, so all methods of one photo share its inversion.
+        The editors keep what they know of a photo, so all methods of one photo share its inversion, and methods that
+        are asked for one after the other share the edit, too.
 
         Raises:
             UserError: no such method, or an attribute that the editor does not know.
         """
         if method not in BUILT_IN:
             raise unknown("method", method, BUILT_IN)
-        steps = (self.published if method == "paper" else self.editor).edit(photo, edit, aligned=True).tensors
+        steps = self._edit(method == "paper", photo, edit).tensors
         mask = steps["mask"][0] if method in MASKED else None
         if method in ("alpha", "poisson"):
             from oodgan.compose import compose
@@ -60,6 +117,13 @@ class Maker:
             coarse = compose(steps["photo"], steps["inverted"], steps["edited"], steps["mask"], mode=method)
             return coarse[0], mask
         return steps[{INVERSION: "inverted", PLAIN: "edited"}.get(method, "result")][0], mask
+
+    def _edit(self, published: bool, photo: Tensor, edit: dict[str, float]) -> Edit:
+        latest = self._latest.get(published)
+        if latest is None or latest[1] != edit or not torch.equal(latest[0], photo):
+            editor = self.published if published else self.editor
+            self._latest[published] = latest = (photo, edit, editor.edit(photo, edit, aligned=True))
+        return latest[2]
 
 
 @dataclass(frozen=True)

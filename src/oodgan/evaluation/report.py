@@ -15,31 +15,16 @@ from PIL import Image, ImageDraw
 
 from oodgan.data.images import read_rgb
 from oodgan.errors import UserError
+from oodgan.evaluation import curves
+from oodgan.evaluation.intervals import digits, number
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import same_protocol
 from oodgan.files import write_text
-from oodgan.reporting.pages import Figure, Section, jpeg, render
+from oodgan.reporting.pages import Figure, Section, embedded, jpeg, render
 from oodgan.reporting.tables import Table, lower_is_better
 
 _TILE = 128
-
-
-def number(entry: Mapping[str, Any] | None) -> str:
-    """`0.52 [0.48, 0.56]`, or `n/a` where nothing was measured.
-
-    >>> number({"mean": 0.5234, "low": 0.5, "high": 0.55, "count": 9})
-    '0.523 [0.500, 0.550]'
-    >>> number({"count": 0})
-    'n/a'
-    """
-    if not entry or entry.get("mean") is None:
-        return "n/a"
-    text = _digits(entry["mean"])
-    return f"{text} [{_digits(entry['low'])}, {_digits(entry['high'])}]" if "low" in entry else text
-
-
-def _digits(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+HEADLINE, EVERY = "Likeness at equal change", "Every strength by itself"
 
 
 def to_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -53,9 +38,13 @@ def to_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(header, rows, best, range(1, len(header)))
 
 
-def markdown(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> str:
-    """`to_table` in Markdown, with a caption below."""
-    return to_table(summary).markdown() + (f"\n{caption}\n" if caption else "")
+def markdown(
+    summary: Mapping[str, Mapping[str, Any]], caption: str = "", equal: Mapping[str, Any] | None = None
+) -> str:
+    """`to_table` in Markdown; above it the likeness at equal change (see `curves.equal_change`), below it a caption."""
+    above = curves.to_table(equal or {})
+    headline = f"### {HEADLINE}\n\n{above.markdown()}\n### {EVERY}\n\n" if above.rows else ""
+    return headline + to_table(summary).markdown() + (f"\n{caption}\n" if caption else "")
 
 
 def _best(summary: Mapping[str, Mapping[str, Any]], metric: str) -> str | None:
@@ -87,7 +76,11 @@ def merge(results: Sequence[Path]) -> str:
     }
     notes = dict.fromkeys(note for _, values in held for note in values.get("notes", ()))
     caption = f"{held[0][1]['count']} photos, protocol {held[0][1]['protocol_id']}."
-    return markdown(rows, " ".join([caption, *notes]))
+    equal = {}
+    for label, values in held:
+        for attribute, found in values.get("equal_change", {}).items():
+            equal[f"{Path(label).name}: {attribute}" if several else attribute] = found
+    return markdown(rows, " ".join([caption, *notes]), equal)
 
 
 def write_rows(path: Path, pairs: Sequence[Pair], columns: Sequence[str], table: NDArray[np.float64]) -> None:
@@ -132,10 +125,20 @@ def page(
     columns: Sequence[str],
     table: NDArray[np.float64],
     caption: str,
+    equal: Mapping[str, Any] | None = None,
+    chart: bytes | None = None,
     shown: int = 24,
 ) -> str:
-    """A page that needs no other file but the sheets: the table, then the pictures of the first `shown` photos."""
+    """A page that needs no other file but the sheets: the tables, then the pictures of the first `shown` photos.
+
+    `equal` is what `curves.equal_change` returned, `chart` its picture.
+    """
     sections = [Section(table=to_table(summary))]
+    if equal:
+        charts = [Figure(embedded(chart, "png"), hint="likeness over change")] if chart else []
+        headline = curves.to_table(equal)
+        sections.insert(0, Section(HEADLINE, table=headline if headline.rows else None, charts=charts))
+        sections[1] = Section(EVERY, table=to_table(summary))
     for method in summary:
         sheets = [Figure(f"sheets/{quote(method)}.png", hint=f"worst and best of {method}")]
         sections.append(Section(f"{method}: worst and best", charts=sheets))
@@ -144,7 +147,7 @@ def page(
         figures = [Figure(_embedded(pair.photo), "photo", pair.name)]
         for m, (method, path) in enumerate(pair.results.items()):
             values = zip(columns, table[pair.index, m], strict=True)
-            hint = ", ".join(f"{c} {_digits(v)}" for c, v in values if not math.isnan(v))
+            hint = ", ".join(f"{c} {digits(v)}" for c, v in values if not math.isnan(v))
             figures.append(Figure(_embedded(path), method, hint))
         rows.append(figures)
     sections.append(Section(f"Pictures ({min(shown, len(pairs))} of {len(pairs)} photos)", rows=rows))

@@ -18,6 +18,7 @@ from oodgan.data import images
 from oodgan.data.images import mask_to_pil, read_image, write_image
 from oodgan.data.sampler import UnpaddedSampler
 from oodgan.errors import UserError
+from oodgan.evaluation.methods import Variant
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import Protocol
 from oodgan.evaluation.store import Scores, Store
@@ -36,6 +37,7 @@ class Job:
 
     Attributes:
         edit: what the built-in methods do, {name: strength}.
+        variants: what the rows that are not simply methods of that name are, {row: variant}.
         maker: gives the built-in methods' `Maker`; called at most once a process, and only if it is needed.
         identity: further identity metrics.
         masks: whether masks are measured: their area and, with `parts`, their share on the parts of these attributes.
@@ -47,6 +49,7 @@ class Job:
     protocol: Protocol
     store: Store
     edit: Mapping[str, float] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     maker: Callable[[], Any] | None = None
     identity: Sequence[Callable[..., PerImage]] = ()
     masks: bool = False
@@ -56,7 +59,11 @@ class Job:
 
     @property
     def methods(self) -> list[str]:
+        """The rows: methods, or methods at one strength each."""
         return list(self.pairs[0].results)
+
+    def variant(self, row: str) -> Variant:
+        return self.variants.get(row) or Variant(row, row)
 
     def build(self) -> list[PerImage]:
         """The per-image metrics in column order, without syncing: the store brings the processes' parts together."""
@@ -120,11 +127,13 @@ class Scorer(pl.LightningModule):
         return DataLoader(data, self.batch_size, sampler=sampler, num_workers=self.workers, collate_fn=list)
 
     def test_step(self, batch: list[Item], batch_idx: int) -> None:
+        for item in batch:
+            self._complete(item)
         photos = torch.stack([item["photo"] for item in batch]).to(self.device)
         inputs = {"target": photos, "labels": self._labels(batch)}
         values, features = [], []
         for method in self.job.methods:
-            inputs["result"] = torch.stack([self._result(item, method) for item in batch]).to(self.device)
+            inputs["result"] = torch.stack([item["results"][method] for item in batch]).to(self.device)
             inputs["mask"] = self._masks(batch, method)
             columns = [metric.per_image(*(inputs[key] for key in metric.inputs)).double() for metric in self.metrics]
             values.append(torch.stack(columns, 1) if columns else torch.zeros(len(batch), 0))
@@ -154,20 +163,25 @@ class Scorer(pl.LightningModule):
         missing = torch.full((1, size, size), torch.nan)
         return torch.stack([item["masks"].get(method, missing) for item in batch]).to(self.device)
 
-    def _result(self, item: Item, method: str) -> Tensor:
-        if item["results"][method] is not None:
-            return item["results"][method]
-        pair = self.pending[item["at"]]
+    def _complete(self, item: Item) -> None:
+        """Makes the pictures of an item that are not made yet, those of one strength after the other."""
+        missing = [row for row, picture in item["results"].items() if picture is None]
+        for row in sorted(missing, key=lambda row: self.job.variant(row).strength):
+            item["results"][row] = self._make(item, row)
+
+    def _make(self, item: Item, row: str) -> Tensor:
+        pair, variant = self.pending[item["at"]], self.job.variant(row)
         if self._maker is None:
             assert self.job.maker is not None
             self._maker = self.job.maker()
-        picture, mask = self._maker.produce(method, read_image(pair.photo), dict(self.job.edit))
-        check_range(picture, f"{method} of {pair.name}")
+        edit = {name: strength * variant.strength for name, strength in self.job.edit.items()}
+        picture, mask = self._maker.produce(variant.source, read_image(pair.photo), edit)
+        check_range(picture, f"{row} of {pair.name}")
         if mask is not None:  # first, so that a picture never lies there without its mask
-            write_image(mask_to_pil(mask[None]), pair.masks[method])
-            item["masks"][method] = read_mask(pair.masks[method], self.job.protocol.resolution)
-        write_image(picture, pair.results[method])
-        return self.job.protocol.prepare(read_image(pair.results[method])[None])[0]
+            write_image(mask_to_pil(mask[None]), pair.masks[row])
+            item["masks"][row] = read_mask(pair.masks[row], self.job.protocol.resolution)
+        write_image(picture, pair.results[row])
+        return self.job.protocol.prepare(read_image(pair.results[row])[None])[0]
 
 
 def check_range(picture: Tensor, what: str) -> None:

@@ -55,20 +55,19 @@ def summarise(job: Job, table: NDArray[np.float64]) -> Summary:
 
 
 def _add_kept(summary: Summary, table: NDArray[np.float64], job: Job) -> None:
-    """How much of the edit a method kept, where the table has the plain edit and the inversion to compare it with."""
-    methods, protocol = job.methods, job.protocol
-    if not {INVERSION, PLAIN} <= set(methods):
-        return
+    """How much of the edit a method kept, where the table has the inversion and the plain edit of the same strength."""
+    protocol = job.protocol
+    rows = {(v.method, v.strength): m for m, v in enumerate(map(job.variant, job.methods))}
     for k, column in enumerate(job.columns):
-        if not column.startswith("change_"):
+        if not column.startswith("change_") or (INVERSION, 1.0) not in rows:
             continue
-        wanted = table[:, methods.index(PLAIN), k] - table[:, methods.index(INVERSION), k]
-        for m, method in enumerate(methods):
-            if method not in (INVERSION, PLAIN):
-                entry = edit_kept(
-                    table[:, m, k], wanted, protocol.bootstrap_samples, protocol.bootstrap_level, protocol.seed
-                )
-                summary[method][column.replace("change_", "edit_kept_", 1)] = entry
+        for (method, strength), m in rows.items():
+            if method in (INVERSION, PLAIN) or (PLAIN, strength) not in rows:
+                continue
+            wanted = table[:, rows[PLAIN, strength], k] - table[:, rows[INVERSION, 1.0], k]
+            settings = protocol.bootstrap_samples, protocol.bootstrap_level, protocol.seed
+            entry = edit_kept(table[:, m, k], wanted, *settings)
+            summary[job.methods[m]][column.replace("change_", "edit_kept_", 1)] = entry
 
 
 def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import digest, write_json, write_text
+from oodgan.files import digest, replacing, write_json, write_text
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, fingerprint, plain
 
@@ -34,6 +34,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         UserError: wrong folders or pictures (see `oodgan.evaluation.pairs.match`), or an `output` that holds the result
             of another evaluation and `replace` is false.
     """
+    from oodgan.evaluation.methods import variants
     from oodgan.evaluation.pairs import match
     from oodgan.evaluation.protocol import Protocol
     from oodgan.evaluation.store import Store
@@ -43,19 +44,22 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     output = Path(cfg.output).absolute()
     protocol = Protocol.from_config(plain(cfg.metrics))
-    methods = {str(name): str(value) for name, value in (plain(cfg.methods) or {}).items()}
+    rows = variants(plain(cfg.methods) or {}, plain(cfg.get("strengths")))
+    methods = {row: variant.source for row, variant in rows.items()}
+    at = _at(cfg)
     masks = Path(cfg.masks) if cfg.masks else None
     if masks is None:
         protocol = _without_regions(protocol)
     edits = _edits(cfg, methods)
     maker = _maker(cfg, edits, methods)
-    pairs = match(Path(cfg.photos), methods, protocol, output / "made" / maker[:8], masks)
-    settings = {"protocol": protocol.as_dict(), "edits": edits, "methods": methods, "maker": maker}
+    made = output / "made" / maker[:8]
+    pairs = match(Path(cfg.photos), methods, protocol, made, masks)
+    settings = {"protocol": protocol.as_dict(), "edits": edits, "methods": methods, "maker": maker, "at": at}
     settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity"))]
     mark = fingerprint(settings, _inputs(pairs, output))
-    if _finished(output, mark, bool(cfg.get("replace"))):
+    if _finished(output, mark, bool(cfg.get("replace")), made):
         return _show(output)
-    job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits)
+    job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits, rows)
     spread(local_processes(described(cfg)), _score, plain(cfg), job)
     if rank() != 0:
         return None
@@ -71,6 +75,15 @@ def _edits(cfg: DictConfig, methods: Mapping[str, str]) -> dict[str, float]:
     if made and not edits and set(made) != {"inversion"}:
         raise UserError(f"the built-in method {made[0]} needs an edit to make, e.g. 'edits={{smile: 1.0}}'")
     return edits
+
+
+def _at(cfg: DictConfig) -> dict[str, float]:
+    """At which change of each attribute likeness is read."""
+    at = plain(cfg.get("at")) or {}
+    for name, change in at.items():
+        if not isinstance(change, int | float) or not 0 < change < math.inf:
+            raise UserError(f"at.{name}={change} must be a positive change, e.g. at={{{name}: 0.6}}")
+    return {str(name): float(change) for name, change in at.items()}
 
 
 def _without_regions(protocol: Any) -> Any:
@@ -107,7 +120,7 @@ def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
     return found
 
 
-def _finished(output: Path, mark: str, replace: bool) -> bool:
+def _finished(output: Path, mark: str, replace: bool, made: Path) -> bool:
     try:
         held = json.loads((output / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -116,12 +129,16 @@ def _finished(output: Path, mark: str, replace: bool) -> bool:
         return True
     if not replace:
         raise UserError(f"{output} holds the result of another evaluation; choose another output=, or replace=true")
-    shutil.rmtree(output / "made", ignore_errors=True)
+    for folder in (output / "made").glob("*"):
+        if folder != made:  # what the same parts and edits made of the photos is still right
+            shutil.rmtree(folder, ignore_errors=True)
     (output / RESULT).unlink(missing_ok=True)
     return False
 
 
-def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float]) -> Job:
+def _job(
+    cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float], rows: dict[str, Any]
+) -> Job:
     from oodgan.evaluation.methods import MakerFactory
     from oodgan.evaluation.score import Job
     from oodgan.evaluation.summary import statistics_key, statistics_path
@@ -133,6 +150,7 @@ def _job(cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: di
         protocol=protocol,
         store=store,
         edit=edits,
+        variants=rows,
         maker=MakerFactory(plain(cfg)),
         identity=_identity(cfg),
         masks=any(pair.masks for pair in pairs),
@@ -192,7 +210,7 @@ def _score(config: Mapping[str, Any], job: Job) -> None:
 
 def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     from oodgan.data.images import write_image
-    from oodgan.evaluation import report, summary
+    from oodgan.evaluation import curves, report, summary
 
     table = summary.load(job.store, len(job.pairs))
     found = summary.summarise(job, table)
@@ -210,8 +228,14 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         picture = report.sheet(job.pairs, table[:, m, job.columns.index(by)], method, by)
         write_image(picture, output / "sheets" / f"{method}.png")
     report.write_rows(output / "per_image.csv", job.pairs, job.columns, table)
-    write_text(output / "table.md", report.markdown(found, caption))
-    write_text(output / "report.html", report.page(found, job.pairs, job.columns, table, caption))
+    several = any(row != variant.method for row, variant in job.variants.items())
+    equal = curves.equal_change(job, table, _at(cfg)) if several else {}
+    chart = curves.draw(equal) if equal else None
+    if chart:
+        with replacing(output / "curves.png") as temporary:
+            temporary.write_bytes(chart)
+    write_text(output / "table.md", report.markdown(found, caption, equal))
+    write_text(output / "report.html", report.page(found, job.pairs, job.columns, table, caption, equal, chart))
     result = {
         "protocol": job.protocol.as_dict(),
         "protocol_id": job.protocol.id,
@@ -219,6 +243,7 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         "photos": summary.statistics_key(job.pairs, job.protocol),
         "edits": dict(job.edit),
         "methods": found,
+        "equal_change": equal,
         "notes": notes,
         "sheets_by": by,
         "fingerprint": mark,
@@ -230,7 +255,7 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     shutil.rmtree(output / "progress", ignore_errors=True)
     manifest.save(output)
     _log(cfg, found, output)
-    tracker.log_artifact(output, list(sources.values()), only=("*.md", "*.csv", "*.html", "sheets/*"))
+    tracker.log_artifact(output, list(sources.values()), only=("*.md", "*.csv", "*.html", "curves.png", "sheets/*"))
     tracker.finish()
     write_json(output / RESULT, result)
 
@@ -239,15 +264,21 @@ def _notes(cfg: DictConfig) -> list[str]:
     """What a reader of the table must know about methods that are not quite what their name says."""
     from oodgan.evaluation.paper import differences
 
-    return [differences(plain(cfg))] if "paper" in plain(cfg.methods).values() else []
+    return [differences(plain(cfg))] if "paper" in _built_in(cfg) else []
+
+
+def _built_in(cfg: DictConfig) -> set[str]:
+    """The built-in methods among those that are scored."""
+    from oodgan.evaluation.methods import BUILT_IN, variants
+
+    return {variant.source for variant in variants(plain(cfg.methods), None).values()} & set(BUILT_IN)
 
 
 def _sources(cfg: DictConfig) -> dict[str, Path]:
     """The artifacts and weights files that made the pictures, as far as this command made them."""
-    from oodgan.evaluation.methods import BUILT_IN
     from oodgan.stages import _common as common
 
-    if not set(plain(cfg.methods).values()) & set(BUILT_IN):
+    if not _built_in(cfg):
         return {}
     found = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
     theirs = common.used(cfg.get("paper") or DictConfig({}), "diffcam", "deghoster")
