@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from oodgan.launch import compose
-from oodgan.paths import FitFolder, RunFolder, StageFolder
+from oodgan.paths import RunFolder, StageFolder, find_checkpoint
 
 
 def touch(path: Path) -> Path:
@@ -32,9 +33,19 @@ def test_trainings_of_a_stage_are_found_with_their_phase(tmp_path: Path) -> None
         touch(fit.metrics_csv)
     assert stage.fits() == [codes, images] and [fit.phase for fit in stage.fits()] == ["codes", "images"]
     assert stage.fit("0123456789abcdef").phase == ""
-    touch(codes.last)
-    touch(images.best)
-    assert stage.checkpoints(FitFolder.LAST) == [codes.last] and stage.checkpoints(FitFolder.BEST) == [images.best]
+
+
+def test_a_checkpoint_is_found_in_every_folder_that_may_be_named(tmp_path: Path) -> None:
+    stage = StageFolder(tmp_path)
+    assert find_checkpoint(stage.path, best=True) is None
+    older, newer = stage.fit("0123456789", "codes"), stage.fit("0123456789", "images")
+    for fit in (older, newer):
+        touch(fit.last)
+    os.utime(older.last.parent, (1, 1))
+    touch(newer.best)
+    assert find_checkpoint(stage.path, best=True) == newer.best
+    assert find_checkpoint(stage.path, best=False) == newer.last
+    assert find_checkpoint(older.path, best=True) == find_checkpoint(older.last.parent, best=True) == older.last
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,18 @@ from typing import Any
 from oodgan.files import MANIFEST
 
 CONFIG = "config.yaml"
+JOB = "job.json"
 WEIGHTS = "weights.safetensors"
 METRICS_CSV = "metrics.csv"
 METRICS_JSON = "metrics.json"
+CHECKPOINTS = "checkpoints"
+LAST, BEST = "last.ckpt", "best.ckpt"
 PICTURES = ("*.png", "*.jpg")
+
+
+def sweep_folder(cfg: Any) -> Path:
+    """The folder of the jobs of the sweep that a configuration names."""
+    return Path(cfg.root) / "sweeps" / cfg.sweep
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class RunFolder:
 
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.path / name)
+
+    @property
+    def config(self) -> Path:
+        """The pipeline's configuration."""
+        return self.path / CONFIG
 
     @property
     def report(self) -> Path:
@@ -71,7 +84,7 @@ class StageFolder:
     @property
     def job(self) -> Path:
         """What a sweep's job was asked and how it ended."""
-        return self.path / "job.json"
+        return self.path / JOB
 
     @property
     def config(self) -> Path:
@@ -84,10 +97,6 @@ class StageFolder:
     def fits(self) -> list[FitFolder]:
         """The trainings that logged something here."""
         return [FitFolder(path.parent) for path in sorted(self.path.glob(f"training/*/{METRICS_CSV}"))]
-
-    def checkpoints(self, name: str) -> list[Path]:
-        """The checkpoints of this name (`FitFolder.LAST` or `BEST`) of all trainings."""
-        return sorted(self.path.glob(f"training/*/{FitFolder.CHECKPOINTS}/{name}"))
 
     def is_run(self) -> bool:
         """Whether a stage, a training or a sweep's job has left anything to read here."""
@@ -105,9 +114,6 @@ class FitFolder:
     """One training: Lightning's `default_root_dir`."""
 
     path: Path
-
-    CHECKPOINTS = "checkpoints"
-    LAST, BEST = "last.ckpt", "best.ckpt"
 
     @property
     def phase(self) -> str:
@@ -135,13 +141,29 @@ class FitFolder:
 
     @property
     def last(self) -> Path:
-        return self.path / self.CHECKPOINTS / self.LAST
+        return self.path / CHECKPOINTS / LAST
 
     @property
     def best(self) -> Path:
-        return self.path / self.CHECKPOINTS / self.BEST
+        return self.path / CHECKPOINTS / BEST
 
     @property
     def picture(self) -> Path:
         """The sheet of the last validation."""
         return self.path / "validation.png"
+
+    @property
+    def confusion(self) -> Path:
+        """Diff-CAM's confusion matrix of the last validation."""
+        return self.path / "confusion.csv"
+
+
+def find_checkpoint(folder: Path, best: bool) -> Path | None:
+    """The best checkpoint or else the last (without `best`, the last or else the best); None where there is none.
+
+    `folder` is a training's, that of its checkpoints, or a stage's, of whose trainings the newest counts.
+    """
+    trainings = sorted(folder.glob(f"training/*/{CHECKPOINTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    names = (BEST, LAST) if best else (LAST, BEST)
+    files = (place / name for place in (folder, folder / CHECKPOINTS, *trainings) for name in names)
+    return next((path for path in files if path.is_file()), None)

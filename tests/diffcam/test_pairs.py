@@ -171,7 +171,8 @@ def test_confusions_and_the_place_of_maps_are_measured_while_training(
 ) -> None:
     import csv
 
-    from oodgan.diffcam.callbacks import FILE, ConfusionMatrix, MaskQuality
+    from oodgan.diffcam.callbacks import ConfusionMatrix, MaskQuality
+    from oodgan.paths import FitFolder
 
     module = DiffCAMModule(network, optimizer={"_target_": "torch.optim.Adam", "lr": 0.1})
     settings = {"max_steps": 4, "batch_size": 16, "val_every": 2, "monitor": "val/loss"}
@@ -179,7 +180,7 @@ def test_confusions_and_the_place_of_maps_are_measured_while_training(
     watching = [ConfusionMatrix(renderer.bank.names), MaskQuality(renderer, samples=2)]
     data = DatasetModule(Pairs(shards), 25, 16, seed=0)
     fit(module, data, cfg=cfg, settings=settings, folder=tmp_path, callbacks=watching)
-    rows = list(csv.reader((tmp_path / FILE).open()))
+    rows = list(csv.reader(FitFolder(tmp_path).confusion.open()))
     counts = torch.tensor([[int(value) for value in row[1:]] for row in rows[1:]])
     assert rows[0][1:] == list(renderer.bank.names) and counts.sum() == 25
     accuracy = [v for _, name, v in read_csv(tmp_path / "metrics.csv") if name == "val/accuracy"]

@@ -52,7 +52,7 @@ def test_training_learns_and_keeps_best_and_last(tmp_path):
     result = run(Gan(), tmp_path / "run", steps=40)
     values = [v for _, name, v in read_csv(tmp_path / "run/metrics.csv") if name == "val/loss"]
     assert values[-1] < 0.6 * values[0]
-    assert result.checkpoint.name == checkpoints.BEST
+    assert result.checkpoint.name == "best.ckpt"
     assert result.metrics["val/loss"] == pytest.approx(values[-1])
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
 

@@ -10,7 +10,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 
 import oodgan  # noqa: F401
-from oodgan.training.pictures import FILE, Pictures
+from oodgan.paths import FitFolder
+from oodgan.training.pictures import Pictures
 
 
 def fit_small(folder, module):
@@ -44,7 +45,7 @@ def test_pictures_of_the_module_or_of_its_validation(tmp_path, own):
     if own:
         module.pictures = lambda batch: {"photo": (0 * batch["image"] + red).expand(-1, 3, 8, 8)}
     fit_small(tmp_path, module)
-    picture = Image.open(tmp_path / FILE)
+    picture = Image.open(FitFolder(tmp_path).picture)
     columns = 1 if own else 2
     assert picture.size == (columns * 68 + 4, 18 + 3 * 68 + 4)
     assert pixels(picture, 0, row=2) == (255, 0, 0)
@@ -56,4 +57,4 @@ def test_without_pictures_there_is_no_sheet(tmp_path):
     from small import Regression
 
     fit_small(tmp_path, Regression())
-    assert not (tmp_path / FILE).exists() and (tmp_path / "metrics.csv").is_file()
+    assert not FitFolder(tmp_path).picture.exists() and (tmp_path / "metrics.csv").is_file()

@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from oodgan.command.words import key_of
 from oodgan.errors import UserError
 from oodgan.files import write_text
+from oodgan.paths import CONFIG, RunFolder, StageFolder
 from oodgan.ranks import rank
 
-FILE = "config.yaml"
 _FOLDER = "${root}/${run}/${stage}"
 _HERE = ("folder", "stage", "fit", "hydra", "defaults", "sweep", "resume", "replace", "config")
 """Keys that belong to the one run, and are not taken over."""
@@ -28,7 +28,7 @@ def beside(cfg: DictConfig) -> Iterator[None]:
     """After a block that ended well, write the configuration into the folder of the stage, where it made one."""
     kept = cfg.copy()
     yield
-    file = (Path(kept.root) / kept.run if kept.stage == "pipeline" else Path(kept.folder)) / FILE
+    file = (RunFolder.of(kept) if kept.stage == "pipeline" else StageFolder.of(kept)).config
     if rank() == 0 and file.parent.is_dir():
         with contextlib.suppress(OSError):
             if not file.is_file() or file.read_text(encoding="utf-8") != text(kept):
@@ -61,16 +61,16 @@ def primary(overrides: list[str], conf: Path, stage: str) -> Iterator[tuple[Path
         for key in _keys_of(conf, group):
             body.pop(key, None)
     with tempfile.TemporaryDirectory(prefix="oodgan-config-") as folder:
-        ours = yaml.safe_load((conf / FILE).read_text(encoding="utf-8"))
+        ours = yaml.safe_load((conf / CONFIG).read_text(encoding="utf-8"))
         made = {**ours, "defaults": _defaults(ours["defaults"], set(body)), **body, "folder": _FOLDER}
-        (Path(folder) / FILE).write_text(yaml.safe_dump(made, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (Path(folder) / CONFIG).write_text(yaml.safe_dump(made, sort_keys=False, allow_unicode=True), encoding="utf-8")
         yield Path(folder), [f"hydra.searchpath=[file://{conf}]", *left]
 
 
 def find(place: str, stage: str) -> Path:
     """The file that `config=` means: itself, or that of a stage's or a run's folder."""
     path = Path(place).expanduser()
-    for file in (path, path / FILE, path / stage / FILE):
+    for file in (path, path / CONFIG, path / stage / CONFIG):
         if file.is_file():
             return file
     raise UserError(f"config={place}: neither a saved configuration nor a folder of a run that holds one")

@@ -17,9 +17,9 @@ from oodgan.diffcam.pairs import PairRenderer
 from oodgan.generators.protocol import sample_codes
 from oodgan.metrics.masks import MaskIoU, MaskShareInside
 from oodgan.metrics.regions import ConsistentChange, activations
+from oodgan.paths import FitFolder
 from oodgan.tracking import wandb as tracker
 
-FILE = "confusion.csv"
 _HELD_OUT = 2**40  # seeds that no training draws from
 _SIDE = 64  # pixels of masks and regions
 
@@ -54,7 +54,7 @@ class ConfusionMatrix(pl.Callback):
         counts = self.matrix.compute().cpu()
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / FILE
+        path = FitFolder(Path(trainer.default_root_dir)).confusion
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

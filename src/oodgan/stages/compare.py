@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from oodgan.errors import UserError
 from oodgan.files import write_text
+from oodgan.paths import sweep_folder
 from oodgan.reporting.terminal import console
 from oodgan.tracking import compare, page, runs
 
@@ -38,7 +39,7 @@ def _runs(cfg: DictConfig) -> list[runs.Run]:
         return runs.from_wandb(cfg.wandb, cfg.sweep)
     places = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs or [])
     if cfg.sweep:
-        places.append(str(Path(cfg.root) / "sweeps" / cfg.sweep))
+        places.append(str(sweep_folder(cfg)))
     if not places:
         raise UserError("compare what? give run folders, sweep=NAME or wandb=ENTITY/PROJECT")
     return runs.collect(places)

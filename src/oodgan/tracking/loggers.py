@@ -21,11 +21,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from oodgan.errors import UserError, unknown
 from oodgan.files import write_json
+from oodgan.paths import FitFolder
 from oodgan.ranks import rank
 from oodgan.tracking.artifacts import plain
-
-METRICS_CSV = "metrics.csv"
-RUN_FILE = "run.json"
 
 
 class CsvLog(Logger):
@@ -38,7 +36,7 @@ class CsvLog(Logger):
 
     def __init__(self, folder: str | Path, resume_at: int | None = None) -> None:
         super().__init__()
-        self.path = Path(folder) / METRICS_CSV
+        self.path = FitFolder(Path(folder)).metrics_csv
         self._cut(resume_at)
 
     @rank_zero_only
@@ -89,7 +87,7 @@ def read_csv(path: str | Path) -> list[tuple[int, str, float]]:
 
 def run_identity(folder: str | Path, **known: Any) -> dict[str, Any]:
     """The run's own id (8 hex digits), group and stage, kept in `folder/run.json`; made on the first call."""
-    path = Path(folder) / RUN_FILE
+    path = FitFolder(Path(folder)).identity
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     identity = {"id": uuid.uuid4().hex[:8], "created": time.strftime("%Y-%m-%dT%H:%M:%S"), **known}
@@ -99,7 +97,7 @@ def run_identity(folder: str | Path, **known: Any) -> dict[str, Any]:
 
 
 def _remember(folder: str | Path, **known: Any) -> None:
-    path = Path(folder) / RUN_FILE
+    path = FitFolder(Path(folder)).identity
     write_json(path, {**run_identity(folder), **known})
 
 

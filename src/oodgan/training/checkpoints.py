@@ -12,8 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from oodgan.errors import UserError
-
-LAST, BEST = "last.ckpt", "best.ckpt"
+from oodgan.paths import BEST, CHECKPOINTS, LAST, find_checkpoint
 
 
 class Checkpoints(Checkpoint):
@@ -82,7 +81,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> None:
         if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
             return
-        path = Path(trainer.default_root_dir) / "checkpoints" / name
+        path = Path(trainer.default_root_dir) / CHECKPOINTS / name
         save(trainer, path)
         trainer.last_good_checkpoint = str(path)  # type: ignore[attr-defined]
         if name == LAST:
@@ -114,15 +113,10 @@ def find(run: str | Path, best: bool = False) -> Path:
     path = Path(run)
     if path.is_file():
         return path
-    names = (BEST, LAST) if best else (LAST, BEST)
-    for folder in (path / "checkpoints", path):
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
-    found = [p for name in names for p in path.glob(f"training/*/checkpoints/{name}")]
-    if found:
-        return max(found, key=lambda p: (p.name == names[0], p.stat().st_mtime))
-    raise UserError(f"no checkpoint in {run}: neither checkpoints/{LAST} nor checkpoints/{BEST} is there")
+    found = find_checkpoint(path, best)
+    if found is None:
+        raise UserError(f"no checkpoint in {run}: neither {CHECKPOINTS}/{LAST} nor {CHECKPOINTS}/{BEST} is there")
+    return found
 
 
 def load(path: str | Path) -> dict[str, Any]:

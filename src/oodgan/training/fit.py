@@ -18,6 +18,7 @@ from torch import nn
 
 from oodgan.errors import UserError, unknown
 from oodgan.files import write_json, write_text
+from oodgan.paths import FitFolder
 from oodgan.ranks import rank
 from oodgan.tracking import loggers
 from oodgan.tracking import wandb as tracker
@@ -30,7 +31,6 @@ from oodgan.training.progress import Progress
 from oodgan.training.spread import spread
 from oodgan.training.study import Pruner, pruner_here
 
-METRICS_JSON, CONFIG_YAML = "metrics.json", "config.yaml"
 BEST, LAST = "best", "last"
 
 
@@ -175,7 +175,7 @@ class _Call:
             raise UserError("export=best needs a metric that decides what is best: give fit.monitor, or export=last")
         if int(self.settings.get("max_steps") or 0) < 1:
             raise UserError(f"max_steps is {self.settings.get('max_steps')}, must be at least 1")
-        present = (self.folder / "checkpoints" / checkpoints.LAST).is_file()
+        present = FitFolder(self.folder).last.is_file()
         if self.resume == "auto":
             self.resume = str(self.folder) if present else None
             self.init_from = None if present else self.init_from
@@ -195,7 +195,7 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
         _inherit(Path(call.resume), call.folder)
     if rank() == 0 and not call.trial:
         write_text(
-            call.folder / CONFIG_YAML, OmegaConf.to_yaml(OmegaConf.create({**call.config, "fit": call.settings}))
+            FitFolder(call.folder).config, OmegaConf.to_yaml(OmegaConf.create({**call.config, "fit": call.settings}))
         )
     stop = parts.StopOnSignal()
     engine = _assemble(module, call, stop, int(saved["global_step"]) if saved else None)
@@ -323,10 +323,11 @@ def _inherit(source: Path, folder: Path) -> None:
     source = checkpoints.find(source).parents[1]  # a stage's folder holds the fit's further below
     if source.absolute() == folder:
         return
-    for name in (loggers.METRICS_CSV, loggers.RUN_FILE, f"checkpoints/{checkpoints.BEST}"):
-        if (source / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, folder / name)
+    old, new = FitFolder(source), FitFolder(folder)
+    for theirs, ours in ((old.metrics_csv, new.metrics_csv), (old.identity, new.identity), (old.best, new.best)):
+        if theirs.is_file():
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(theirs, ours)
 
 
 def _result(
@@ -347,7 +348,7 @@ def _result(
         metrics = saved.get("metrics", metrics)
     batch = int(call.settings.get("batch_size") or 0)
     speed = done * batch / seconds if seconds else 0.0
-    path = call.folder / METRICS_JSON
+    path = FitFolder(call.folder).metrics_json
     if rank() == 0:
         if not done and path.is_file():
             metrics = json.loads(path.read_text(encoding="utf-8"))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from oodgan.data.images import to_pil
 from oodgan.files import replacing
+from oodgan.paths import FitFolder
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.sheet import sheet
 
-FILE = "validation.png"
 COLUMNS = ("photo", "inverted", "edited", "coarse", "result", "target")
 
 
@@ -49,7 +49,7 @@ class Pictures(pl.Callback):
             return
         rows = [[to_pil(image) for image in row] for row in zip(*shown.values(), strict=True)]
         picture = sheet(rows, list(shown), size=max(64, min(256, rows[0][0].width)))
-        with replacing(Path(trainer.default_root_dir) / FILE) as temporary:
+        with replacing(FitFolder(Path(trainer.default_root_dir)).picture) as temporary:
             picture.save(temporary, "PNG")
         tracker.log_images({"validation": picture}, trainer.global_step, trainer)
         if {"photo", "mask"} <= set(first):

@@ -17,8 +17,8 @@ from oodgan.command import saved
 from oodgan.command.words import key_of, quoted
 from oodgan.errors import UserError
 from oodgan.files import write_json, write_text
+from oodgan.paths import JOB, StageFolder
 
-JOB_FILE = "job.json"
 _OF_ALL = ("sweep", "root")  # words of the sweep, not of a job
 _begun = 0.0
 _slot: Any = None
@@ -94,7 +94,7 @@ def failures() -> str:
     hydra = _hydra()
     if hydra is None or not _is_multirun(hydra):
         return ""
-    jobs = sorted(Path(str(hydra.sweep.dir)).glob(f"*/{JOB_FILE}"), key=lambda path: path.parent.name.zfill(9))
+    jobs = sorted(Path(str(hydra.sweep.dir)).glob(f"*/{JOB}"), key=lambda path: path.parent.name.zfill(9))
     fresh = [path for path in jobs if path.stat().st_mtime >= _begun - 1]
     notes = [(path.parent.name, read_job(path.parent) or {}) for path in fresh]
     failed = [(name, note) for name, note in notes if note.get("state") == "failed"]
@@ -141,12 +141,12 @@ def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
 
 def read_job(folder: str | Path) -> dict[str, Any] | None:
     """What `job.json` in a job's folder says: overrides, state (running, finished, pruned, failed), result; or None."""
-    path = Path(folder) / JOB_FILE
+    path = StageFolder(Path(folder)).job
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _write(folder: Path, note: dict[str, Any]) -> None:
-    write_json(folder / JOB_FILE, note)
+    write_json(StageFolder(folder).job, note)
 
 
 def _own(cfg: Any, folder: Path) -> Any:
@@ -154,7 +154,7 @@ def _own(cfg: Any, folder: Path) -> Any:
 
     A pipeline's stages write into a run, which is the job's folder then; the cache is that of all jobs.
     """
-    write_text(folder / saved.FILE, saved.text(cfg))
+    write_text(StageFolder(folder).config, saved.text(cfg))
     if "cache" in cfg:
         cfg.cache = str(cfg.cache)
     if cfg.get("stage") == "pipeline":

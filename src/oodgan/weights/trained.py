@@ -18,10 +18,11 @@ from torch import Tensor
 from oodgan.errors import UserError, nearest
 from oodgan.files import save_tensors
 from oodgan.foreign import reading
+from oodgan.paths import WEIGHTS, StageFolder, find_checkpoint
 from oodgan.weights import training
 from oodgan.weights.registry import REGISTRY, SHIPPED
 
-FILE = "weights.safetensors"
+FILE = WEIGHTS
 UNCONVERTED = (".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -43,8 +44,16 @@ def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metada
 def locate(source: str | Path) -> Path:
     """A shipped name, a stage's folder, an artifact (a folder with `weights.safetensors`), or a file -> the file."""
     path = Path(source)
-    for found in (SHIPPED / f"{source}.safetensors", path / FILE, path / "artifact" / FILE, path):
-        if found.is_file():
+    stage = StageFolder(path)
+    files = (
+        SHIPPED / f"{source}.safetensors",
+        path / FILE,
+        stage.artifact / FILE,
+        find_checkpoint(path, best=True),
+        path,
+    )
+    for found in files:
+        if found is not None and found.is_file():
             return found
     if parts := sorted(str(file.parents[1]) for file in path.glob(f"*/artifact/{FILE}")):
         raise UserError(f"{source} is a whole run: name the stage whose weights are meant, {' or '.join(parts)}")

@@ -10,18 +10,7 @@ from torch import Tensor
 from oodgan.errors import UserError
 from oodgan.weights import checkpoint
 
-NAMES = ("best.ckpt", "last.ckpt")
 _OWNERS = ("ema.module.", "network.")
-
-
-def find(folder: Path) -> Path | None:
-    """The checkpoint of a training's folder, of its `checkpoints`, or of a stage whose training has not ended; or None.
-
-    The best by metric comes before the last, the newest training before others.
-    """
-    trainings = sorted(folder.glob("training/*/checkpoints"), key=lambda path: path.stat().st_mtime, reverse=True)
-    files = (place / name for place in (folder, folder / "checkpoints", *trainings) for name in NAMES)
-    return next((path for path in files if path.is_file()), None)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
