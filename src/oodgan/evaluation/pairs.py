@@ -13,6 +13,7 @@ from oodgan.data.listing import Listing
 from oodgan.data.names import distinct, matched, short
 from oodgan.errors import UserError
 from oodgan.evaluation.methods import BUILT_IN, MASKED
+from oodgan.evaluation.photo_set import PhotoSet
 from oodgan.evaluation.protocol import Protocol
 from oodgan.files import below
 
@@ -34,7 +35,12 @@ class Pair:
 
 
 def match(
-    photos: Path, methods: Mapping[str, str], protocol: Protocol, made: Path, masks: Path | None = None
+    photos: Path,
+    methods: Mapping[str, str],
+    protocol: Protocol,
+    made: Path,
+    masks: Path | None = None,
+    only: PhotoSet | None = None,
 ) -> list[Pair]:
     """Pairs in name order, only of photos that every method has, so that all methods are scored on the same ones.
 
@@ -44,6 +50,7 @@ def match(
         made: where the built-in methods' pictures go (`made/METHOD/NAME.png`), and their masks
             (`made/masks/METHOD/NAME.png`). Masks of a folder of the edit stage lie in its `mask/`.
         masks: folder of parsing masks, PNGs named as the photos are.
+        only: the photos that the protocol chooses from; None: all.
 
     Pictures belong to the photo of their relative path without ending (`oodgan.data.names`).
 
@@ -55,7 +62,7 @@ def match(
         raise UserError("no methods to score; e.g. 'methods={ours: FOLDER, plain: FOLDER}'")
     found = Photos.of(photos)
     photo_files = found.files
-    names = protocol.choose(photo_files)
+    names = protocol.choose(photo_files if only is None else only.choose(photo_files))
     folders = {
         m: found.matched(_results(Path(value)), f"pictures of {m}") for m, value in methods.items() if not _made(value)
     }

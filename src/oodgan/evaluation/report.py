@@ -75,7 +75,9 @@ def merge(results: Sequence[Path]) -> str:
         for method, entry in values["methods"].items()
     }
     notes = dict.fromkeys(note for _, values in held for note in values.get("notes", ()))
-    caption = f"{held[0][1]['count']} photos, protocol {held[0][1]['protocol_id']}."
+    named = held[0][1].get("set")
+    chosen = f" of the set {named['name']}" if named else ""
+    caption = f"{held[0][1]['count']} photos{chosen}, protocol {held[0][1]['protocol_id']}."
     equal = {}
     for label, values in held:
         for attribute, found in values.get("equal_change", {}).items():

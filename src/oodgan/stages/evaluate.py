@@ -36,6 +36,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     """
     from oodgan.evaluation.methods import variants
     from oodgan.evaluation.pairs import match
+    from oodgan.evaluation.photo_set import PhotoSet
     from oodgan.evaluation.protocol import Protocol
     from oodgan.evaluation.store import Store
     from oodgan.ranks import rank
@@ -53,8 +54,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     edits = _edits(cfg, methods)
     maker = _maker(cfg, edits, methods)
     made = output / "made" / maker[:8]
-    pairs = match(Path(cfg.photos), methods, protocol, made, masks)
+    only = PhotoSet.read(cfg.set) if cfg.get("set") else None
+    pairs = match(Path(cfg.photos), methods, protocol, made, masks, only)
     settings = {"protocol": protocol.as_dict(), "edits": edits, "methods": methods, "maker": maker, "at": at}
+    settings["set"] = _set(cfg)
     settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity"))]
     mark = fingerprint(settings, _inputs(pairs, output))
     if _finished(output, mark, bool(cfg.get("replace")), made):
@@ -84,6 +87,11 @@ def _at(cfg: DictConfig) -> dict[str, float]:
         if not isinstance(change, int | float) or not 0 < change < math.inf:
             raise UserError(f"at.{name}={change} must be a positive change, e.g. at={{{name}: 0.6}}")
     return {str(name): float(change) for name, change in at.items()}
+
+
+def _set(cfg: DictConfig) -> dict[str, str] | None:
+    """Name and hash of the set of photos."""
+    return {"name": Path(cfg.set).stem, "sha256": digest(Path(cfg.set))} if cfg.get("set") else None
 
 
 def _without_regions(protocol: Any) -> Any:
@@ -217,7 +225,8 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     if job.protocol.sets:
         path = summary.statistics_path(summary.statistics_key(job.pairs, job.protocol))
         summary.add_sets(found, job, summary.real_statistics(job.store, path))
-    caption = f"{len(job.pairs)} photos, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
+    chosen = f" of the set {held['name']}" if (held := _set(cfg)) else ""
+    caption = f"{len(job.pairs)} photos{chosen}, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
     notes = _notes(cfg)
     caption = " ".join([caption, *notes])
     by = cfg.sheet_by or job.columns[-1]
@@ -241,6 +250,7 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         "protocol_id": job.protocol.id,
         "count": len(job.pairs),
         "photos": summary.statistics_key(job.pairs, job.protocol),
+        "set": held,
         "edits": dict(job.edit),
         "methods": found,
         "equal_change": equal,

@@ -1,0 +1,88 @@
+"""Sets of photos by name and hash: only these are measured, and only when they are the very files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oodgan.errors import UserError
+from oodgan.evaluation.photo_set import PhotoSet
+from oodgan.stages import evaluate
+from oodgan.weights.fetch import sha256_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_evaluate import config, folders  # noqa: F401  (folders is a fixture)
+
+SETS = Path(__file__).resolve().parents[2] / "experiments" / "sets"
+
+
+@pytest.fixture
+def three(folders):  # noqa: F811
+    photos = sorted((folders / "photos").iterdir())[1:4]
+    lines = ["# three photos", *(f"{sha256_of(photo)}  {photo.name}" for photo in photos)]
+    (folders / "three.sha256").write_text("\n".join(lines) + "\n")
+    return folders
+
+
+def test_only_the_photos_of_the_set_are_measured(three, capsys):
+    evaluate.run(config(three, set=str(three / "three.sha256")))
+    held = json.loads((three / "out/metrics.json").read_text())
+    assert held["count"] == 3 and held["set"]["name"] == "three"
+    assert "3 photos of the set three" in (three / "out/table.md").read_text()
+    assert "\n4," not in (three / "out/per_image.csv").read_text()
+    (three / "three.sha256").write_text("\n".join((three / "three.sha256").read_text().splitlines()[:3]) + "\n")
+    with pytest.raises(UserError, match="result of another evaluation"):
+        evaluate.run(config(three, set=str(three / "three.sha256")))
+
+
+def test_another_file_of_that_name_is_refused(three):
+    (three / "photos/2.png").write_bytes((three / "photos/6.png").read_bytes())
+    with pytest.raises(UserError, match=r"2\.png is not the photo of the set three: its sha256 is"):
+        evaluate.run(config(three, set=str(three / "three.sha256")))
+    assert not (three / "out").exists()
+    (three / "photos/2.png").unlink()
+    with pytest.raises(UserError, match=r"the set three has 3 photos, of which 2\.png is missing"):
+        evaluate.run(config(three, set=str(three / "three.sha256")))
+
+
+def test_a_refusal_is_one_line_of_the_command(three):
+    (three / "photos/2.png").write_bytes((three / "photos/6.png").read_bytes())
+    command = [sys.executable, "-m", "oodgan", "evaluate", "photos=photos", "set=three.sha256", "methods={near: near}"]
+    done = subprocess.run(command, cwd=three, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: photos/2.png is not")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("abc  1.png\n", r"line 1 of .* is 'abc  1\.png'"),
+        (f"{'0' * 64}  1.png\n" * 2, r"line 2 of .*: 1\.png is there twice"),
+    ],
+)
+def test_wrong_sets(tmp_path, text, message):
+    (tmp_path / "wrong.sha256").write_text(text)
+    with pytest.raises(UserError, match=message):
+        PhotoSet.read(tmp_path / "wrong.sha256")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        PhotoSet.read(tmp_path / "nowhere")
+
+
+def test_choosing_and_reporting_photos_are_apart():
+    for source in ("ood1024", "celebahq512"):
+        choose, report = (PhotoSet.read(SETS / f"{source}-{name}.sha256") for name in ("choose", "report"))
+        assert not set(choose.hashes) & set(report.hashes)
+        assert not set(choose.hashes.values()) & set(report.hashes.values())
+
+
+def test_the_committed_sets_are_those_of_the_rule(shared, tmp_path):
+    script = (SETS / "make.py").read_text()
+    (tmp_path / "make.py").write_text(script)
+    data = shared / "data"
+    places = [data / "celebahq512/images", data / "celebahq512/masks", data / "ood1024"]
+    subprocess.run([sys.executable, tmp_path / "make.py", *places], check=True, timeout=300)
+    for path in sorted(tmp_path.glob("*.sha256")):
+        assert path.read_text() == (SETS / path.name).read_text(), path.name
+    assert len(list(tmp_path.glob("*.sha256"))) == 4
