@@ -1,0 +1,1 @@
+"""Parts of your own for oodgan: a loss, a metric, a callback and a source of images."""
