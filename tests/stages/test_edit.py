@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodgan.directions.probes import Probes
+from oodgan.editing import Editor
+from oodgan.editing.strength import Search
 from oodgan.errors import UserError
 from oodgan.stages._photos import find
 
@@ -155,3 +158,56 @@ def test_inputs_are_files_folders_and_globs(
     draw_face(3).save(photos / "other" / "b.jpg")
     with pytest.raises(UserError, match="would both be written to b"):
         find([f"{photos}/**/*.jpg"], out)
+
+
+@pytest.mark.network
+def test_a_strength_is_sought_recorded_and_told(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("photos", "edits={smile: +5sd, age: [0, 0.5]}")
+    assert oodgan(*words) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "of +5.00 sd" in line]
+    assert len(told) == 2 and all(line.startswith("  smile ") and "identity" in line for line in told), "one a photo"
+    record = ledger()
+    entry = record["photos"]["a"]
+    assert [s["edits"]["age"] for s in entry["sought"]] == [0.0, 0.5] and entry["seconds"]["strength"] > 0
+    for sought in entry["sought"]:
+        choice = sought["chosen"]["smile"]
+        assert choice["strength"] == sought["edits"]["smile"] and choice["target"] == 5.0
+        assert choice["reached"] or choice["reason"]
+    settings = record["settings"][entry["settings"]]
+    assert settings["edits"]["smile"] == "+5sd" and len(settings["strength"]["weights_sha256"]) == 64
+    assert oodgan(*words) == 0
+    assert "0 edited, 2 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        ("{smile: autoo}", "strength 'autoo' of 'smile' (did you mean 'auto'?)"),
+        ("{smile: +1xd}", "strength '+1xd' of 'smile' (did you mean '+1sd'?)"),
+        ("{smile: [auto, 1]}", "edits.smile: 'auto' in a list of strengths"),
+        ("{age: auto}", "unknown attribute for auto"),
+        ("{smile: auto}", "do not say what strength 1 shows"),
+    ],
+)
+def test_what_cannot_be_sought_is_one_line(
+    edits: str, told: str, oodgan: Callable[..., int], small_editor: Editor, photos: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import torch
+
+    search = Search()
+    search.probes = Probes(("smile",), torch.ones(1, 1), torch.zeros(1), {"smile": 1.0})
+    monkeypatch.setattr(small_editor, "search", search)
+    assert oodgan("photos", f"edits={edits}") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and told in line
+    assert not Path("out").exists()
+
+
+def test_frames_take_numbers(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    assert oodgan("photos", "edits={smile: auto}", "frames=true", aligned=False) == 2
+    assert "edits={smile: auto} would choose anew for each frame" in capsys.readouterr().err

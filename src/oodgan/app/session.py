@@ -122,7 +122,7 @@ class Studio:
         if wish.mask and isinstance(editor.masker, Masker):
             editor = copy.copy(editor)
             editor.masker = editor.masker.adjusted(**wish.mask)
-        return Edit(editor, self.subject(session, wish.face), editor.checked(wish.edits), {})
+        return editor.begin(self.subject(session, wish.face), editor.checked(wish.edits))
 
     def views(self, edit: Edit) -> dict[str, str]:
         """Files to show of each of `VIEWS`."""

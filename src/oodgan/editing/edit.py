@@ -18,6 +18,7 @@ from oodgan.inversion.value import Inversion
 
 if TYPE_CHECKING:
     from oodgan.editing.editor import Editor
+    from oodgan.editing.strength import Choice
 
 IMAGES = ("photo", "inverted", "edited", "mask", "coarse", "result")
 """What an edit computes, in this order; each needs those before it."""
@@ -44,10 +45,14 @@ class Edit:
 
     `tensors` has the numbers behind them by the names of `IMAGES`: (1, 3, R, R) in [-1, 1], `mask` (1, 1, R, R) in
     [0, 1]. `edits` are the strengths, `seconds` those that each step took so far (near 0 for what was known already).
+    `chosen` says of each attribute that was asked for by its change (`auto`, `+1sd`) what was chosen and what it shows.
     """
 
-    def __init__(self, editor: Editor, subject: Subject, edits: dict[str, float], seconds: dict[str, float]) -> None:
-        self.edits, self.seconds, self.subject = edits, seconds, subject
+    def __init__(
+        self, editor: Editor, subject: Subject, edits: dict[str, float], seconds: dict[str, float],
+        chosen: Mapping[str, Choice] | None = None,
+    ) -> None:  # fmt: skip
+        self.edits, self.seconds, self.subject, self.chosen = edits, seconds, subject, dict(chosen or {})
         self.tensors = Tensors(editor, subject, edits, seconds)
 
     @property
@@ -114,7 +119,8 @@ class Tensors(Mapping[str, Tensor]):
             have = {earlier: self[earlier] for earlier in IMAGES[: IMAGES.index(name)]}
             start = time.perf_counter()
             self._found[name] = self._make(name, have)
-            self._seconds[STEPS[name]] = time.perf_counter() - start
+            step = STEPS[name]
+            self._seconds[step] = self._seconds.get(step, 0.0) + time.perf_counter() - start
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]:

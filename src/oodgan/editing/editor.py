@@ -16,7 +16,8 @@ from oodgan.compose import compose
 from oodgan.data.detect import Face
 from oodgan.directions.bank import Bank
 from oodgan.editing.edit import Edit
-from oodgan.editing.subject import Picture, Subjects
+from oodgan.editing.strength import Search, Strength, Target, parse
+from oodgan.editing.subject import Picture, Subject, Subjects, once
 from oodgan.errors import UserError, unknown
 from oodgan.inversion.transfer import Transfer, Whole
 from oodgan.inversion.value import Inversion
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from oodgan.diffcam.masks import Masker
     from oodgan.generators.protocol import Generator
     from oodgan.inversion.inverter import Inverter
+
+
+Edits = Mapping[str, "float | str | Target"]
+"""{attribute: strength}, or a change instead of a strength: `auto`, `+1sd` (`oodgan.editing.strength`)."""
 
 
 class Editor:
@@ -43,6 +48,7 @@ class Editor:
         composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
         device: where everything is computed.
         transfer: how the residuals of an inversion follow an edit (`oodgan.inversion.transfer`); None: unchanged.
+        search: chooses strengths that are asked for by their change (`oodgan.editing.strength`); None: the default one.
 
     Example::
 
@@ -67,11 +73,13 @@ class Editor:
         composition: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         transfer: Transfer | None = None,
+        search: Search | None = None,
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
         self.synthesis: Callable[..., Tensor] = generator.synthesis  # another backend may take its place
         self.transfer: Transfer = transfer or Whole()
+        self.search = search or Search()
         for part in (generator, inverter, masker, remover, self.transfer):
             if isinstance(part, nn.Module):
                 part.to(self.device).eval()
@@ -88,6 +96,7 @@ class Editor:
         from oodgan import directions, generators
         from oodgan.deghost import remover
         from oodgan.diffcam import masks
+        from oodgan.editing import strength
         from oodgan.export import backend
         from oodgan.inversion import cache, transfer
 
@@ -105,6 +114,7 @@ class Editor:
             cfg.get("compose"),
             device,
             transfer.build(cfg.get("transfer"), generator),
+            strength.build(cfg.get("strength")),
         )
         if chosen == "openvino":
             backend.accelerate(editor, cfg)
@@ -183,23 +193,21 @@ class Editor:
     def edit(
         self,
         picture: list[Picture] | tuple[Picture, ...],
-        edits: Mapping[str, float],
+        edits: Edits,
         *,
         aligned: bool = ...,
         face: str | int | Face = ...,
     ) -> list[Edit]: ...
     @overload
     def edit(  # type: ignore[overload-overlap]
-        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: Literal["all"]
+        self, picture: Picture, edits: Edits, *, aligned: bool = ..., face: Literal["all"]
     ) -> list[Edit]: ...
     @overload
-    def edit(
-        self, picture: Picture, edits: Mapping[str, float], *, aligned: bool = ..., face: str | int | Face = ...
-    ) -> Edit: ...
+    def edit(self, picture: Picture, edits: Edits, *, aligned: bool = ..., face: str | int | Face = ...) -> Edit: ...
     def edit(
         self,
         picture: Any,
-        edits: Mapping[str, float],
+        edits: Edits,
         *,
         aligned: bool = False,
         face: str | int | Face = "largest",
@@ -209,7 +217,8 @@ class Editor:
         Args:
             picture: a path; a PIL picture of any mode; an array (H, W), (H, W, 3) or (H, W, 4), uint8 or float in
                 [0, 1]; a tensor (3, H, W) or (1, 3, H, W), float in [-1, 1]; or a list of such, which gives a list.
-            edits: {attribute: strength}; 1 is the calibrated strength, negative ones reverse the attribute.
+            edits: {attribute: strength}; 1 is the calibrated strength, negative ones reverse the attribute. "auto" and
+                changes such as "+1sd" are strengths to be found, at once (`Edit.chosen`).
             aligned: the picture is an FFHQ-style crop already.
             face: `largest`, `all`, a number from 0, largest first, or a `Face` that was found already.
 
@@ -235,11 +244,25 @@ class Editor:
             start = time.perf_counter()
             subjects = self.subjects.find(one, aligned, face)
             seconds = (time.perf_counter() - start) / len(subjects)
-            found += [Edit(self, subject, edits, {"align": seconds}) for subject in subjects]
+            found += [self.begin(subject, edits, {"align": seconds}) for subject in subjects]
         return found if many or face == "all" else found[0]
 
+    def begin(
+        self, subject: Subject, edits: Mapping[str, Strength], seconds: dict[str, float] | None = None
+    ) -> Edit:  # fmt: skip
+        """The edit of a face by `checked` edits; strengths that are asked for by their change are found now."""
+        seconds = {} if seconds is None else seconds
+        start = time.perf_counter()
+        if not any(isinstance(strength, Target) for strength in edits.values()):
+            return Edit(self, subject, dict(edits), seconds)  # type: ignore[arg-type]
+        inversion, _ = once(subject, self.invert)
+        inverted = time.perf_counter()
+        strengths, chosen = self.search(self, inversion, edits)
+        seconds |= {"invert": inverted - start, "strength": time.perf_counter() - inverted}
+        return Edit(self, subject, strengths, seconds, chosen)
+
     def sweep(
-        self, picture: Picture, name: str, strengths: Iterable[float], also: Mapping[str, float] | None = None,
+        self, picture: Picture, name: str, strengths: Iterable[float], also: Edits | None = None,
         *, aligned: bool = False, face: str | int = "largest",
     ) -> list[Edit]:  # fmt: skip
         """One attribute at several strengths, beside the fixed edits `also`: an `Edit` for each strength.
@@ -256,16 +279,19 @@ class Editor:
         every = [{**(also or {}), name: strength} for strength in strengths]
         return [self.edit(picture, edits, aligned=aligned, face=face) for edits in every]
 
-    def checked(self, edits: Mapping[str, float]) -> dict[str, float]:
-        """The edits as plain floats; raises UserError for an unknown name or a strength that is no finite number."""
+    def checked(self, edits: Edits) -> dict[str, Strength]:
+        """The edits as floats and targets; UserError for an unknown name, or a strength or target that is none."""
         if not isinstance(edits, Mapping):
             raise UserError(f"edits={edits!r}: a mapping is expected, for example {{{self.names[0]}: 1.0}}")
-        self.bank.delta(edits)
+        strengths = {str(name): parse(str(name), value) for name, value in edits.items()}
         marked = getattr(self.masker, "names", self.names)
-        for name in edits:
+        for name, strength in strengths.items():
+            self.bank.index(name)
             if name not in marked:
-                raise unknown("attribute for this Diff-CAM", str(name), marked)
-        return {str(name): float(strength) for name, strength in edits.items()}
+                raise unknown("attribute for this Diff-CAM", name, marked)
+            if isinstance(strength, Target):
+                self.search.wanted(self.bank, name, strength)
+        return strengths
 
 
 def _device(accelerator: str) -> str:

@@ -12,16 +12,20 @@ from oodgan.errors import UserError, unknown
 from oodgan.foreign import reading
 from oodgan.tracking.artifacts import plain
 
-PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster")
+PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "strength")
 PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend")
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 
 
 def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the pixels: the edit, how faces are chosen, and the parts with their weights."""
+    """What decides the pixels: the edit, how faces are chosen, and the parts with their weights.
+
+    How strengths are sought counts only where `edits` asks for a change (`auto`, `+1sd`).
+    """
     from oodgan.weights import trained
 
-    parts = {name: plain(cfg.get(name)) for name in PARTS}
+    seeks = any(isinstance(strength, str) for strength in edits.values())
+    parts = {name: plain(cfg.get(name)) for name in PARTS if seeks or name != "strength"}
     for part in parts.values():
         if isinstance(part, dict):
             part.pop("fit", None)

@@ -27,8 +27,9 @@ class Ledger:
     """The record of an output folder, which several commands may write to at once.
 
     `settings` maps a hash to the settings behind it; `photos` maps a result's name to where it came from, its
-    settings' hash, seconds of each step, number of faces, notes, and whether it is finished; `failures` maps a path to
-    the reason. Each change reads what others have recorded meanwhile, while the file is locked.
+    settings' hash, seconds of each step, number of faces, notes, the strengths that were sought, and whether it is
+    finished; `failures` maps a path to the reason. Each change reads what others have recorded meanwhile, while the
+    file is locked.
     """
 
     folder: Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from oodgan.data.images import FORMATS
 from oodgan.editing.edit import strength_text
+from oodgan.editing.strength import Target, parse
 from oodgan.errors import UserError, nearest, unknown
 from oodgan.files import below
 from oodgan.stages._ledger import SAVED
@@ -30,7 +30,7 @@ class Plan:
     """
 
     output: Path
-    edits: list[dict[str, float]]
+    edits: list[dict[str, float | str]]
     lists: dict[str, list[float]]
     save: tuple[str, ...]
     format: str
@@ -48,6 +48,7 @@ class Plan:
         choices = [value if isinstance(value, list) else [value] for value in wanted.values()]
         combos = [dict(zip(wanted, strengths, strict=True)) for strengths in itertools.product(*choices)]
         window = _window(cfg)
+        _fixed_for_frames(window, wanted)
         more = [cfg.save] if isinstance(cfg.save, str) else cfg.save or []
         save = dict.fromkeys(["pasted" if window else "result", *map(str, more)])
         for name in save:
@@ -71,7 +72,7 @@ class Plan:
         """What decides the pixels beside the edits and the parts."""
         return {"frames": self.window} if self.window else {}
 
-    def file(self, kind: str, job: Job, face: int | None = None, edits: Mapping[str, float] | None = None) -> Path:
+    def file(self, kind: str, job: Job, face: int | None = None, edits: Mapping[str, Any] | None = None) -> Path:
         """Where a picture goes: `<output>/<kind>/<name>[_face<i>][_<strengths>].<format>`."""
         ending = "" if face is None else f"_face{face}"
         if edits is not None and self.grid:
@@ -102,8 +103,8 @@ def inputs_of(cfg: DictConfig) -> list[str]:
     return [str(cfg.input)] if isinstance(cfg.input, str | int | float) else [str(item) for item in cfg.input]
 
 
-def edits_of(cfg: DictConfig) -> dict[str, float | list[float]]:
-    """{attribute: strength or list of strengths}; raises UserError for none, and for what is no number."""
+def edits_of(cfg: DictConfig) -> dict[str, float | str | list[float]]:
+    """{attribute: strength, list of strengths, `auto` or a change (`+1sd`)}; UserError for what is neither."""
     if OmegaConf.is_missing(cfg, "edits") or not isinstance(cfg.edits, DictConfig) or not cfg.edits:
         raise UserError("which edit? for example: 'edits={smile: 1.0}', or 'edits={age: [-1, 0, 1]}' for a grid")
     plain = OmegaConf.to_container(cfg.edits, resolve=True)
@@ -115,10 +116,21 @@ def _strength(name: str, value: Any) -> Any:
     if isinstance(value, list):
         if not value:
             raise UserError(f"edits.{name}=[] has no strength; for example {name}: [-1, 0, 1]")
+        text = next((item for item in value if isinstance(item, str)), None)
+        if text is not None:
+            raise UserError(
+                f"edits.{name}: {text!r} in a list of strengths, which are numbers; for one strength: {name}: {text}"
+            )
         return list(dict.fromkeys(_strength(name, item) for item in value))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"strength {value!r} of {name!r} is not a finite number, for example {name}: 1.0")
-    return float(value)
+    strength = parse(name, value)
+    return str(strength) if isinstance(strength, Target) else strength
+
+
+def _fixed_for_frames(window: int, wanted: Mapping[str, Any]) -> None:
+    text = next((f"{name}: {value}" for name, value in wanted.items() if isinstance(value, str)), None)
+    if window and text:
+        raise UserError(f"edits={{{text}}} would choose anew for each frame and flicker: find the strength on one "
+                        "frame, without frames=true, and give it as a number")  # fmt: skip
 
 
 def _window(cfg: DictConfig) -> int:

@@ -3,6 +3,7 @@
 The faces are found, edited and written as DIR/result/<photo>.png; save=[pasted,mask,...] writes more beside it.
 
     oodgan edit photo.jpg 'edits={smile: 1.0}' output=edited
+    oodgan edit photo.jpg 'edits={smile: auto, age: -1sd}'                              strengths found by the change
     oodgan edit shots/ 'edits={eyeglasses: 1, age: -0.5}' save=[pasted] format=jpg      a folder, two attributes
     oodgan edit 'shots/*.webp' 'edits={age: [-1, 0, 1]}'                                a grid of strengths
     oodgan edit group.jpg 'edits={smile: 1}' face=all save=[pasted]                     every face of a photo
@@ -12,6 +13,9 @@ The faces are found, edited and written as DIR/result/<photo>.png; save=[pasted,
 
 Finished photos are skipped when the same command runs again; results of other settings are never written over unless
 replace=true says so. The exit code is 1 when some of many photos failed, 2 for a mistake in the command.
+
+`auto` is the change that strength 1 makes on samples, `+1sd` one standard deviation of the attribute: the strength is
+found on small previews, within the direction's useful range and `strength.identity`, and said in edits.json.
 
 frames=true takes the photos in natural order (frame2 before frame10), follows the face through them and smooths its
 place over `window` frames. The frames come out whole, at their own size, as DIR/pasted/<frame>.png; frames without
@@ -146,13 +150,17 @@ class _Run:
             if plan.window:
                 entry["tracks"] = list(self.faces[job.path]) if self.several else [None] * len(every[0])
             numbers = numbers_of(entry)
+            sought = [_sought(edit, face) for edits in every for face, edit in enumerate(edits) if edit.chosen]
+            if sought:
+                entry["sought"] = sought
+                _say("  " + "; ".join(_told(edit) for edits in every for edit in edits if edit.chosen))
             ledger.claim(job.name, plan.files(job, numbers), plan.replace, **entry)
             seconds = _write(every, photo, job, plan, numbers)
         notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
         self._note(notes)
         ledger.note(job.name, **entry, seconds=seconds, notes=notes)
 
-    def _edits(self, photo: Photo, edits: dict[str, float], faces: Mapping[int, Face] | None) -> list[Edit]:
+    def _edits(self, photo: Photo, edits: Mapping[str, float | str], faces: Mapping[int, Face] | None) -> list[Edit]:
         if faces is None:
             return self.editor.edit([photo], edits, aligned=self.plan.aligned, face=self.plan.face)
         return [self.editor.edit(photo, edits, face=face) for face in faces.values()]
@@ -164,6 +172,16 @@ class _Run:
             if not (self.plan.window and kind in self.noted):
                 _say(f"  note: {note}")
             self.noted.add(kind)
+
+
+def _sought(edit: Edit, face: int) -> dict[str, Any]:
+    """What the record says of strengths that were asked for by their change."""
+    chosen = {name: choice.as_dict() for name, choice in edit.chosen.items()}
+    return {"face": face, "edits": edit.edits, "chosen": chosen}
+
+
+def _told(edit: Edit) -> str:
+    return ", ".join(f"{name} {choice}" for name, choice in edit.chosen.items())
 
 
 def _write(every: Sequence[Sequence[Edit]], source: Photo, job: Job, plan: Plan, numbers: Numbers) -> dict[str, float]:

@@ -1,0 +1,295 @@
+"""Strengths asked for by the change that they should show: `auto`, or standard deviations of the attribute (`+1sd`).
+
+The strength is sought on small previews of the edited face by one half of the attribute probes. The other half judges
+results (`oodgan evaluate`), so that nothing is measured by what it was chosen with.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oodgan.errors import UserError, nearest, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from oodgan.directions.bank import Bank
+    from oodgan.directions.features import Extractor
+    from oodgan.directions.probes import Probes
+    from oodgan.editing.editor import Editor
+    from oodgan.inversion.value import Inversion
+
+AUTO = "auto"
+_DEVIATIONS = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))\s*sd")
+_CLOSE = 0.02  # strengths nearer than this look alike
+
+
+@dataclass(frozen=True)
+class Target:
+    """The change that an attribute should show: `sd` standard deviations; None: what strength 1 shows on samples."""
+
+    sd: float | None = None
+
+    def __str__(self) -> str:
+        return AUTO if self.sd is None else f"{self.sd:+g}sd"
+
+
+Strength = float | Target
+
+
+def parse(name: str, value: Any) -> Strength:
+    """A strength as people write it: a number, `auto`, or a change such as `+1sd`; UserError for anything else."""
+    if isinstance(value, Target):
+        return value
+    if isinstance(value, str):
+        return _target(name, value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"strength {value!r} of {name!r} is not a finite number, for example {name}: 1.0")
+    return float(value)
+
+
+def _target(name: str, text: str) -> Target:
+    if text == AUTO:
+        return Target()
+    match = _DEVIATIONS.fullmatch(text.strip())
+    deviations = float(match[1]) if match else 0.0
+    if not match or not math.isfinite(deviations):
+        raise UserError(
+            f"strength {text!r} of {name!r}{nearest(text, (AUTO, '+1sd'))}: a number, {AUTO}, or a change in standard "
+            "deviations such as +1sd expected"
+        )
+    if not deviations:
+        raise UserError(f"strength {text!r} of {name!r} asks for no change; for example {name}: +1sd")
+    return Target(deviations)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The strength that was chosen for one attribute.
+
+    Args:
+        strength: what the edit uses.
+        target, change: the attribute's change in standard deviations, as asked for and as seen on the preview.
+        identity: FaceNet similarity of the preview and the inverted face.
+        reached: whether the preview shows as much as asked for; `reason` says why not.
+    """
+
+    strength: float
+    target: float
+    change: float
+    identity: float
+    reached: bool
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, rounded to 3 digits."""
+        return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        shown = f"{self.strength:+.3g}: {self.change:+.2f} of {self.target:+.2f} sd, identity {self.identity:.2f}"
+        return shown if self.reached else f"{shown} (not reached: {self.reason})"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A preview: how far along the direction it is (`Course`), the change towards the target, the identity kept."""
+
+    progress: float
+    change: float
+    identity: float
+
+
+class Course:
+    """One side of a direction's useful range, as far as its strengths move samples: there the change is nearly linear.
+
+    Args:
+        notes: the direction's calibration; without a curve on samples progress is the strength itself.
+        end: the last useful strength, negative on the negative side.
+    """
+
+    def __init__(self, notes: Mapping[str, Any], end: float) -> None:
+        curve, sign = notes.get("samples") or {"strength": [end], "move": [end]}, math.copysign(1, end)
+        points = zip(curve["strength"], curve["move"], strict=True)
+        side = sorted((s * sign, m * sign) for s, m in points if 0 < s * sign <= abs(end))
+        growing = bool(side) and side[-1][0] == abs(end) and bool((np.diff([0.0, *(m for _, m in side)]) > 0).all())
+        self.strengths, self.moves = zip((0.0, 0.0), *(side if growing else [(abs(end),) * 2]), strict=True)
+        self.sign, self.end = sign, self.moves[-1]
+
+    def strength(self, progress: float) -> float:
+        """The signed strength."""
+        return round(self.sign * float(np.interp(progress, self.moves, self.strengths)), 3)
+
+
+def seek(
+    look: Callable[[float], tuple[float, float]], target: float, course: Course, identity: float, previews: int,
+    tolerance: float,
+) -> Choice:  # fmt: skip
+    """The strength at which the attribute changes by `target`, without less than `identity` of the person.
+
+    Starts where samples show as much, then follows the change from preview to preview.
+
+    Args:
+        look: strength -> (the attribute's change, identity), by a preview.
+        target: standard deviations; its sign is that of the course.
+    """
+    wanted = abs(target)
+    near, far = Seen(0.0, 0.0, 1.0), None  # enough is missing; too much changes, or too little of the person is left
+    allowed, at = [near], min(wanted, course.end)
+    for _ in range(previews):
+        change, kept = look(course.strength(at))
+        seen = Seen(at, change * course.sign, kept)
+        allowed += [seen] if kept >= identity else []
+        width = _width(near, far)
+        if kept < identity or seen.change > wanted + tolerance:
+            far = seen
+        else:
+            near = seen
+        if _done(near, far, wanted - tolerance, course, identity):
+            break
+        slow = (
+            far and math.isfinite(width) and _width(near, far) > width / 2
+        )  # a secant that creeps is left for the middle
+        at = (near.progress + far.progress) / 2 if far and slow else _next(near, far, wanted, course.end, identity)
+    best = min(allowed, key=lambda s: abs(s.change - wanted))
+    reached = best.change >= wanted - tolerance
+    reason = "" if reached else _reason(near, far, course, identity, previews)
+    return Choice(course.strength(best.progress), target, best.change * course.sign, best.identity, reached, reason)
+
+
+def _width(near: Seen, far: Seen | None) -> float:
+    return math.inf if far is None else far.progress - near.progress
+
+
+def _done(near: Seen, far: Seen | None, enough: float, course: Course, identity: float) -> bool:
+    if near.progress and near.change >= enough:
+        return True
+    if far is None:
+        return near.progress >= course.end
+    return abs(course.strength(far.progress) - course.strength(near.progress)) < _CLOSE
+
+
+def _next(near: Seen, far: Seen | None, wanted: float, end: float, identity: float) -> float:
+    """Where the change, or the identity that is left, should be right, well inside of what is not known yet."""
+    if far is None:
+        guess = near.progress * wanted / near.change if near.change > 0 else end
+        return min(max(guess, near.progress + 0.2 * (end - near.progress)), end)
+    share = (wanted - near.change) / (far.change - near.change) if far.change > wanted else 1.0
+    if far.identity < identity:
+        share = min(share, (near.identity - identity) / (near.identity - far.identity))
+    return near.progress + min(max(share, 0.1), 0.9) * (far.progress - near.progress)
+
+
+def _reason(near: Seen, far: Seen | None, course: Course, identity: float, previews: int) -> str:
+    if far is None and near.progress >= course.end:
+        return f"the useful range ends at {course.strength(course.end):+g}"
+    if far is not None and far.identity < identity:
+        return f"identity is {far.identity:.2f} at {course.strength(far.progress):+.3g}, below {identity:g}"
+    return f"the nearest of {previews} previews"
+
+
+class Search:
+    """Chooses the strengths of attributes that are asked for by their change (the config group `strength`).
+
+    Args:
+        weights: probes that see the change (`oodgan.directions.probes`): a shipped name or a file.
+        identity: FaceNet similarity of the edited and the inverted face that no chosen strength goes below.
+        previews: of each attribute at most.
+        tolerance: standard deviations within which a change is the one asked for.
+    """
+
+    def __init__(
+        self, weights: str = "probes_ffhq_seek", identity: float = 0.6, previews: int = 5, tolerance: float = 0.1
+    ) -> None:
+        if not 0 <= identity < 1:
+            raise UserError(f"strength.identity={identity}: from 0 to below 1 expected")
+        if isinstance(previews, bool) or not isinstance(previews, int) or previews < 1:
+            raise UserError(f"strength.previews={previews}: a whole number from 1 expected")
+        if not tolerance > 0:
+            raise UserError(f"strength.tolerance={tolerance}: more than 0 standard deviations expected")
+        self.weights, self.identity, self.previews, self.tolerance = weights, identity, previews, tolerance
+
+    @cached_property
+    def probes(self) -> Probes:
+        from oodgan.directions.probes import Probes
+        from oodgan.weights import trained
+
+        return Probes.load(trained.locate(self.weights))
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        from oodgan.directions.features import Extractor
+
+        return Extractor(self.probes.backbone, self.probes.size).eval()
+
+    def wanted(self, bank: Bank, name: str, target: Target) -> float:
+        """The change asked for in standard deviations.
+
+        Raises:
+            UserError: no probe knows the attribute, or `auto` for a direction that was not measured on samples.
+        """
+        if name not in self.probes.names:
+            raise unknown(f"attribute for {target} (strength.weights={self.weights})", name, self.probes.names)
+        if target.sd is not None:
+            return target.sd
+        curve = bank.calibration.get(name, {}).get("samples")
+        if not curve:
+            raise UserError(f"{name}: {AUTO}, but these directions do not say what strength 1 shows: say {name}: +1sd")
+        points = sorted(zip([0.0, *curve["strength"]], [0.0, *curve["move"]], strict=True))
+        return float(np.interp(1.0, *zip(*points, strict=True)))
+
+    def __call__(
+        self, editor: Editor, inversion: Inversion, edits: Mapping[str, Strength]
+    ) -> tuple[dict[str, float], dict[str, Choice]]:
+        """The strengths of all `edits` in their order, and what was chosen.
+
+        Of several targets each is sought beside the strengths that are given and chosen already: `change` is what it
+        adds to them, `identity` what all together leave.
+        """
+        strengths = {name: 0.0 if isinstance(value, Target) else value for name, value in edits.items()}
+        _, person = self._see(editor, inversion)
+        chosen: dict[str, Choice] = {}
+        for name, target in edits.items():
+            if isinstance(target, Target):
+                chosen[name] = self._choose(editor, inversion, strengths, name, target, person)
+                strengths[name] = chosen[name].strength
+        return strengths, chosen
+
+    def _choose(
+        self, editor: Editor, inversion: Inversion, others: Mapping[str, float], name: str, target: Target,
+        person: Tensor,
+    ) -> Choice:  # fmt: skip
+        column, wanted = self.probes.index(name), self.wanted(editor.bank, name, target)
+        before, _ = self._see(editor, editor.change(inversion, others))
+
+        def look(strength: float) -> tuple[float, float]:
+            scores, face = self._see(editor, editor.change(inversion, {**others, name: strength}))
+            return float((scores - before)[0, column]), float((face * person).sum())
+
+        low, high = editor.bank.range(name)
+        course = Course(editor.bank.calibration.get(name, {}), high if wanted > 0 else low)
+        return seek(look, wanted, course, self.identity, self.previews, self.tolerance)
+
+    def _see(self, editor: Editor, inversion: Inversion) -> tuple[Tensor, Tensor]:
+        """Scores (1, K) and identity (1, 512) of a preview."""
+        import torch
+
+        from oodgan.nn.facenet import identity_embedding
+
+        with torch.no_grad():
+            image = inversion.image(editor.generator, min(self.probes.size, editor.generator.resolution))
+            extractor = self.extractor.to(image.device)
+            return self.probes.score(extractor(image).cpu()), identity_embedding(image).cpu()
+
+
+def build(cfg: Mapping[str, Any] | None) -> Search:
+    """The config group `strength`; the shipped probes where there is none."""
+    from hydra.utils import instantiate
+
+    return instantiate(cfg, _partial_=True)() if cfg else Search()

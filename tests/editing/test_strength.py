@@ -1,0 +1,262 @@
+"""Strengths that are asked for by the change that they should show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oodgan import Editor
+from oodgan.directions.bank import Bank
+from oodgan.directions.probes import Probes
+from oodgan.editing.strength import Choice, Course, Search, Target, parse, seek
+from oodgan.errors import UserError
+from oodgan.inversion.value import Inversion
+
+SAMPLES = {"strength": [-1.5, -1.0, -0.5, 0.5, 1.0, 1.5], "move": [-0.3, -0.2, -0.1, 0.5, 2.0, 4.0]}
+NOTES = {"range": [-1.5, 1.5], "samples": SAMPLES}
+
+
+@pytest.mark.parametrize(
+    ("value", "target"), [("auto", None), ("+1.0sd", 1.0), ("1 sd", 1.0), ("-.5sd", -0.5), (Target(2.0), 2.0)]
+)
+def test_targets_are_read(value: object, target: float | None) -> None:
+    found = parse("smile", value)
+    assert isinstance(found, Target) and found.sd == target
+    assert parse("smile", str(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("autoo", "did you mean 'auto'"),
+        ("+1xd", r"did you mean '\+1sd'"),
+        ("1", "a number, auto, or a change"),
+        ("nansd", "a number, auto, or a change"),
+        (f"{'9' * 400}sd", "a number, auto, or a change"),
+        ("0sd", "asks for no change"),
+        (math.inf, "finite number"),
+        (True, "finite number"),
+        (None, "finite number"),
+    ],
+)
+def test_what_is_no_strength_is_refused(value: object, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse("smile", value)
+
+
+class Looks:
+    """Previews of a face whose change and identity are known functions of the strength."""
+
+    def __init__(self, change: Callable[[float], float], identity: Callable[[float], float] = lambda s: 0.9) -> None:
+        self.change, self.identity, self.strengths = change, identity, list[float]()
+
+    def __call__(self, strength: float) -> tuple[float, float]:
+        self.strengths.append(strength)
+        return self.change(strength), self.identity(strength)
+
+    def seek(self, target: float, end: float = 1.5, previews: int = 5, floor: float = 0.6) -> Choice:
+        return seek(self, target, Course(NOTES, end), floor, previews, tolerance=0.1)
+
+
+@pytest.mark.parametrize("gain", [0.4, 0.7, 1.0, 1.6, 3.0])
+@pytest.mark.parametrize("shape", ["as samples", "linear", "late"])
+def test_the_change_asked_for_is_found(gain: float, shape: str) -> None:
+    curves: dict[str, Callable[[float], float]] = {
+        "as samples": lambda s: gain * Course(NOTES, 1.5).moves[3] * (s / 1.5) ** 1.7,
+        "linear": lambda s: gain * 2 * s,
+        "late": lambda s: gain * 9 * max(0.0, s - 0.6),
+    }
+    looks = Looks(curves[shape])
+    choice = looks.seek(1.2)
+    assert choice.reached and not choice.reason
+    assert choice.change == pytest.approx(1.2, abs=0.1) and choice.change == curves[shape](choice.strength)
+    assert len(looks.strengths) <= 5 and all(0 < s <= 1.5 for s in looks.strengths)
+    assert choice.strength in looks.strengths
+
+
+def test_where_the_face_follows_samples_one_preview_is_enough() -> None:
+    looks = Looks(lambda s: 2.0 * s)
+    assert looks.seek(2.0).strength == 1.0 and looks.strengths == [1.0]
+
+
+def test_the_other_side_is_sought_with_negative_strengths() -> None:
+    looks = Looks(lambda s: 0.4 * s)
+    choice = looks.seek(-0.4, end=-1.5)
+    assert choice.reached and choice.strength == pytest.approx(-1.0, abs=0.25) and max(looks.strengths) < 0
+    assert choice.change == pytest.approx(-0.4, abs=0.1)
+
+
+def test_out_of_reach_ends_at_the_useful_range() -> None:
+    looks = Looks(lambda s: 0.3 * s)
+    choice = looks.seek(2.0)
+    assert not choice.reached and choice.strength == 1.5 and choice.change == pytest.approx(0.45)
+    assert choice.reason == "the useful range ends at +1.5" and len(looks.strengths) <= 3
+
+
+def test_a_change_that_goes_the_wrong_way_is_not_made() -> None:
+    choice = Looks(lambda s: -s).seek(1.0)
+    assert not choice.reached and choice.strength == 0 and choice.change == 0 and choice.reason
+
+
+def test_no_strength_goes_below_the_identity_floor() -> None:
+    looks = Looks(lambda s: s, lambda s: 1 - 0.5 * s)
+    choice = looks.seek(1.4, floor=0.6)
+    assert not choice.reached and choice.identity >= 0.6 and choice.strength == pytest.approx(0.8, abs=0.05)
+    assert "below 0.6" in choice.reason
+    assert looks.seek(1.4, floor=0.2).reached
+
+
+def test_nobody_left_at_any_strength_leaves_the_face_alone() -> None:
+    choice = Looks(lambda s: s, lambda s: 0.1).seek(1.0)
+    assert not choice.reached and choice.strength == 0 and choice.identity == 1
+
+
+class Grey(nn.Module):
+    """An 8 px generator: the first number of the first layer is the picture's grey."""
+
+    id, resolution, num_ws, style_dim = "grey-0", 8, 2, 512
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature_channels: dict[int, int] = {}
+        self.sizes: list[int | None] = []
+        self.register_buffer("mean_w", torch.zeros(512))
+
+    def synthesis(
+        self, w_plus: Tensor, noise: str = "const", size: int | None = None, residuals: object = None
+    ) -> Tensor:
+        self.sizes.append(size)
+        return w_plus[:, :1, :1, None].expand(-1, 3, 8, 8)
+
+
+class Mean(nn.Module):
+    """What the probe sees: the mean of the picture."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))[:, None]
+
+
+class Code:
+    def invert(self, photos: Tensor) -> Inversion:
+        return Inversion(photos.mean() * torch.ones(1, 2, 512))
+
+
+@pytest.fixture
+def grey() -> Editor:
+    """Strength 1 of `smile` brightens by 0.2, which its probe calls 1 sd (by `NOTES` samples say 2); `age` darkens."""
+    vectors = torch.zeros(2, 2, 512)
+    vectors[0, 0, 0], vectors[1, 0, 0] = 0.2, -0.1
+    bank = Bank(("smile", "age"), vectors, "grey-0", "grey-0", {"smile": NOTES})
+    search = Search(identity=0.0)
+    search.probes = Probes(("smile",), torch.tensor([[5.0]]), torch.tensor([1.0]), {"smile": 1.0})
+    search.extractor = Mean()  # type: ignore[assignment]
+
+    def everywhere(inverted: Tensor, edited: Tensor, names: object, photo: Tensor) -> Tensor:
+        return torch.ones_like(photo[:, :1])
+
+    return Editor(Grey(), Code(), bank, everywhere, search=search)  # type: ignore[arg-type]
+
+
+PHOTO = torch.full((3, 8, 8), 0.1)
+
+
+@pytest.mark.network
+def test_the_editor_edits_with_what_was_chosen(grey: Editor) -> None:
+    edit = grey.edit(PHOTO, {"age": 0.5, "smile": "+1sd"}, aligned=True)
+    assert edit.edits == {"age": 0.5, "smile": pytest.approx(1.0, abs=0.1)} and list(edit.chosen) == ["smile"]
+    choice = edit.chosen["smile"]
+    assert choice.reached and choice.target == 1.0 and choice.strength == edit.edits["smile"]
+    grey_now = float(edit.tensors["edited"].mean()) - float(edit.tensors["inverted"].mean())
+    assert grey_now == pytest.approx(0.2 * choice.strength - 0.05, abs=1e-5)
+    assert choice.change == pytest.approx(choice.strength, abs=1e-3), "its own change, without that of age"
+    assert set(edit.seconds) >= {"invert", "strength"} and edit.label.startswith("age +0.5, smile +")
+    assert 8 in grey.generator.sizes, "previews are no larger than the probe looks"
+
+
+@pytest.mark.network
+def test_auto_asks_for_what_strength_1_shows_on_samples(grey: Editor) -> None:
+    choice = grey.edit(PHOTO, {"smile": "auto"}, aligned=True).chosen["smile"]
+    assert choice.target == 2.0
+    assert not choice.reached and choice.strength == 1.5 and choice.change == pytest.approx(1.5, abs=1e-3)
+    assert "(not reached: the useful range ends at +1.5)" in str(choice)
+
+
+@pytest.mark.network
+def test_the_residuals_way_through_the_edit_counts(grey: Editor) -> None:
+    class Half:
+        def __call__(self, generator: object, inversion: Inversion, edited: Tensor) -> Inversion:
+            return Inversion((inversion.w_plus + edited) / 2)
+
+    grey.transfer = Half()  # type: ignore[assignment]
+    choice = grey.edit(PHOTO, {"smile": "+0.6sd"}, aligned=True).chosen["smile"]
+    assert choice.reached and choice.strength == pytest.approx(1.2, abs=0.2)
+
+
+def test_numbers_seek_nothing(grey: Editor) -> None:
+    edit = grey.edit(PHOTO, {"smile": 1.0}, aligned=True)
+    assert edit.chosen == {} and set(edit.seconds) == {"align"}
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        ({"age": "auto"}, r"unknown attribute for auto \(strength.weights=probes_ffhq_seek\) 'age'.*known: smile"),
+        ({"smlie": "auto"}, "unknown direction 'smlie'.*did you mean 'smile'"),
+        ({"smile": "autoo"}, "did you mean 'auto'"),
+    ],
+)
+def test_what_cannot_be_sought_is_refused_before_any_work(grey: Editor, edits: dict[str, str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        grey.edit("nowhere.png", edits)
+
+
+def test_directions_that_were_not_measured_have_no_auto(grey: Editor) -> None:
+    grey.bank = Bank(grey.bank.names, grey.bank.vectors, "grey-0", "grey-0")
+    with pytest.raises(UserError, match=r"do not say what strength 1 shows: say smile: \+1sd"):
+        grey.checked({"smile": "auto"})
+    assert grey.checked({"smile": "+1sd"}) == {"smile": Target(1.0)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"identity": 1.5}, "identity=1.5"), ({"previews": 0}, "previews=0"), ({"tolerance": 0.0}, "tolerance=0.0")],
+)
+def test_settings_that_make_no_search_are_refused(settings: dict[str, float], told: str) -> None:
+    with pytest.raises(UserError, match=f"strength.{told}"):
+        Search(**settings)  # type: ignore[arg-type]
+
+
+def test_the_probes_that_seek_are_not_those_that_judge() -> None:
+    from oodgan.directions.probes import SHIPPED_PROBES
+
+    seek, judge = Search().probes, Probes.load(SHIPPED_PROBES)
+    assert set(Bank.load("ffhq").names) <= set(seek.names)
+    assert seek.weights.shape == judge.weights.shape
+    for name in judge.names:
+        columns = torch.stack([p.weights[:, p.index(name)] for p in (seek, judge)])
+        assert float(torch.corrcoef(columns)[0, 1]) < 0.9
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_a_real_face_shows_what_was_asked_for(shared: Path) -> None:
+    from oodgan.directions.probes import SHIPPED_PROBES, ImageProbe
+
+    editor = Editor.from_pretrained("mobile_ffhq")
+    photo = sorted((shared / "data" / "ood1024").glob("*.jpg"))[0]
+    weak, strong = (editor.edit(photo, {"eyeglasses": t}, aligned=True) for t in ("+0.5sd", "+1.5sd"))
+    judge = ImageProbe(Probes.load(SHIPPED_PROBES), "eyeglasses")
+    seen = [float(judge(e.tensors["edited"]) - judge(e.tensors["inverted"])) for e in (weak, strong)]
+    assert weak.chosen["eyeglasses"].strength < strong.chosen["eyeglasses"].strength
+    assert seen[0] < seen[1]
+    for edit, by_judge in zip((weak, strong), seen, strict=True):
+        choice = edit.chosen["eyeglasses"]
+        assert choice.identity >= 0.6
+        if choice.reached:
+            assert choice.change >= choice.target - 0.1
+            assert by_judge > 0.3 * choice.target, "the other half of the probes sees it, too"
