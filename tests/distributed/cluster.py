@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
@@ -74,13 +75,13 @@ class Cluster:
     def start(self) -> None:
         """Start the daemons; RuntimeError with their logs' last lines when the nodes do not come up."""
         munge = [f"--{name}={self.folder}/{path}" for name, path in _MUNGE.items()]
-        self._run("munged", "--force", *munge)
-        self._run("slurmctld", "-c")
+        self.run("munged", "--force", *munge)
+        self.run("slurmctld", "-c")
         for node in ("n1", "n2"):
-            self._run("slurmd", "-N", node)
+            self.run("slurmd", "-N", node)
         patience = time.monotonic() + 60
         while time.monotonic() < patience:
-            if self._run("sinfo", "-h", "-o", "%t %D", check=False).split() == ["idle", "2"]:
+            if self.run("sinfo", "-h", "-o", "%t %D", check=False).split() == ["idle", "2"]:
                 return
             time.sleep(0.5)
         logs = [path.read_text(errors="replace")[-600:] for path in sorted((self.folder / "log").glob("*.log"))]
@@ -88,9 +89,9 @@ class Cluster:
 
     def stop(self) -> None:
         """End the jobs and the daemons that this object started."""
-        self._run("scancel", "--full", "--user", getpass.getuser(), check=False)
+        self.run("scancel", "--full", "--user", getpass.getuser(), check=False)
         for path in sorted((self.folder / "run").glob("*.pid")):
-            self._run("kill", path.read_text().strip(), check=False)
+            self.run("kill", path.read_text().strip(), check=False)
 
     def srun(self, *words: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
         """Run `srun words`, its two outputs in one text."""
@@ -107,11 +108,11 @@ class Cluster:
         """Submit a script; returns the job's number."""
         path = self.folder / f"job-{secrets.token_hex(4)}.sh"
         path.write_text(script)
-        return self._run("sbatch", "--parsable", *options, str(path)).strip()
+        return self.run("sbatch", "--parsable", *options, str(path)).strip()
 
     def job(self, number: str) -> dict[str, str]:
         """What `scontrol show job` says."""
-        shown = self._run("scontrol", "show", "job", number, "--oneliner")
+        shown = self.run("scontrol", "show", "job", number, "--oneliner")
         return dict(word.partition("=")[::2] for word in shown.split() if "=" in word)
 
     def wait(self, number: str, states: tuple[str, ...], timeout: int = 600) -> dict[str, str]:
@@ -123,7 +124,23 @@ class Cluster:
             time.sleep(0.5)
         raise TimeoutError(f"job {number} is {shown.get('JobState')}, not {' or '.join(states)}")
 
-    def _run(self, *words: str, check: bool = True) -> str:
+    def until(self, condition: Callable[[], bool], timeout: int = 600) -> None:
+        """Wait until something is so; TimeoutError when it takes too long."""
+        patience = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > patience:
+                raise TimeoutError("waited in vain")
+            time.sleep(0.5)
+
+    def go_on(self, number: str | None) -> None:
+        """Let jobs that were put back into the queue start at once: SLURM would wait two minutes. None: all of them."""
+        if number is not None:
+            self.wait(number, ("PENDING", "RUNNING", "COMPLETED"))
+        waiting = self.run("squeue", "-h", "-t", "PENDING", "-o", "%A").split() if number is None else [number]
+        for each in waiting:
+            self.run("scontrol", "update", f"JobId={each}", "StartTime=now", check=False)
+
+    def run(self, *words: str, check: bool = True) -> str:
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=90)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")

@@ -78,14 +78,6 @@ def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(place):
 
 
 @pytest.mark.slow
-def test_jobs_spread_by_ray(place):
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="Ray's launcher is not installed")
-    done = diffcam(place, "hydra=ray", "sweep=ray", "seed=1,2", "diffcam.fit.max_steps=2")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert states(place / "sweeps" / "ray") == {0: "finished", 1: "finished"}
-
-
-@pytest.mark.slow
 def test_a_study_marks_crashes_goes_on_and_resumes(place):
     space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
     # A trial without steps is a trial that crashes.

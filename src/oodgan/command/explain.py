@@ -41,8 +41,9 @@ def _key(match: re.Match[str], error: BaseException, stage: str) -> str:
 def _option(match: re.Match[str], error: BaseException, stage: str) -> str:
     group, option = match.groups()
     if group in ("hydra/launcher", "hydra/sweeper"):
-        package = "'oodgan[ray]'" if option.startswith("ray") else "'oodgan[sweep]'"
-        return f"Hydra's {group.partition('/')[2]} {option!r} is not installed; pip install {package} may bring it"
+        return (
+            f"Hydra's {group.partition('/')[2]} {option!r} is not installed; pip install 'oodgan[sweep]' may bring it"
+        )
     options = sorted(path.stem for path in (_conf() / group).glob("*.yaml"))
     return f"unknown option {group}={option}{nearest(option, options)}; known: {', '.join(options)}"
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from oodgan.errors import UserError
 from oodgan.files import write_json
+from oodgan.training.plugins import register_plugin
 from oodgan.training.sweep import Pruned, read_job
 
 TRIAL_FILE = "trial.json"
-_PLUGIN = "hydra_plugins.oodgan_study"
 
 
 def register() -> None:
@@ -37,18 +36,9 @@ def register() -> None:
         from hydra_plugins.hydra_optuna_sweeper import _impl  # noqa: F401 (parses the search space)
     except ImportError as error:
         raise UserError(f"hydra=optuna needs the sweep extra: pip install 'oodgan[sweep]' ({error})") from error
-    import hydra_plugins
-    from hydra.core.plugins import Plugins
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    if _PLUGIN not in sys.modules:
-        sweeper = type("StudySweeper", (StudySweeper,), {"__module__": _PLUGIN})
-        module = types.ModuleType(_PLUGIN)
-        module.StudySweeper = sweeper  # type: ignore[attr-defined]
-        sys.modules[_PLUGIN] = module
-        setattr(hydra_plugins, _PLUGIN.rpartition(".")[2], module)
-        Plugins.instance().register(sweeper)
+    register_plugin("oodgan_study", StudySweeper)
 
 
 class StudySweeper(Sweeper):

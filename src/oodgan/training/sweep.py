@@ -79,13 +79,17 @@ def _configured_root(stage: str, overrides: Sequence[str], conf: Path) -> str:
 
 @contextlib.contextmanager
 def prepared(overrides: Sequence[str]) -> Iterator[None]:
-    """Make Optuna studies known to Hydra, and notice when the jobs begin (`failures`)."""
+    """Make our own sweeper and launcher known to Hydra, and notice when the jobs begin (`failures`)."""
     global _begun
     _begun = time.time()
     if any("optuna" in word or "study" in word for word in overrides):
         from oodgan.training.study import register
 
         register()
+    if any(word.startswith("hydra") and word.endswith("ray") for word in overrides):
+        from oodgan.training import ray_launcher
+
+        ray_launcher.register()
     yield
 
 

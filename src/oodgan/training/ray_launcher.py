@@ -1,0 +1,91 @@
+"""Hydra sweeps on a Ray cluster.
+
+Ours, because `hydra-ray-launcher` wants cloudpickle < 3 and so cannot be installed beside today's joblib; of Ray it
+needs no more than what stands here. A job gets all it must know (root, sweep, working folder) with its configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from oodgan.errors import UserError
+from oodgan.training.plugins import register_plugin
+
+
+def register() -> None:
+    """Make `RayLauncher` known to Hydra.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"hydra=ray needs the ray extra: pip install 'oodgan[ray]' ({error})") from error
+    register_plugin("oodgan_ray", RayLauncher)
+
+
+class RayLauncher(Launcher):
+    """Runs each job of a sweep as a Ray task.
+
+    Args:
+        init: keywords of `ray.init`; `address` names a running cluster.
+        remote: keywords of `ray.remote`: what a job takes (num_cpus, num_gpus, resources).
+    """
+
+    def __init__(self, init: Any = None, remote: Any = None) -> None:
+        self.init, self.remote = dict(init or {}), dict(remote or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs, as many at a time as the cluster has room for; returns what they return, in order."""
+        import ray
+
+        self._connect()
+        task = ray.remote(_run).options(max_retries=0, **self.remote)
+        assert self.config is not None
+        jobs = []
+        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id, config.hydra.job.num = f"ray-{number}", number
+            print(f"job {number}: {' '.join(filter_overrides(overrides))}", file=sys.stderr)
+            jobs.append(task.remote(config, self.hydra_context, self.task_function, Singleton.get_state()))
+        return ray.get(jobs)
+
+    def _connect(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        known = {"env_vars": {**found, **{k: v for k, v in os.environ.items() if k.startswith("OODGAN_")}}}
+        try:
+            ray.init(**{"runtime_env": known, "include_dashboard": False, "logging_level": "error", **self.init})
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"no Ray cluster at {self.init.get('address')}: {reason}") from error
+
+
+def _run(config: Any, hydra_context: Any, task_function: Any, singletons: Any) -> JobReturn:
+    """One job, in a process of the cluster."""
+    setup_globals()
+    Singleton.set_state(singletons)
+    return run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )

@@ -1,0 +1,255 @@
+"""On a real SLURM of two nodes: what one process gives, time limits, lost nodes, sweeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import oodgan  # noqa: F401
+
+OODGAN = [sys.executable, "-m", "oodgan"]
+# What each process draws for itself (dropout, covers of faces) is off, and no number is rounded to fewer digits.
+EXACT = ["inverter.encoder.dropout=0", "inverter.fit.images.module.occlusion=0"]
+STEPS = [f"{fit}.max_steps=1" for fit in ("inverter.fit.codes", "inverter.fit.images", "diffcam.fit", "deghoster.fit")]
+TINY = ["experiment=tiny", *EXACT, *STEPS]
+SPREAD = ["trainer=slurm", "accelerator=cpu", "trainer.precision=32-true"]
+NODES = ["-N2", "--ntasks-per-node=1"]
+FAST = ["experiment=tiny", "diffcam.fit.pairs=8", "diffcam.fit.held_out=4", "diffcam.fit.region_codes=1"]
+
+WAITS = """
+import os, time
+import pytorch_lightning as pl
+
+class UntilTold(pl.Callback):
+    def on_train_batch_end(self, trainer, module, *_):
+        from oodgan.training.callbacks import StopOnSignal
+        stop = next(c for c in trainer.callbacks if isinstance(c, StopOnSignal))
+        if trainer.global_step == 2 and not os.environ.get("SLURM_RESTART_COUNT"):
+            open("waiting", "w").close()
+            while stop.received is None:
+                time.sleep(0.2)
+"""
+
+
+def oodgan_here(cluster, folder, *words, timeout=900):
+    """Run the command on this machine, outside of any job."""
+    command = [*OODGAN, *words]
+    return subprocess.run(command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=timeout)
+
+
+def moments(folder: Path):
+    """(step, Adam's first moments) of each training below a stage's folder: the running means of the gradients."""
+    from oodgan.training import checkpoints
+
+    found = {}
+    for path in sorted(folder.glob("training/*/checkpoints/last.ckpt")):
+        saved = checkpoints.load(path)
+        states = [state["exp_avg"] for o in saved["optimizer_states"] for state in o["state"].values()]
+        found[path.parents[1].name.partition("-")[0] if "-" in path.parents[1].name else ""] = (
+            saved["global_step"], states,
+        )  # fmt: skip
+    return found
+
+
+def assert_same_steps(one: Path, other: Path) -> None:
+    mine, theirs = moments(one), moments(other)
+    assert mine and mine.keys() == theirs.keys()
+    for phase, (step, states) in mine.items():
+        assert theirs[phase][0] == step and len(states) == len(theirs[phase][1]) > 0
+        for a, b in zip(states, theirs[phase][1], strict=True):
+            assert (a - b).abs().max() < 1e-5, phase
+
+
+@pytest.fixture(scope="module")
+def alone(slurm, tmp_path_factory):
+    """A folder with the run `one`, made by one process, and the words that use its artifacts."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = oodgan_here(slurm, folder, "pipeline", "run=one", *TINY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    parts = {"inverter": "inversion", "diffcam": "diffcam"}
+    return folder, [f"{part}.weights={folder}/runs/one/{stage}/artifact" for part, stage in parts.items()]
+
+
+@pytest.mark.slow
+def test_trainings_over_two_nodes_take_the_steps_of_one_process(slurm, alone):
+    folder, _ = alone
+    words = [f"root={folder}/runs", "run=two", *TINY, *SPREAD]
+    for stage in ("inversion", "diffcam"):
+        done = slurm.srun(*NODES, *OODGAN, stage, *words)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert done.stdout.count(f"{stage}: wrote") == 1  # of two tasks one writes
+        assert_same_steps(folder / "runs/one" / stage, folder / "runs/two" / stage)
+    more = [*words, f"deghoster.ghosts_from={folder}/runs/one/ghosts/artifact"]
+    done = slurm.srun(*NODES, *OODGAN, "deghost", *more)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert_same_steps(folder / "runs/one/deghost", folder / "runs/two/deghost")
+
+
+@pytest.mark.slow
+def test_ghosts_and_scores_over_two_nodes_are_those_of_one_process(slurm, alone, draw_face):
+    from safetensors.torch import load_file
+
+    folder, weights = alone
+    words = [f"root={folder}/runs", "run=three", *TINY, *weights]
+    done = slurm.srun(*NODES, *OODGAN, "ghosts", *words, *SPREAD)
+    assert done.returncode == 0, done.stdout[-3000:]
+    ghosts = {
+        run: sorted((folder / "runs" / run / "ghosts/artifact").rglob("*.safetensors")) for run in ("one", "three")
+    }
+    assert [p.name for p in ghosts["one"]] == [p.name for p in ghosts["three"]] and len(ghosts["one"]) >= 1
+    for one, other in zip(ghosts["one"], ghosts["three"], strict=True):
+        mine, theirs = load_file(one), load_file(other)
+        assert all((mine[key].float() - theirs[key].float()).abs().max() <= 1 for key in mine)
+    photos = folder / "photos"
+    photos.mkdir()
+    for i in range(3):  # an odd number: the nodes get 2 and 1
+        draw_face(i).save(photos / f"{i}.png")
+    judged = [f"photos={photos}", "methods={plain: plain, ours: ours}", "edits={sefa_01: 1.0}", "probes=null"]
+    judged += ["metrics.resolution=32", "metrics.metrics=[psnr]", "metrics.sets=[]", "code_cache=0"]
+    judged += [f"deghoster.weights={folder}/runs/one/deghost/artifact"]
+    found = {}
+    for run, start in (("one", None), ("three", slurm.srun)):
+        given = ["evaluate", f"root={folder}/runs", f"run={run}", *TINY, *weights, *judged]
+        done = start(*NODES, *OODGAN, *given, *SPREAD) if start else oodgan_here(slurm, folder, *given)
+        assert done.returncode == 0, done.stdout[-3000:]
+        found[run] = json.loads((folder / "runs" / run / "evaluate/metrics.json").read_text())["methods"]
+    for method, scores in found["one"].items():
+        assert found["three"][method]["psnr"]["mean"] == pytest.approx(scores["psnr"]["mean"], abs=1e-4)
+
+
+def job(folder: Path, *words: str) -> str:
+    command = " ".join(
+        [*OODGAN, "diffcam", *FAST, "diffcam.fit.max_steps=4", "++diffcam.fit.checkpoint_every=1", *words]
+    )
+    return f"#!/bin/bash\ncd {folder}\nsrun --kill-on-bad-exit=1 {command}\n"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(slurm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    done = slurm.srun(*NODES, *OODGAN, "diffcam", *FAST, *SPREAD, "diffcam.fit.max_steps=4", f"root={folder}/runs")
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder / "runs/tiny/diffcam"
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    from safetensors.torch import load_file
+
+    mine, theirs = (load_file(place / "artifact/weights.safetensors") for place in (one, other))
+    assert mine.keys() == theirs.keys()
+    assert all(bool((mine[name] == theirs[name]).all()) for name in mine)
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_over_is_queued_again_and_ends_as_one_that_was_not(slurm, uninterrupted, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    waits = "++callbacks.waits._target_=waits.UntilTold"
+    script = job(tmp_path, *SPREAD, waits)
+    number = slurm.sbatch(script, *NODES, "--time=1", "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
+    slurm.wait(number, ("COMPLETING",), timeout=300)  # SLURM's clock ends it
+    slurm.go_on(number)
+    shown = slurm.wait(number, ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"))
+    output = (tmp_path / "out").read_text()
+    assert shown["JobState"] == "COMPLETED" and shown["Restarts"] == "1", output[-3000:]
+    assert "DUE TO TIME LIMIT" in output and "the job is back in SLURM's queue" in output
+    assert_same_end(uninterrupted, tmp_path / "runs/tiny/diffcam")
+
+
+@pytest.mark.slow
+def test_a_job_that_was_cancelled_is_not_queued_again(slurm, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.UntilTold")
+    number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
+    slurm.until(lambda: (tmp_path / "waiting").exists())
+    slurm.run("scancel", number)
+    slurm.until(lambda: "exit code" in (tmp_path / "out").read_text() or "stopped by" in (tmp_path / "out").read_text())
+    shown = slurm.wait(number, ("CANCELLED", "FAILED", "COMPLETED"))
+    assert shown["JobState"] == "CANCELLED" and shown["Restarts"] == "0"
+    assert list(tmp_path.glob("runs/tiny/diffcam/training/*/checkpoints/last.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_no_more_than_the_steps_since_the_last_checkpoint(slurm, uninterrupted, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.UntilTold")
+    number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
+    slurm.until(lambda: (tmp_path / "waiting").exists())
+    slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+    slurm.until(lambda: slurm.job(number)["Restarts"] == "1")
+    slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+    slurm.go_on(number)
+    shown = slurm.wait(number, ("COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED"))
+    assert shown["JobState"] == "COMPLETED", (tmp_path / "out").read_text()[-3000:]
+    assert_same_end(uninterrupted, tmp_path / "runs/tiny/diffcam")
+
+
+@pytest.mark.slow
+def test_a_sweep_is_of_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
+    words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.tasks_per_node=2", *SPREAD, *FAST]
+    words += ["diffcam.fit.max_steps=2", "diffcam.fit.lr=1e-3,1e-2", "sweep=two"]
+    done = oodgan_here(slurm, tmp_path, "diffcam", "-m", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "runs/sweeps/two"
+    notes = [json.loads(path.read_text()) for path in sorted(folder.glob("*/job.json"))]
+    assert [note["state"] for note in notes] == ["finished", "finished"]
+    assert len({note["result"]["objective"] for note in notes}) == 2
+    assert len(list(folder.glob("*/artifact/weights.safetensors"))) == 2
+    assert len(list((tmp_path / "runs/cache/pairs").glob("*/*.safetensors"))) == 1  # rendered once for both
+    logs = [path.read_text() for path in sorted((folder / ".submitit").glob("*/*.err"))]
+    assert len(logs) == 4 and sum("diffcam: wrote" in log for log in logs) == 2
+
+
+@pytest.mark.slow
+def test_a_sweeps_job_whose_time_is_over_goes_on(slurm, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=1", *FAST]
+    words += ["hydra.launcher.signal_delay_s=20", "++callbacks.waits._target_=waits.UntilTold", "sweep=late"]
+    command = [*OODGAN, "diffcam", "-m", *words, "diffcam.fit.max_steps=4", "diffcam.fit.lr=1e-3"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=slurm.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        patience = time.monotonic() + 600
+        while process.poll() is None and time.monotonic() < patience:
+            slurm.go_on(None)  # SLURM waits two minutes before it starts a job once more
+            time.sleep(2)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, output[-3000:]
+    (note,) = [json.loads(path.read_text()) for path in (tmp_path / "runs/sweeps/late").glob("*/job.json")]
+    assert note["state"] == "finished"
+    logs = "".join(path.read_text() for path in (tmp_path / "runs/sweeps/late/.submitit").glob("*/*.err"))
+    assert logs.count("diffcam: wrote") == 1 and "Caught signal SIGUSR2" in logs
+
+
+@pytest.mark.slow
+def test_what_slurm_refuses_is_one_line(slurm, tmp_path):
+    words = ["diffcam", "-m", *FAST, "hydra=slurm_cpu", "hydra.launcher.partition=nowhere", "seed=1,2"]
+    done = oodgan_here(slurm, tmp_path, *words)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert "invalid partition" in lines[0].lower()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+    environment = {**os.environ, "PATH": "/nowhere"}
+    command = [*OODGAN, "diffcam", "-m", "hydra=slurm", *FAST, "seed=1,2"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert "srun" in lines[0] and "hydra=submitit" in lines[0]
+
+
+@pytest.mark.slow
+def test_a_batch_script_without_srun_runs_alone_and_says_so(slurm, tmp_path):
+    command = " ".join([*OODGAN, "diffcam", *FAST, "diffcam.fit.max_steps=1"])
+    number = slurm.sbatch(f"#!/bin/bash\ncd {tmp_path}\n{command}\n", "-N1", "-n2", f"--output={tmp_path}/out")
+    assert slurm.wait(number, ("COMPLETED", "FAILED", "CANCELLED"))["JobState"] == "COMPLETED"
+    assert "SLURM gave this job 2 tasks, but srun did not start this command" in (tmp_path / "out").read_text()
