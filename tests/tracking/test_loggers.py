@@ -67,6 +67,17 @@ def test_a_wrong_entry_is_named(tmp_path, entry, message):
         loggers.build({"mine": entry}, tmp_path, "small")
 
 
+def test_a_server_out_of_reach_is_one_line_that_names_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    entry = {"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger", "project": "p", "offline": None}}
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9 cannot be reached .*logger.wandb.offline=true"):
+        loggers.build(entry, tmp_path, "small")
+    entry["wandb"]["offline"] = True
+    assert len(loggers.build(entry, tmp_path, "small")) == 2
+
+
 def test_a_login_is_found_without_asking_wandb(tmp_path, monkeypatch):
     """Asking wandb would freeze its settings, and an offline run would fail later."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

@@ -1,6 +1,7 @@
 """The wandb run of a fit, offline, read back from what it wrote."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,21 @@ def test_an_offline_run_keeps_curves_pictures_and_lineage(tmp_path, monkeypatch)
     )
     for word in ("train/loss", "group-of-two", tracker.artifact_name(encoder)):
         assert word in shown.stdout, shown.stdout[-1500:] + shown.stderr[-500:]
+
+
+@pytest.mark.slow
+def test_without_a_login_the_run_stays_here(tmp_path):
+    hidden = ("WANDB_MODE", "WANDB_API_KEY", "NETRC")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment |= {
+        "HOME": str(tmp_path),
+        "OODGAN_CACHE": os.environ.get("OODGAN_CACHE", f"{Path.home()}/.cache/oodgan"),
+    }
+    fast = ["diffcam.fit.pairs=8", "diffcam.fit.held_out=4", "diffcam.fit.max_steps=1", "diffcam.fit.region_codes=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "oodgan", "diffcam", "experiment=tiny", "logger=wandb", *fast],
+        cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs/tiny/diffcam/artifact/manifest.json").is_file()
+    assert len(list((tmp_path / "runs/tiny/diffcam").rglob("offline-run-*/*.wandb"))) == 1

@@ -147,12 +147,16 @@ def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, confi
 def _wandb(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
     os.environ.setdefault("WANDB_SILENT", "true")  # wandb reads it once, at the first question
     identity = run_identity(folder, stage=stage, group=keywords.get("group"))
+    offline = keywords.get("offline")
+    offline = not logged_in() if offline is None else bool(offline)
+    if not offline and not os.environ.get("WANDB_MODE") and rank() == 0:
+        _reach_wandb()
     return {
         "name": f"{stage}-{identity['id']}",
         "id": identity["id"],
         "save_dir": str(folder),
         "project": "oodgan",
-        "offline": not logged_in(),
+        "offline": offline,
         "group": identity.get("group"),
         "job_type": stage,
         "tags": [],
@@ -222,11 +226,30 @@ def wandb_logger(entry: Mapping[str, Any], folder: str | Path, stage: str, confi
     return _logger("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger", **entry}, Path(folder), stage, config)
 
 
+def _reach_wandb() -> None:
+    """Raise UserError where wandb's server does not answer, which wandb itself would try for a minute and a half."""
+    import requests
+
+    address = _wandb_address()
+    try:
+        requests.head(address, timeout=10)  # whatever it answers
+    except requests.RequestException as error:
+        reason = _first_line(error).rpartition(": ")[2].strip("'()\" ")
+        raise UserError(
+            f"wandb's server {address} cannot be reached ({reason}): logger.wandb.offline=true (or WANDB_MODE=offline) "
+            "keeps the run in its folder, and wandb sync uploads it later"
+        ) from error
+
+
+def _wandb_address() -> str:
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
 def logged_in() -> bool:
     """Whether wandb has a key to go online with; asks nobody, and not wandb: that would freeze its settings."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    host = urlsplit(_wandb_address()).hostname or ""
     files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
     for path in (Path(file).expanduser() for file in files if file):
         try:
