@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodgan.evaluation.intervals import bootstrap, digits, draws, interval, number
+from oodgan.evaluation.judges import JUDGES
 from oodgan.evaluation.methods import INVERSION
 from oodgan.reporting.tables import Table, lower_is_better
 
@@ -42,8 +43,11 @@ class Curve:
     likeness: Mapping[str, Floats]
 
 
-def curves(job: Job, table: Floats) -> dict[str, dict[str, Curve]]:
-    """{attribute: {method: curve}} of scores (photos, rows, metrics); the inversion is no edit and has no curve."""
+def curves(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, dict[str, Curve]]:
+    """{attribute: {method: curve}} of scores (photos, rows, metrics); the inversion is no edit and has no curve.
+
+    A judge (`oodgan.evaluation.judges`) has curves only where `at` names it.
+    """
     names = job.columns
     metrics = [name for name in names if name.startswith(LIKENESS)]
     rows: dict[str, list[tuple[float, int]]] = {}
@@ -53,6 +57,8 @@ def curves(job: Job, table: Floats) -> dict[str, dict[str, Curve]]:
             rows.setdefault(variant.method, []).append((variant.strength, m))
     found: dict[str, dict[str, Curve]] = {}
     for attribute, version, _ in job.probes:
+        if attribute in JUDGES and attribute not in at:
+            continue
         change = names.index(f"change_{attribute}_{version}")
         found[attribute] = {}
         for method, places in rows.items():
@@ -115,7 +121,7 @@ def equal_change(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, 
     there for the attributes that `at` names.
     """
     result: dict[str, Any] = {}
-    for attribute, methods in curves(job, table).items():
+    for attribute, methods in curves(job, table, at).items():
         result[attribute] = {"at": at.get(attribute), "methods": {}}
         for method, curve in methods.items():
             entry: dict[str, Any] = {"points": _points(curve, job.protocol)}
@@ -204,7 +210,8 @@ def draw(found: Mapping[str, Any]) -> bytes:
                 _line(axes, method, [p for p in entry["points"] if metric in p and "change" in p], metric)
             if held["at"] is not None:
                 axes.axvline(held["at"], color="#6b7078", linewidth=0.8, linestyle=":")
-            axes.set_xlabel(f"change of {attribute}, standard deviations", fontsize=9)
+            unit = JUDGES[attribute].unit if attribute in JUDGES else "standard deviations"
+            axes.set_xlabel(f"change of {attribute}, {unit}", fontsize=9)
             axes.set_title(f"{metric} {'↓' if lower_is_better(metric) else '↑'}", fontsize=10)
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)

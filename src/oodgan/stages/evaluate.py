@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     pairs = match(Path(cfg.photos), methods, protocol, made, masks, only)
     settings = {"protocol": protocol.as_dict(), "edits": edits, "methods": methods, "maker": maker, "at": at}
     settings["set"] = _set(cfg)
-    settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity"))]
+    settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity")), plain(cfg.get("judges"))]
     mark = fingerprint(settings, _inputs(pairs, output))
     if _finished(output, mark, bool(cfg.get("replace")), made):
         return _show(output)
@@ -147,6 +148,7 @@ def _finished(output: Path, mark: str, replace: bool, made: Path) -> bool:
 def _job(
     cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float], rows: dict[str, Any]
 ) -> Job:
+    from oodgan.evaluation import judges
     from oodgan.evaluation.methods import MakerFactory
     from oodgan.evaluation.score import Job
     from oodgan.evaluation.summary import statistics_key, statistics_path
@@ -163,7 +165,7 @@ def _job(
         identity=_identity(cfg),
         masks=any(pair.masks for pair in pairs),
         parts=list(edits) if cfg.masks and all(name.lower() in PARTS for name in edits) else [],
-        probes=_probes(cfg, edits),
+        probes=_probes(cfg, edits) | judges.build(plain(cfg.get("judges")) or [], edits, protocol.resolution),
         photo_features=not known,
     )
 
@@ -218,7 +220,7 @@ def _score(config: Mapping[str, Any], job: Job) -> None:
 
 def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     from oodgan.data.images import write_image
-    from oodgan.evaluation import curves, report, summary
+    from oodgan.evaluation import curves, judges, report, summary
 
     table = summary.load(job.store, len(job.pairs))
     found = summary.summarise(job, table)
@@ -227,7 +229,7 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         summary.add_sets(found, job, summary.real_statistics(job.store, path))
     chosen = f" of the set {held['name']}" if (held := _set(cfg)) else ""
     caption = f"{len(job.pairs)} photos{chosen}, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
-    notes = _notes(cfg)
+    notes = [*_notes(cfg), *filter(None, [judges.foot(job.columns)]), f"Measured on {date.today()}."]
     caption = " ".join([caption, *notes])
     by = cfg.sheet_by or job.columns[-1]
     if by not in job.columns:

@@ -175,10 +175,12 @@ def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path 
 
 
 def _caption(cfg: DictConfig) -> str:
+    from oodgan.evaluation.judges import foot
     from oodgan.evaluation.mask_report import COLUMNS
     from oodgan.evaluation.paper import differences
 
-    return f"{COLUMNS} Strength {cfg.strength:g}, {cfg.size} px. {differences(plain(cfg))}"
+    judged = foot(["lpips_alex", *(["edit_kept_probe_"] if cfg.probes else [])])
+    return f"{COLUMNS} Strength {cfg.strength:g}, {cfg.size} px. {differences(plain(cfg))} {judged}"
 
 
 def _show(folder: Path) -> dict[str, Any]:

