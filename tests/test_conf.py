@@ -124,6 +124,15 @@ def test_an_installed_copy_would_find_the_same_folder() -> None:
     assert (CONF / "config.yaml").is_file() and Path(CONF).is_absolute()
 
 
+def test_every_group_is_read_by_a_stage() -> None:
+    """A stage names the groups that it reads in `READS`; settings of others are refused."""
+    from oodgan.command.checks import groups
+    from oodgan.command.usage import constant
+
+    read = {group for stage in stage_names() for group in constant(stage, "READS")}
+    assert read == set(groups(CONF)), "name a new group in the READS of the stages that use it"
+
+
 def test_cheap_parts_can_be_built() -> None:
     from oodgan.deghost.remover import build_network
     from oodgan.directions import build as build_bank

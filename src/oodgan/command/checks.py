@@ -86,8 +86,8 @@ def groups(conf: Path) -> list[str]:
 def _note(node: Mapping[Any, Any], prefix: str, found: dict[str, list[Any]]) -> None:
     for name, value in node.items():
         found.setdefault(f"{prefix}{name}", []).append(value)
-        if prefix:  # a group itself is known by its keys
-            found.setdefault(prefix.rstrip("."), [])
+        if prefix and "." not in prefix.rstrip("."):  # a group itself, whose name a stage's key may have too
+            found.setdefault(prefix.rstrip("."), []).append({})
         if isinstance(value, dict):
             _note(value, f"{prefix}{name}.", found)
 

@@ -18,7 +18,7 @@ TEXT = (
 """Keys (`*.x`: an `x` at any depth) of one name or path: what is typed is the text, whatever it looks like."""
 
 TEXTS = (
-    "input", "runs", "name", "labels", "images", "methods", "columns", "maximize", "save", "identity", "attributes",
+    "input", "runs", "name", "labels", "images", "methods", "columns", "maximize", "save", "attributes",
     "directions.files", "diffcam.aliases", "pipeline.stages", "pipeline.photos", "metrics.metrics", "metrics.sets",
     "*.tags",
 )  # fmt: skip
@@ -51,7 +51,7 @@ CHOICES = {
 """Keys that take one of a few words; what is not listed here is checked by the part that reads it."""
 
 OPEN = (
-    "edits", "methods", "paper", "identity", "callbacks", "data.limit", "data.source.sources", "data.source.ratios",
+    "edits", "methods", "paper", "callbacks", "data.limit", "data.source.sources", "data.source.ratios",
     "directions.attributes", "directions.solve", "directions.polish", "directions.files", "diffcam.aliases",
     "diffcam.mask.thresholds",
 )  # fmt: skip

@@ -21,7 +21,7 @@ from oodgan.tracking.artifacts import Manifest, plain, require
 from oodgan.training.build import build_module
 from oodgan.training.fit import fit
 
-READS = ("generator", "deghoster", "data", "trainer", "callbacks", "logger")
+READS = ("generator", "deghoster", "data", "trainer", "callbacks", "logger", "identity")
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from oodgan.tracking.artifacts import plain
 from oodgan.training.build import build_module
 from oodgan.training.fit import fit
 
-READS = ("generator", "directions", "diffcam", "data", "trainer", "callbacks", "logger")
+READS = ("generator", "directions", "diffcam", "data", "trainer", "callbacks", "logger", "identity")
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from oodgan.generators import Generator
 from oodgan.generators.protocol import sample_codes
 from oodgan.stages import _common as common
 
-READS = ("generator", "inverter", "directions", "logger")
+READS = ("generator", "inverter", "directions", "logger", "identity")
 log = logging.getLogger("oodgan")
 METHODS = "probe, probe_ffhq, sefa, ganspace or import"
 

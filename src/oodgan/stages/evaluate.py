@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 READS = (
     "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
-    "metrics", "trainer", "logger",
+    "metrics", "trainer", "logger", "strength", "identity",
 )  # fmt: skip
 RESULT = "metrics.json"
 

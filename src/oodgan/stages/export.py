@@ -28,7 +28,18 @@ from oodgan.files import write_json, write_text
 from oodgan.stages import _common as common
 from oodgan.weights import trained
 
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "logger")
+READS = (
+    "generator",
+    "inverter",
+    "transfer",
+    "directions",
+    "diffcam",
+    "compose",
+    "deghoster",
+    "logger",
+    "strength",
+    "identity",
+)
 GROUPS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster")
 KEYS = ("sizes", "tolerance", "threads", "repeats")
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")

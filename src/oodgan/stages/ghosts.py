@@ -24,7 +24,18 @@ from oodgan.training.engine import described, local_processes, trainer
 from oodgan.training.progress import Progress
 from oodgan.training.spread import spread
 
-READS = ("generator", "data", "inverter", "transfer", "directions", "diffcam", "deghoster", "trainer", "logger")
+READS = (
+    "generator",
+    "data",
+    "inverter",
+    "transfer",
+    "directions",
+    "diffcam",
+    "deghoster",
+    "trainer",
+    "logger",
+    "identity",
+)
 
 
 def mark(cfg: DictConfig, generator: Any, bank: Any) -> str:

@@ -35,7 +35,7 @@ from oodgan.tracking.artifacts import plain
 from oodgan.training.build import build_module
 from oodgan.training.fit import FitResult, fit
 
-READS = ("generator", "inverter", "data", "trainer", "callbacks", "logger")
+READS = ("generator", "inverter", "data", "trainer", "callbacks", "logger", "identity")
 _CODES = 2 * 2**30  # bytes of codes kept while the feature encoder trains
 
 

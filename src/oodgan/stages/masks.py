@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from oodgan.generators import Generator
 
 Tables = dict[str, dict[str, dict[str, Any]]]
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "logger")
+READS = (
+    "generator",
+    "inverter",
+    "transfer",
+    "directions",
+    "diffcam",
+    "compose",
+    "deghoster",
+    "logger",
+    "strength",
+    "identity",
+)
 KEYS = ("attributes", "samples", "truncation", "strength", "size", "photos", "masks", "photo_limit", "probes", "paper")
 
 

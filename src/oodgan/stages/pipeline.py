@@ -23,7 +23,7 @@ from oodgan.weights import trained
 
 READS = (
     "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
-    "data", "trainer", "callbacks", "logger",
+    "data", "trainer", "callbacks", "logger", "strength", "identity",
 )  # fmt: skip
 log = logging.getLogger("oodgan")
 
