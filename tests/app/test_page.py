@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,10 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def studio(editor: Editor, words: list[str], scratch: Path) -> Studio:
-    return Studio(editor, compose("serve", words), scratch)
+    measured = copy.copy(editor)
+    notes = {"range": [-1.5, 1.5], "samples": {"strength": [1.0, 1.5], "move": [0.5, 0.7]}}
+    measured.bank = dataclasses.replace(editor.bank, calibration={"smile": notes})
+    return Studio(measured, compose("serve", words), scratch)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,21 @@ def test_a_moved_slider_changes_the_picture_and_both_downloads_fit_it(
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(expected)))
     assert "smile: 1.0" in settings.read_text()
     assert not [url for url in guest.requested if urlsplit(url).hostname not in ("127.0.0.1", None)], guest.requested
+
+
+@pytest.mark.network
+def test_auto_moves_the_slider_to_what_was_chosen(address: str, visit: Come, studio: Studio, crop: Path) -> None:
+    guest = visit(address)
+    guest.page.click("#auto_smile")
+    guest.says("Drop a photo")
+    guest.crop(crop)
+    assert guest.page.locator("#auto_age").count() == 0, "age was not measured"
+    guest.page.click("#auto_smile")
+    guest.says("auto smile")
+    choice = studio.choose(studio.open(crop, aligned=True), Wish(0, {}, studio.mask), "smile")
+    guest.says(f"{choice.change:+.2f} of +0.50 sd")
+    moved = float(guest.page.locator("#edit_smile input[type=number]").input_value())
+    assert moved == pytest.approx(choice.strength, abs=0.026)
 
 
 def test_the_second_visitor_sees_nothing_of_the_first(address: str, visit: Come, crop: Path) -> None:

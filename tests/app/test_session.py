@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,21 @@ def test_a_face_is_encoded_once_and_the_views_lie_where_nobody_guesses(studio: S
     folders = {Path(path).parent for views in shown for path in views.values()}
     assert len(folders) == 2 and all(len(folder.parent.name) == 32 for folder in folders)
     assert Image.open(shown[0]["mask"]).size == (32, 32)
+
+
+@pytest.mark.network
+def test_a_strength_is_chosen_beside_the_others(studio: Studio, crop: Path) -> None:
+    assert not studio.can_choose("smile"), "these directions do not say what strength 1 shows"
+    editor = copy.copy(studio.editor)
+    notes = {"range": [-1.5, 1.5], "samples": {"strength": [1.0, 1.5], "move": [0.5, 0.7]}}
+    editor.bank = dataclasses.replace(editor.bank, calibration={"smile": notes})
+    measured = Studio(editor, studio.cfg, studio.folder)
+    assert measured.can_choose("smile") and not measured.can_choose("age")
+    session, wish = measured.open(crop, aligned=True), Wish(0, {"smile": 0.0, "age": 0.5}, studio.mask)
+    choice = measured.choose(session, wish, "smile")
+    assert choice.target == 0.5 and 0 <= choice.strength <= 1.5
+    expected = editor.begin(measured.subject(session, 0), editor.checked({"smile": "auto", "age": 0.5}))
+    assert choice == expected.chosen["smile"] and expected.edits["age"] == 0.5
 
 
 def test_the_mask_controls_belong_to_one_edit_only(studio: Studio, crop: Path) -> None:

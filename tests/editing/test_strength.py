@@ -205,7 +205,7 @@ def test_numbers_seek_nothing(grey: Editor) -> None:
 @pytest.mark.parametrize(
     ("edits", "told"),
     [
-        ({"age": "auto"}, r"unknown attribute for auto \(strength.weights=probes_ffhq_seek\) 'age'.*known: smile"),
+        ({"age": "auto"}, r"unknown attribute for auto \(search.weights=probes_ffhq_seek\) 'age'.*known: smile"),
         ({"smlie": "auto"}, "unknown direction 'smlie'.*did you mean 'smile'"),
         ({"smile": "autoo"}, "did you mean 'auto'"),
     ],
@@ -227,7 +227,7 @@ def test_directions_that_were_not_measured_have_no_auto(grey: Editor) -> None:
     [({"identity": 1.5}, "identity=1.5"), ({"previews": 0}, "previews=0"), ({"tolerance": 0.0}, "tolerance=0.0")],
 )
 def test_settings_that_make_no_search_are_refused(settings: dict[str, float], told: str) -> None:
-    with pytest.raises(UserError, match=f"strength.{told}"):
+    with pytest.raises(UserError, match=f"search.{told}"):
         Search(**settings)  # type: ignore[arg-type]
 
 

@@ -176,7 +176,7 @@ def test_a_strength_is_sought_recorded_and_told(
         assert choice["strength"] == sought["edits"]["smile"] and choice["target"] == 5.0
         assert choice["reached"] or choice["reason"]
     settings = record["settings"][entry["settings"]]
-    assert settings["edits"]["smile"] == "+5sd" and len(settings["strength"]["weights_sha256"]) == 64
+    assert settings["edits"]["smile"] == "+5sd" and len(settings["search"]["weights_sha256"]) == 64
     assert oodgan(*words) == 0
     assert "0 edited, 2 skipped" in capsys.readouterr().out
 

@@ -95,11 +95,15 @@ class Page:
 
     def _edit_controls(self) -> None:
         self.sliders: dict[str, gr.Slider] = {}
+        self.autos: dict[str, gr.Button] = {}
         with gr.Accordion("Edits"):
             for start in range(0, len(self.studio.names), 2):
                 with gr.Row(elem_classes="pair"):
                     for name in self.studio.names[start : start + 2]:
-                        self.sliders[name] = self._strength(name)
+                        with gr.Column(min_width=180):
+                            self.sliders[name] = self._strength(name)
+                            if self.studio.can_choose(name):
+                                self.autos[name] = gr.Button("auto", size="sm", elem_id=f"auto_{name}")
             self.reset = gr.Button("All to zero", size="sm")
         self.mask: dict[str, gr.Slider] = {}
         own = self.studio.mask
@@ -151,6 +155,8 @@ class Page:
         gr.on([*moved, self.face.input], self._show, wishes, shown, trigger_mode="always_last", **quiet)
         zero = self.reset.click(lambda: [0] * len(self.sliders), None, list(self.sliders.values()), **quiet)
         zero.then(self._show, wishes, shown, **quiet)
+        for name, auto in self.autos.items():
+            auto.click(self._auto(name), wishes, [*shown, self.sliders[name]], **quiet)
         for button, holder, write in (
             (self.make_picture, self.picture_file, self.studio.picture),
             (self.make_settings, self.settings_file, self.studio.settings),
@@ -226,6 +232,29 @@ class Page:
             self.compare: (files["photo"], files["result"]),
             **{self.small[name]: files[name] for name in _SMALL},
         }
+
+    def _auto(self, name: str) -> Callable[..., dict[Any, Any]]:
+        def choose(
+            session: Session | None,
+            face: int,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008
+            *numbers: float,
+        ) -> dict[Any, Any]:
+            """Move the slider to where the face shows as much as asked for, and show the edit."""
+            if session is None:
+                return {self.status: _DROP}
+            progress(0, desc=f"seeking the strength of {name}")
+            try:
+                choice = self.studio.choose(session, self._wish(face, numbers), name)
+            except UserError as error:
+                return {self.status: _trouble(error)}
+            strength, moved = round(round(choice.strength / STEP) * STEP, 6), list(numbers)
+            moved[list(self.sliders).index(name)] = strength
+            shown = self._show(session, face, progress, *moved)
+            shown[self.status] += f"<br><small>{html.escape(f'auto {name} {choice}')}</small>"
+            return {**shown, self.sliders[name]: strength}
+
+        return choose
 
     def _download(self, write: Callable[[Session, Wish, str, str], str]) -> Callable[..., str]:
         def make(session: Session | None, face: int, *values: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from oodgan.data.images import Photo
 from oodgan.diffcam.masks import Masker
 from oodgan.editing import Editor, settings
 from oodgan.editing.edit import Edit
+from oodgan.editing.strength import AUTO, Choice
 from oodgan.editing.subject import Subject
 from oodgan.errors import UserError
 from oodgan.files import fitting, refusing, write_text
@@ -48,13 +49,15 @@ class Wish:
     """What the page's controls say: the face's number, strengths by name, and the mask's strength and feather."""
 
     face: int
-    strengths: Mapping[str, float]
+    strengths: Mapping[str, float | str]
     mask: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def edits(self) -> dict[str, float]:
+    def edits(self) -> dict[str, float | str]:
         """The strengths that are not 0; of an edit that changes nothing, the first one."""
-        moved = {name: float(value) for name, value in self.strengths.items() if value}
+        moved = {
+            name: value if isinstance(value, str) else float(value) for name, value in self.strengths.items() if value
+        }
         return moved or dict.fromkeys(list(self.strengths)[:1], 0.0)
 
 
@@ -124,6 +127,18 @@ class Studio:
             editor.masker = editor.masker.adjusted(**wish.mask)
         return editor.begin(self.subject(session, wish.face), editor.checked(wish.edits))
 
+    def can_choose(self, name: str) -> bool:
+        """Whether `choose` can: there is a probe, and the directions say what strength 1 shows."""
+        try:
+            self.editor.checked({name: AUTO})
+        except UserError:
+            return False
+        return True
+
+    def choose(self, session: Session, wish: Wish, name: str) -> Choice:
+        """The strength at which the face shows as much as strength 1 does on samples, beside the other strengths."""
+        return self.edit(session, replace(wish, strengths={**wish.strengths, name: AUTO})).chosen[name]
+
     def views(self, edit: Edit) -> dict[str, str]:
         """Files to show of each of `VIEWS`."""
         folder = self._new("views")
@@ -168,6 +183,8 @@ class Studio:
         detect_faces(photo.image)
         session = Session(photo, "mean")
         self.edit(session, Wish(0, {self.names[0]: 1.0}, self.mask)).picture("result")
+        for name in filter(self.can_choose, self.names[:1]):
+            self.choose(session, Wish(0, {}, self.mask), name)
 
     def _new(self, name: str) -> Path:
         """A path in a folder whose name cannot be guessed."""

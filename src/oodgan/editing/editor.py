@@ -114,7 +114,7 @@ class Editor:
             cfg.get("compose"),
             device,
             transfer.build(cfg.get("transfer"), generator),
-            strength.build(cfg.get("strength")),
+            strength.build(cfg.get("search")),
         )
         if chosen == "openvino":
             backend.accelerate(editor, cfg)

@@ -12,7 +12,7 @@ from oodgan.errors import UserError, unknown
 from oodgan.foreign import reading
 from oodgan.tracking.artifacts import plain
 
-PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "strength")
+PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search")
 PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend")
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 
@@ -25,7 +25,7 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
     from oodgan.weights import trained
 
     seeks = any(isinstance(strength, str) for strength in edits.values())
-    parts = {name: plain(cfg.get(name)) for name in PARTS if seeks or name != "strength"}
+    parts = {name: plain(cfg.get(name)) for name in PARTS if seeks or name != "search"}
     for part in parts.values():
         if isinstance(part, dict):
             part.pop("fit", None)

@@ -195,7 +195,7 @@ def _reason(near: Seen, far: Seen | None, course: Course, identity: float, previ
 
 
 class Search:
-    """Chooses the strengths of attributes that are asked for by their change (the config group `strength`).
+    """Chooses the strengths of attributes that are asked for by their change (the config group `search`).
 
     Args:
         weights: probes that see the change (`oodgan.directions.probes`): a shipped name or a file.
@@ -208,11 +208,11 @@ class Search:
         self, weights: str = "probes_ffhq_seek", identity: float = 0.6, previews: int = 5, tolerance: float = 0.1
     ) -> None:
         if not 0 <= identity < 1:
-            raise UserError(f"strength.identity={identity}: from 0 to below 1 expected")
+            raise UserError(f"search.identity={identity}: from 0 to below 1 expected")
         if isinstance(previews, bool) or not isinstance(previews, int) or previews < 1:
-            raise UserError(f"strength.previews={previews}: a whole number from 1 expected")
+            raise UserError(f"search.previews={previews}: a whole number from 1 expected")
         if not tolerance > 0:
-            raise UserError(f"strength.tolerance={tolerance}: more than 0 standard deviations expected")
+            raise UserError(f"search.tolerance={tolerance}: more than 0 standard deviations expected")
         self.weights, self.identity, self.previews, self.tolerance = weights, identity, previews, tolerance
 
     @cached_property
@@ -235,7 +235,7 @@ class Search:
             UserError: no probe knows the attribute, or `auto` for a direction that was not measured on samples.
         """
         if name not in self.probes.names:
-            raise unknown(f"attribute for {target} (strength.weights={self.weights})", name, self.probes.names)
+            raise unknown(f"attribute for {target} (search.weights={self.weights})", name, self.probes.names)
         if target.sd is not None:
             return target.sd
         curve = bank.calibration.get(name, {}).get("samples")
@@ -289,7 +289,7 @@ class Search:
 
 
 def build(cfg: Mapping[str, Any] | None) -> Search:
-    """The config group `strength`; the shipped probes where there is none."""
+    """The config group `search`; the shipped probes where there is none."""
     from hydra.utils import instantiate
 
     return instantiate(cfg, _partial_=True)() if cfg else Search()

@@ -15,7 +15,7 @@ Finished photos are skipped when the same command runs again; results of other s
 replace=true says so. The exit code is 1 when some of many photos failed, 2 for a mistake in the command.
 
 `auto` is the change that strength 1 makes on samples, `+1sd` one standard deviation of the attribute: the strength is
-found on small previews, within the direction's useful range and `strength.identity`, and said in edits.json.
+found on small previews, within the direction's useful range and `search.identity`, and said in edits.json.
 
 frames=true takes the photos in natural order (frame2 before frame10), follows the face through them and smooths its
 place over `window` frames. The frames come out whole, at their own size, as DIR/pasted/<frame>.png; frames without
