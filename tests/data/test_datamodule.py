@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oodgan.data.conversion import convert
 from oodgan.data.datamodule import ImageDataModule
 from oodgan.data.loader import Part, collate
 from oodgan.data.sampler import Draw, TrainSampler, UnpaddedSampler
@@ -331,10 +332,21 @@ def test_every_config_builds_a_working_module(
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for file in tiny_faces.rglob("*.png"):
             archive.write(file, file.name)
+    (home / "CelebAMask-HQ").mkdir()
+    (home / "CelebAMask-HQ" / "CelebA-HQ-img").symlink_to(tiny_faces)
+    for table in ("CelebA-HQ-to-CelebA-mapping.txt", "list_eval_partition.txt"):
+        (home / "CelebAMask-HQ" / table).symlink_to(home / "celebahq" / table)
     root, archive_path = tiny_faces, tmp_path / "a.zip"
+    form = {"lmdb": "a.lmdb", "parquet": "a.parquet", "webdataset": "shards"}.get(name)
+    if form is not None:
+        pytest.importorskip({"lmdb": "lmdb", "parquet": "pyarrow"}.get(name, "tarfile"))
+        convert(Folder(tiny_faces), tmp_path / form)
     needed = {
         "folder": [f"data.source.root={root}"],
         "zip": [f"data.source.path={archive_path}"],
+        "lmdb": [f"data.source.path={tmp_path}/{form}"],
+        "parquet": [f"data.source.path={tmp_path}/{form}"],
+        "webdataset": [f"data.source.path={tmp_path}/{form}/*.tar"],
         "generated": ["data.source.length=40"],
         "mixed": [f"data.source.sources.real.root={root}", "data.source.sources.generated.length=40"],
     }
@@ -345,5 +357,5 @@ def test_every_config_builds_a_working_module(
     assert isinstance(module, ImageDataModule) and module.seed == 7
     batch = next(iter(module.train_dataloader()))
     assert batch["image"].shape == (2, 3, 16, 16) and ("w_plus" in batch) >= (name == "generated")
-    if name == "celebahq":
+    if name in ("celebahq", "celebamask"):
         assert [len(module.part(part)) for part in ("train", "val", "test")] == [4, 4, 4]

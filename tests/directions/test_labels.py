@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodgan.data.labels import read_labels
 from oodgan.directions.geometry import measure
-from oodgan.directions.labels import read_labels
+from oodgan.directions.labels import labels_of
 from oodgan.errors import UserError
 
 FFHQ = {
@@ -115,7 +116,7 @@ def test_masks_meet_images_by_name(tmp_path: Path):
     (tmp_path / "masks").mkdir()
     Image.fromarray(_mask(mouth=10)).save(tmp_path / "masks" / "a.png")
     Image.new("RGB", (128, 128), "grey").save(tmp_path / "a.jpg")
-    labels = read_labels(tmp_path / "masks", {"a.jpg": tmp_path / "a.jpg"})
+    labels = labels_of(tmp_path / "masks", {"a.jpg": tmp_path / "a.jpg"})
     assert labels["mouth_open"]["a.jpg"] > 0
     with pytest.raises(UserError, match="none of the masks has the name of one of the images"):
-        read_labels(tmp_path / "masks", {"b.jpg": tmp_path / "a.jpg"})
+        labels_of(tmp_path / "masks", {"b.jpg": tmp_path / "a.jpg"})

@@ -125,7 +125,7 @@ def read_mask(source: str | Path | IO[bytes], name: str | None = None) -> Tensor
 
 
 @cache
-def _decoders() -> tuple[str, ...]:
+def decoders() -> tuple[str, ...]:
     """The formats that can be read here: HEIF (of iPhones) needs a plugin."""
     try:
         import pi_heif
@@ -164,7 +164,7 @@ def _opened(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Ima
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what decoders notice and read all the same
-            with Image.open(source, formats=_decoders()) as image:
+            with Image.open(source, formats=decoders()) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(_too_large(label, f"{image.width} x {image.height}"))
                 return use(image)
@@ -183,8 +183,8 @@ def _opened(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Ima
 
 
 def _known() -> str:
-    kinds = ", ".join(kind.lower() for kind in _decoders())
-    return kinds if "HEIF" in _decoders() else f"{kinds}; heif after pip install pi-heif"
+    kinds = ", ".join(kind.lower() for kind in decoders())
+    return kinds if "HEIF" in decoders() else f"{kinds}; heif after pip install pi-heif"
 
 
 def _too_large(label: str, size: str) -> str:

@@ -17,6 +17,7 @@ from oodgan.errors import UserError
 
 Batch = dict[str, Any]
 PATIENCE = 20
+TURNED = ("yaw", "roll")  # labels that a mirror reverses
 OPTIONAL = ("parsing", "w_plus")
 
 # CelebAMask-HQ's left and right eyes, brows and ears change places in a mirror.
@@ -63,6 +64,8 @@ class Part(Dataset[Sample]):
             sample["image"] = sample["image"].flip(-1)
             if "parsing" in sample:
                 sample["parsing"] = _SWAPPED[sample["parsing"].flip(-1)]
+            if "labels" in sample:
+                sample["labels"] = {name: -v if name in TURNED else v for name, v in sample["labels"].items()}
         return {**sample, "seed": seed}
 
     def note(self, failed: dict[str, str]) -> None:
@@ -76,8 +79,9 @@ class Part(Dataset[Sample]):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples: `image` (B, 3, S, S), `name` list of B, in training `seed` (B,) int64.
 
-    `parsing` (B, S, S) and `w_plus` (B, L, 512) are there when any sample has them; `has_parsing` and `has_w_plus` (B,)
-    tell which rows are real, the others are 0. `failed` holds what was left out; B is 0 when nothing was left.
+    `labels` {attribute: (B,)} with NaN where one is unknown, `parsing` (B, S, S) and `w_plus` (B, L, 512) are there
+    when any sample has them; `has_parsing` and `has_w_plus` (B,) tell which rows are real, the others are 0. `failed`
+    holds what was left out; B is 0 when nothing was left.
     """
     good = [sample for sample in samples if "image" in sample]
     batch: Batch = {"name": [sample["name"] for sample in good], "failed": {}}
@@ -88,6 +92,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     batch["image"] = torch.stack([sample["image"] for sample in good])
     if "seed" in good[0]:
         batch["seed"] = torch.tensor([sample["seed"] for sample in good])
+    if any("labels" in sample for sample in good):
+        every = [sample.get("labels", {}) for sample in good]
+        names = dict.fromkeys(name for labels in every for name in labels)
+        batch["labels"] = {name: torch.tensor([labels.get(name, float("nan")) for labels in every]) for name in names}
     for key in OPTIONAL:
         known = [sample[key] for sample in good if key in sample]
         if known:

@@ -8,7 +8,8 @@ from typing import Any
 from oodgan.errors import UserError
 
 Sample = dict[str, Any]
-"""`image` (3, S, S) float32 in [-1, 1] and `name`; where known `parsing` (S, S) int64 and `w_plus` (L, 512)."""
+"""`image` (3, S, S) float32 in [-1, 1] and `name`; where known `labels` {attribute: number}, `parsing` (S, S)
+int64 and `w_plus` (L, 512)."""
 
 
 class Source(ABC):
