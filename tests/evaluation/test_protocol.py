@@ -14,7 +14,9 @@ from oodgan.launch import config_folder
 SMALL = {"resolution": 32, "metrics": ["psnr"], "sets": []}
 
 
-@pytest.mark.parametrize("name", ["protocol_v1", "quick", "likeness", "folder_test", "ffhq_test", "celebahq_test"])
+@pytest.mark.parametrize(
+    "name", ["protocol_v1", "quick", "likeness", "celebahq_edited_fid", "folder_test", "ffhq_test", "celebahq_test"]
+)
 def test_every_protocol_config_is_a_protocol_of_its_own_name(name):
     with initialize_config_dir(str(config_folder() / "metrics"), version_base="1.3"):
         values = OmegaConf.to_container(compose(name), resolve=True)

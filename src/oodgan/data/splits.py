@@ -97,9 +97,9 @@ class CelebAHQSplit:
     """
 
     def __init__(self, mapping: str | Path, partition: str | Path) -> None:
-        codes = {fields[0]: fields[1] for fields in _table(partition)}
+        codes = {fields[0]: fields[1] for fields in read_table(partition)}
         self.parts: dict[int, str] = {}
-        for index, _, original in _table(mapping, columns=3):
+        for index, _, original in read_table(mapping, columns=3):
             if not (index.isascii() and index.isdigit()):
                 continue
             code = codes.get(original)
@@ -130,7 +130,7 @@ def _number(name: str, dataset: str) -> int:
     return int(stem)
 
 
-def _table(path: str | Path, columns: int = 2) -> list[list[str]]:
+def read_table(path: str | Path, columns: int = 2) -> list[list[str]]:
     """Rows of a white-space table, gzip or plain; rows of another width are headers."""
     with reading(path, "table"):
         raw = Path(path).read_bytes()

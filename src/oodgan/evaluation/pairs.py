@@ -62,7 +62,7 @@ def match(
         raise UserError("no methods to score; e.g. 'methods={ours: FOLDER, plain: FOLDER}'")
     found = Photos.of(photos)
     photo_files = found.files
-    names = protocol.choose(photo_files if only is None else only.choose(photo_files))
+    names, _ = sides(protocol, photo_files if only is None else only.choose(photo_files))
     folders = {
         m: found.matched(_results(Path(value)), f"pictures of {m}") for m, value in methods.items() if not _made(value)
     }
@@ -91,6 +91,14 @@ def match(
         )
         for index, name in enumerate(shared)
     ]
+
+
+def sides(protocol: Protocol, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The protocol's photos to edit; and the real ones that FID compares their results with, when these are others."""
+    from oodgan.evaluation.edited_fid import Attribute
+
+    chosen = protocol.choose(names)
+    return (chosen, []) if protocol.attribute is None else Attribute.from_config(protocol.attribute).sides(chosen)
 
 
 @dataclass(frozen=True)

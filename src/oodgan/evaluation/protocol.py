@@ -17,7 +17,7 @@ from oodgan.errors import UserError, unknown
 
 FILTERS = ("bilinear", "bicubic")
 ROUNDINGS = ("8bit", "none")
-SETS = ("fid_inception2015", "kid_inception2015")
+SETS = ("fid_inception2015", "kid_inception2015", "fid_pytorchfid")
 INPUTS = {"result", "target", "labels", "mask"}  # what there is to measure in an evaluation
 
 
@@ -33,6 +33,8 @@ class Protocol:
         rounding: `8bit` rounds to 8 bits before and after the resize, as files would be; `none` does not.
         seed, bootstrap_samples, bootstrap_level: the confidence intervals' draw.
         metrics: names of per-image metrics.  sets: of FID and KID.
+        attribute: of labelled photos, {name, present, table}: photos that lack it are edited, and FID is to those that
+            have it (`oodgan.evaluation.edited_fid`); None: all photos are edited, and FID is to themselves.
     """
 
     name: str = "protocol_v1"
@@ -49,6 +51,7 @@ class Protocol:
     bootstrap_level: float = 0.95
     metrics: Sequence[str] = ("lpips_alex_v0.1", "ssim_gauss11", "psnr", "identity_facenet_20180408")
     sets: Sequence[str] = ()
+    attribute: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         from oodgan.metrics.registry import build_per_image
@@ -59,6 +62,10 @@ class Protocol:
         for name in self.sets:
             if name not in SETS:
                 raise unknown("set metric", name, SETS)
+        if len({name.split("_", 1)[1] for name in self.sets}) > 1:
+            raise UserError(f"sets={list(self.sets)} are of two feature extractors; measure them by two protocols")
+        if self.attribute is not None and list(self.sets) != ["fid_pytorchfid"]:
+            raise UserError(f"with an attribute sets must be [fid_pytorchfid], got {list(self.sets)}")
         for name in self.metrics:
             for key in set(build_per_image(name).inputs) - INPUTS:
                 raise UserError(f"the metric {name} needs a {key} for each photo, which an evaluation does not have")
@@ -83,6 +90,8 @@ class Protocol:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, to be saved with a result."""
         values = asdict(self)
+        if self.attribute is None:  # so that protocols without one keep their id
+            del values["attribute"]
         return {**values, "metrics": list(self.metrics), "sets": list(self.sets), "split": dict(self.split)}
 
     @property

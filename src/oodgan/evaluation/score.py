@@ -24,7 +24,7 @@ from oodgan.evaluation.protocol import Protocol
 from oodgan.evaluation.store import Scores, Store
 from oodgan.metrics.attributes import AttributeChange, Probe
 from oodgan.metrics.base import PerImage
-from oodgan.metrics.distribution import inception_features
+from oodgan.metrics.distribution import INCEPTION, PYTORCH_FID, inception_features, pytorch_fid_features
 from oodgan.metrics.masks import MaskArea, MaskShareOnParts
 from oodgan.metrics.registry import build_per_image
 
@@ -43,6 +43,7 @@ class Job:
         masks: whether masks are measured: their area and, with `parts`, their share on the parts of these attributes.
         probes: (attribute, version, sign) -> probe: their change from photo to result becomes a column.
         photo_features: False when the photos' set statistics are known already.
+        reals: the photos that FID compares the results with, when they are not the edited ones themselves.
     """
 
     pairs: Sequence[Pair]
@@ -56,6 +57,7 @@ class Job:
     parts: Sequence[str] = ()
     probes: Mapping[tuple[str, str, float], Probe] = field(default_factory=dict)
     photo_features: bool = True
+    reals: Sequence[Pair] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -76,6 +78,13 @@ class Job:
     @property
     def columns(self) -> list[str]:
         return [metric.name for metric in self.build()]
+
+
+def extractor(protocol: Protocol) -> tuple[Callable[[Tensor], Tensor], str]:
+    """What makes the set metrics' features, and its name in theirs."""
+    if f"fid_{PYTORCH_FID}" in protocol.sets:
+        return pytorch_fid_features, PYTORCH_FID
+    return inception_features, INCEPTION
 
 
 class PairDataset(Dataset[Item]):
@@ -132,16 +141,17 @@ class Scorer(pl.LightningModule):
         photos = torch.stack([item["photo"] for item in batch]).to(self.device)
         inputs = {"target": photos, "labels": self._labels(batch)}
         values, features = [], []
+        extract, _ = extractor(self.job.protocol)
         for method in self.job.methods:
             inputs["result"] = torch.stack([item["results"][method] for item in batch]).to(self.device)
             inputs["mask"] = self._masks(batch, method)
             columns = [metric.per_image(*(inputs[key] for key in metric.inputs)).double() for metric in self.metrics]
             values.append(torch.stack(columns, 1) if columns else torch.zeros(len(batch), 0))
             if self.job.protocol.sets:
-                features.append(inception_features(inputs["result"]))
+                features.append(extract(inputs["result"]))
         if features:
             known = not self.job.photo_features
-            features.append(torch.zeros_like(features[0]) if known else inception_features(photos))
+            features.append(torch.zeros_like(features[0]) if known else extract(photos))
         every = torch.stack(features, 1).cpu().numpy() if features else np.zeros((len(batch), 0, 0), np.float32)
         scored = torch.stack(values, 1).cpu().numpy()
         pairs = [self.pending[item["at"]] for item in batch]

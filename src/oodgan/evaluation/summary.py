@@ -18,7 +18,7 @@ from oodgan.evaluation.intervals import bootstrap, edit_kept
 from oodgan.evaluation.methods import INVERSION, PLAIN
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import Protocol
-from oodgan.evaluation.score import Job
+from oodgan.evaluation.score import Job, extractor
 from oodgan.evaluation.store import Store
 from oodgan.metrics.distribution import FID, INCEPTION, INCEPTION_DIM, KID
 
@@ -74,7 +74,7 @@ def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:
     """Hash of the photos' bytes, their order and their preparation: what the real set's statistics depend on."""
     from oodgan.weights.fetch import sha256_of
 
-    digest = hashlib.sha256(f"{INCEPTION} {protocol.preparation}".encode())
+    digest = hashlib.sha256(f"{extractor(protocol)[1]} {protocol.preparation}".encode())
     for pair in pairs:
         digest.update(f"{pair.name} {sha256_of(pair.photo)}\n".encode())
     return digest.hexdigest()[:16]
@@ -114,10 +114,13 @@ def add_sets(summary: Summary, job: Job, real: Mapping[str, Tensor]) -> None:
             f"FID and KID from {count} images are unreliable: FID needs more images than its {INCEPTION_DIM} features; "
             "compare them only between methods on these same photos"
         )
+    extract, name = extractor(job.protocol)
+    own = None if name == INCEPTION else extract
     for m, method in enumerate(job.methods):
-        fid, kid = FID(sync_on_compute=False), KID(sync_on_compute=False)
+        fid, kid = FID(own, name, sync_on_compute=False), KID(sync_on_compute=False)
         fid.add_moments({key: real[key] for key in ("sum", "outer", "count")}, real=True)
-        kid.update(real["features"], True, real["keys"])
+        if "keys" in real:
+            kid.update(real["features"], True, real["keys"])
         for scores in job.store.read():
             features = torch.from_numpy(scores.features[m : m + 1])
             fid.update(features, real=False)

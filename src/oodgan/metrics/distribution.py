@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from oodgan.data.images import to_uint8
 
 INCEPTION, INCEPTION_DIM = "inception2015", 2048
+PYTORCH_FID = "pytorchfid"
 Extractor = Callable[[Tensor], Tensor]
 
 
@@ -42,6 +43,17 @@ def inception_features(images: Tensor) -> Tensor:
     levels = to_uint8(images).float()
     with torch.no_grad():
         return _inception(str(images.device))((_resize_tf1(levels, 299) - 128) / 128).float()
+
+
+def pytorch_fid_features(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, 2048): the same network, fed as the package pytorch-fid feeds it.
+
+    Bilinear with half-pixel offsets and without antialiasing to 299 px, then to [-1, 1]: other numbers than FID's own.
+    """
+    levels = to_uint8(images).float() / 255
+    small = F.interpolate(levels, (299, 299), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        return _inception(str(images.device))(2 * small - 1).float()
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:

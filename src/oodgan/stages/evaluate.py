@@ -57,13 +57,20 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     made = output / "made" / maker[:8]
     only = PhotoSet.read(cfg.set) if cfg.get("set") else None
     pairs = match(Path(cfg.photos), methods, protocol, made, masks, only)
-    settings = {"protocol": protocol.as_dict(), "edits": edits, "methods": methods, "maker": maker, "at": at}
+    reals = _reals(Path(cfg.photos), protocol, only)
+    settings: dict[str, Any] = {
+        "protocol": protocol.as_dict(),
+        "edits": edits,
+        "methods": methods,
+        "maker": maker,
+        "at": at,
+    }
     settings["set"] = _set(cfg)
     settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity")), plain(cfg.get("judges"))]
-    mark = fingerprint(settings, _inputs(pairs, output))
+    mark = fingerprint(settings, _inputs([*pairs, *reals], output))
     if _finished(output, mark, bool(cfg.get("replace")), made):
         return _show(output)
-    job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits, rows)
+    job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits, rows, reals)
     spread(local_processes(described(cfg)), _score, plain(cfg), job)
     if rank() != 0:
         return None
@@ -146,7 +153,13 @@ def _finished(output: Path, mark: str, replace: bool, made: Path) -> bool:
 
 
 def _job(
-    cfg: DictConfig, pairs: list[Any], protocol: Any, store: Any, edits: dict[str, float], rows: dict[str, Any]
+    cfg: DictConfig,
+    pairs: list[Any],
+    protocol: Any,
+    store: Any,
+    edits: dict[str, float],
+    rows: dict[str, Any],
+    reals: list[Any],
 ) -> Job:
     from oodgan.evaluation import judges
     from oodgan.evaluation.methods import MakerFactory
@@ -166,8 +179,20 @@ def _job(
         masks=any(pair.masks for pair in pairs),
         parts=list(edits) if cfg.masks and all(name.lower() in PARTS for name in edits) else [],
         probes=_probes(cfg, edits) | judges.build(plain(cfg.get("judges")) or [], edits, protocol.resolution),
-        photo_features=not known,
+        photo_features=not known and not reals,
+        reals=reals,
     )
+
+
+def _reals(photos: Path, protocol: Any, only: Any) -> list[Any]:
+    """The photos that FID compares edited ones with, when the protocol names an attribute."""
+    from oodgan.evaluation.pairs import Pair, Photos, sides
+
+    if protocol.attribute is None:
+        return []
+    files = Photos.of(photos).files
+    _, names = sides(protocol, files if only is None else only.choose(files))
+    return [Pair(index, name, files[name], {}) for index, name in enumerate(names)]
 
 
 def _identity(cfg: DictConfig) -> list[Any]:
@@ -225,11 +250,13 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     table = summary.load(job.store, len(job.pairs))
     found = summary.summarise(job, table)
     if job.protocol.sets:
-        path = summary.statistics_path(summary.statistics_key(job.pairs, job.protocol))
-        summary.add_sets(found, job, summary.real_statistics(job.store, path))
+        path = summary.statistics_path(summary.statistics_key(job.reals or job.pairs, job.protocol))
+        summary.add_sets(found, job, _real_statistics(cfg, job, path))
     chosen = f" of the set {held['name']}" if (held := _set(cfg)) else ""
     caption = f"{len(job.pairs)} photos{chosen}, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
     notes = [*_notes(cfg), *filter(None, [judges.foot(job.columns)]), f"Measured on {date.today()}."]
+    if job.reals:
+        notes.insert(0, f"FID is to {len(job.reals)} other, real photos (`metrics.attribute`).")
     caption = " ".join([caption, *notes])
     by = cfg.sheet_by or job.columns[-1]
     if by not in job.columns:
@@ -270,6 +297,16 @@ def _write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     tracker.log_artifact(output, list(sources.values()), only=("*.md", "*.csv", "*.html", "curves.png", "sheets/*"))
     tracker.finish()
     write_json(output / RESULT, result)
+
+
+def _real_statistics(cfg: DictConfig, job: Job, path: Path) -> Mapping[str, Any]:
+    from oodgan.editing.editor import _device
+    from oodgan.evaluation import edited_fid, summary
+
+    if not job.reals:
+        return summary.real_statistics(job.store, path)
+    device = _device(str(cfg.get("accelerator", "cpu")))
+    return edited_fid.real_moments(job.reals, job.protocol, path, device)
 
 
 def _notes(cfg: DictConfig) -> list[str]:
