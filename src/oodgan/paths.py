@@ -1,12 +1,16 @@
 """Where the parts of a run lie. Nothing else spells these names.
 
 <root>/<run>/                    a run: `RunFolder`
+    config.yaml, metrics.json    the pipeline's configuration and numbers
     report.html, report.png      what the pipeline shows
     <stage>/                     what one stage wrote: `StageFolder`; a sweep's job is one, too
-        config.yaml, job.json    of a sweep's job
+        config.yaml              the configuration of the command that wrote here; `config=` takes it
+        job.json                 of a sweep's job
         artifact/                what later stages read: manifest.json beside weights.safetensors or images
+        partial-<hash>/          what an interrupted stage has made so far
         training/<phase>-<hash>/ one training: `FitFolder`, with config, numbers, pictures and checkpoints
-<root>/sweeps/<sweep>/<number>/  a sweep's jobs
+<root>/sweeps/<sweep>/<number>/  a sweep's jobs (`conf/hydra/default.yaml` says so, too)
+<root>/cache/                    rendered samples and pairs, which all runs share
 <root>/comparison/               tables of `oodgan compare`
 """
 
@@ -33,6 +37,11 @@ def sweep_folder(cfg: Any) -> Path:
     return Path(cfg.root) / "sweeps" / cfg.sweep
 
 
+def shared_folder(cfg: Any, kind: str, mark: str) -> Path:
+    """Where runs and the jobs of a sweep find what others have rendered, by a hash of how: `<cache>/<kind>/<mark>`."""
+    return Path(cfg.cache) / kind / mark[:10]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run: the folders of its stages, and the pipeline's report."""
@@ -55,6 +64,11 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def metrics_json(self) -> Path:
+        """The report's numbers."""
+        return self.path / METRICS_JSON
 
     @property
     def report_mark(self) -> Path:
@@ -89,6 +103,15 @@ class StageFolder:
     @property
     def config(self) -> Path:
         return self.path / CONFIG
+
+    @property
+    def codes(self) -> Path:
+        """Codes of training photos, which every epoch needs."""
+        return self.path / "codes"
+
+    def partial(self, mark: str) -> Path:
+        """What an interrupted stage with these settings has made so far of its artifact."""
+        return self.path / f"partial-{mark[:10]}"
 
     def fit(self, mark: str, phase: str = "") -> FitFolder:
         """The folder of a training with these settings (their hash): the same settings go on there, others do not."""

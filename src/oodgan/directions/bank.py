@@ -16,6 +16,7 @@ from torch import Tensor
 from oodgan.errors import UserError, unknown
 from oodgan.files import save_tensors
 from oodgan.foreign import reading
+from oodgan.paths import StageFolder
 
 FORMAT = "oodgan-directions-1"
 FILENAME = "directions.safetensors"
@@ -232,7 +233,8 @@ def locate(path: str | Path) -> Path:
     """The file of a bank: a shipped name, a stage's folder, or the file itself; UserError where there is none."""
     file = SHIPPED.get(str(path), Path(path))
     if file.is_dir():
-        file = next((f for f in (file / FILENAME, file / "artifact" / FILENAME) if f.is_file()), file / FILENAME)
+        own, artifact = file / FILENAME, StageFolder(file).artifact / FILENAME
+        file = artifact if artifact.is_file() and not own.is_file() else own
     if not file.is_file():
         raise UserError(f"no direction bank at {path}: name a .safetensors file, a stage's folder, or one of: "
                         f"{', '.join(SHIPPED)}")  # fmt: skip

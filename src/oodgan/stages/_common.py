@@ -21,6 +21,7 @@ from oodgan.files import MANIFEST, digest, writing
 from oodgan.generators import Generator
 from oodgan.generators import build as build_generator
 from oodgan.inversion.inverter import FEATURE_ENCODER
+from oodgan.paths import RunFolder, StageFolder
 from oodgan.ranks import rank
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
@@ -29,8 +30,6 @@ from oodgan.weights import trained
 from oodgan.weights.registry import SHIPPED
 
 log = logging.getLogger("oodgan")
-ARTIFACT = "artifact"
-TRAINING = "training"
 CHAIN = ("directions", "inversion", "diffcam", "ghosts", "deghost")
 """The stages that make what later ones use, in order."""
 
@@ -91,7 +90,7 @@ def take_own(cfg: DictConfig) -> DictConfig:
     own, typed = cfg.copy(), typed_keys()
     earlier = CHAIN[: CHAIN.index(cfg.stage)] if cfg.stage in CHAIN else CHAIN
     for stage in earlier:
-        folder = Path(cfg.root) / cfg.run / stage / ARTIFACT
+        folder = RunFolder.of(cfg).stage(stage).artifact
         group = "directions" if stage == "directions" else TRAINED.get(stage)
         if group not in constant(cfg.stage, "READS") or not cfg.get(group) or not (folder / MANIFEST).is_file():
             continue
@@ -122,22 +121,12 @@ def _of_this_generator(folder: Path, cfg: DictConfig) -> bool:
     return Manifest.load(folder).config.get("generator") == plain(cfg.generator)
 
 
-def shared_folder(cfg: DictConfig, kind: str, mark: str) -> Path:
-    """Where runs and the jobs of a sweep find what others have rendered: `<cache>/<kind>/<mark>`."""
-    return Path(cfg.cache) / kind / mark
-
-
-def artifact_folder(cfg: DictConfig) -> Path:
-    """Where the stage's artifact lies: `<folder>/artifact`."""
-    return Path(cfg.folder) / ARTIFACT
-
-
 def finished(cfg: DictConfig, mark: str) -> bool:
     """Whether the artifact is there and made with these settings.
 
     Raises UserError when one with other settings is in the way and `replace` is false.
     """
-    folder = artifact_folder(cfg)
+    folder = StageFolder.of(cfg).artifact
     if trial(cfg):
         return False
     if up_to_date(folder, mark):
@@ -165,8 +154,9 @@ def write_artifact(
     """
     if trial(cfg):
         log.info("%s: fast_dev_run went through; nothing is written", cfg.stage)
-        return artifact_folder(cfg)
-    folder, sources = artifact_folder(cfg), {name: path for name, path in (uses or {}).items() if path is not None}
+        return StageFolder.of(cfg).artifact
+    folder = StageFolder.of(cfg).artifact
+    sources = {name: path for name, path in (uses or {}).items() if path is not None}
     if rank():  # the first process writes for all
         return folder
     with writing(folder, replace=True) as temporary:
@@ -222,11 +212,6 @@ def used(cfg: DictConfig, *groups: str) -> dict[str, Path | None]:
         file = bank.locate(source) if group == "directions" else trained.locate(source)
         found[group] = file.parent if (file.parent / MANIFEST).is_file() else file
     return found
-
-
-def training_folder(cfg: DictConfig, mark: str, phase: str = "") -> Path:
-    """Where a fit keeps its run: one folder for each set of settings, so that an interrupted fit goes on by itself."""
-    return Path(cfg.folder) / TRAINING / "-".join(part for part in (phase, mark[:10]) if part)
 
 
 def earlier(settings: Mapping[str, Any]) -> Path | None:

@@ -16,6 +16,7 @@ from oodgan.deghost.ghosts import Ghosts
 from oodgan.deghost.remover import build_network, load_network
 from oodgan.errors import UserError
 from oodgan.generators import Generator
+from oodgan.paths import RunFolder, StageFolder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import Manifest, plain, require
 from oodgan.training.build import build_module
@@ -28,7 +29,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.deghoster.get("network") is None:
         raise UserError(f"deghoster={cfg.deghoster.name} has nothing to train; choose deghoster=light")
     generator = common.open_generator(cfg)
-    source = Path(cfg.deghoster.get("ghosts_from") or Path(cfg.root) / cfg.run / "ghosts" / common.ARTIFACT)
+    source = Path(cfg.deghoster.get("ghosts_from") or RunFolder.of(cfg).stage("ghosts").artifact)
     if not source.exists():
         raise UserError(
             f"no ghosts at {source}: make them first by oodgan ghosts run={cfg.run}, or deghoster.ghosts_from=PATH"
@@ -49,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     recipes["discriminator"] = discriminator
     said = {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network}
     module = build_module(settings.module, recipes, said, network=network, discriminator=discriminator)
-    folder = common.training_folder(cfg, mark)
+    folder = StageFolder.of(cfg).fit(mark).path
     start = common.earlier(cfg.deghoster)
     result = fit(
         module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", init_from=start,

@@ -22,6 +22,7 @@ from oodgan.errors import UserError
 from oodgan.files import locked
 from oodgan.generators import Generator
 from oodgan.nn.frozen import weights_hash
+from oodgan.paths import StageFolder, shared_folder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.training.build import build_module
@@ -54,7 +55,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     recipe = {**plain(cfg.diffcam.network), "num_classes": len(bank)}
     module = build_module(settings.module, {"network": recipe}, said, network=network)
     module.exported_tensors = {} if regions is None else {"regions": regions}
-    folder = common.training_folder(cfg, mark)
+    folder = StageFolder.of(cfg).fit(mark).path
     watching = [ConfusionMatrix(bank.names), *_mask_quality(settings, renderer)]
     result = fit(
         module, data, cfg=cfg, settings=settings, folder=folder, callbacks=watching, resume=cfg.resume or "auto",
@@ -122,7 +123,7 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
             "network": cfg.diffcam.network,
             "features": weights_hash(network.shared) + weights_hash(network.classifier),
         }
-    folder = common.shared_folder(cfg, "pairs", common.fingerprint(made_by, marks)[:10])
+    folder = shared_folder(cfg, "pairs", common.fingerprint(made_by, marks))
     with locked(folder, patience=-1):
         return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 

@@ -25,6 +25,7 @@ from oodgan.errors import UserError
 from oodgan.export import check, formats
 from oodgan.export.parts import Part, deployed, sample
 from oodgan.files import write_json, write_text
+from oodgan.paths import StageFolder
 from oodgan.stages import _common as common
 from oodgan.weights import trained
 
@@ -60,7 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     chosen = {key: str(cfg[key]) for key in KEYS}
     generator, bank = editor.generator, editor.bank
     mark = common.mark_of(cfg, GROUPS, generator=generator.id, bank=bank.id, formats=str(wanted), **weights, **chosen)
-    folder = common.artifact_folder(cfg)
+    folder = StageFolder.of(cfg).artifact
     if common.finished(cfg, mark):
         print((folder / TABLE).read_text(encoding="utf-8"))
         return None

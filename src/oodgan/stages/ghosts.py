@@ -18,6 +18,7 @@ from oodgan.diffcam import masks
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.inversion import inverter, transfer
+from oodgan.paths import StageFolder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.training.engine import described, local_processes, trainer
@@ -57,7 +58,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     masker = masks.build(cfg.diffcam, generator, bank)
     bank = _marked(bank, masker)
     settings = cfg.deghoster.ghosts
-    partial = Path(cfg.folder) / f"partial-{common.fingerprint(made_by)[:10]}"
+    partial = StageFolder.of(cfg).partial(common.fingerprint(made_by))
     partial.mkdir(parents=True, exist_ok=True)
     writer = GhostWriter(
         generator,

@@ -7,7 +7,6 @@ First the exact codes of rendered samples are regressed (cheap: the frozen featu
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from oodgan.inversion.inverter import (
     load_feature_encoder,
 )
 from oodgan.inversion.samples import DescribedSamples, render_samples
+from oodgan.paths import StageFolder, shared_folder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.training.build import build_module
@@ -88,8 +88,8 @@ def _codes(cfg: DictConfig, generator: Generator, encoder: nn.Module) -> Dataset
     if settings.samples < 1:
         raise UserError(f"inverter.fit.samples={settings.samples}: codes are learned from at least one rendered sample")
     # Shards hold what this encoder's `describe` computes, so those of another one must not be reused.
-    described = common.fingerprint({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})[:10]
-    folder = common.shared_folder(cfg, "samples", described)
+    described = common.fingerprint({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})
+    folder = shared_folder(cfg, "samples", described)
     with locked(folder, patience=-1):
         samples = render_samples(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
     dataset = DescribedSamples(samples)
@@ -114,7 +114,7 @@ def _features(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: s
     encoder.eval()
     base = EncoderInverter(generator, encoder, passes=int(cfg.inverter.get("passes") or 1))
     # The codes of photos are the same in every epoch.
-    codes = CachedInverter(base, mark, Path(cfg.folder) / "codes", _CODES)
+    codes = CachedInverter(base, mark, StageFolder.of(cfg).codes, _CODES)
     recipes = {"generator": plain(cfg.generator)}
     module = build_module(settings.module, recipes, network=feature, generator=generator, inverter=codes)
     result = _fit(cfg, module, instantiate(cfg.data, size=feature.size), "features", mark)
@@ -123,7 +123,7 @@ def _features(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: s
 
 
 def _fit(cfg: DictConfig, module: Any, data: Any, phase: str, mark: str) -> FitResult:
-    folder = common.training_folder(cfg, mark, phase)
+    folder = StageFolder.of(cfg).fit(mark, phase).path
     settings = cfg.inverter.fit[phase]
     return fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
 from oodgan.files import digest, write_json, write_text
+from oodgan.paths import StageFolder
 from oodgan.tracking.artifacts import fingerprint, plain
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     bank = common.open_bank(cfg, generator)
     groups = ("inverter", "transfer", "diffcam", "compose")
     mark = common.mark_of(cfg, groups, generator=generator.id, bank=bank.id, **_inputs(cfg, photos))
-    folder = common.artifact_folder(cfg)
+    folder = StageFolder.of(cfg).artifact
     if common.finished(cfg, mark):
         return _show(folder)
     tables, samples = _measure(cfg, generator, bank, photos)

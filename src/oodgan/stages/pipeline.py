@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from oodgan.errors import UserError, unknown
+from oodgan.paths import RunFolder, StageFolder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
@@ -49,10 +50,10 @@ def _run_stage(cfg: DictConfig, name: str) -> dict[str, Any] | None:
     own = cfg.copy()
     with open_dict(own):
         own.stage = name
-        own.folder = str(Path(cfg.root) / cfg.run / name)
+        own.folder = str(RunFolder.of(cfg).stage(name).path)
     result = importlib.import_module(f"oodgan.stages.{name}").run(common.take_own(own))
     with open_dict(cfg):
-        common.hand_over(cfg, name, common.artifact_folder(own))
+        common.hand_over(cfg, name, StageFolder.of(own).artifact)
     return result
 
 
@@ -60,11 +61,10 @@ def _edit_and_report(cfg: DictConfig) -> None:
     from oodgan.editing import Editor
     from oodgan.editing.report import report
 
-    folder = Path(cfg.root) / cfg.run
+    run = RunFolder.of(cfg)
     mark = common.mark_of(cfg, ("generator", *_PARTS), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
-    done = folder / "report.mark"
-    if done.is_file() and done.read_text() == mark:
-        _tell(folder)
+    if run.report_mark.is_file() and run.report_mark.read_text() == mark:
+        _tell(run)
         return
     editor = Editor.from_config(cfg)
     photos = [_photo(name) for name in cfg.pipeline.photos] or _samples(editor, cfg.pipeline.samples, cfg.seed)
@@ -77,9 +77,9 @@ def _edit_and_report(cfg: DictConfig) -> None:
             edits.append(edit)
             rows.append(_row(cfg, edit, time.monotonic() - begun))
             log.info("edited: %s", rows[-1])
-    report(folder, edits, _curves(folder, cfg.pipeline.stages), rows, title=f"oodgan: {cfg.run}")
-    done.write_text(mark)
-    _tell(folder)
+    report(run.path, edits, _curves(run, cfg.pipeline.stages), rows, title=f"oodgan: {cfg.run}")
+    run.report_mark.write_text(mark)
+    _tell(run)
 
 
 _PARTS = ("inverter", "transfer", "directions", "diffcam", "compose", "deghoster")
@@ -132,24 +132,21 @@ def _row(cfg: DictConfig, edit: Any, seconds: float) -> dict[str, Any]:
     return row | {"seconds": round(seconds, 1)}
 
 
-def _curves(folder: Path, stages: Sequence[str]) -> dict[str, Path]:
-    found = {}
-    for stage in stages:
-        for path in sorted((folder / stage / common.TRAINING).glob("*/metrics.csv")):
-            found[f"{stage} {path.parent.name.rpartition('-')[0]}".strip()] = path
-    return found
+def _curves(run: RunFolder, stages: Sequence[str]) -> dict[str, Path]:
+    fits = [(stage, fit) for stage in stages for fit in run.stage(stage).fits()]
+    return {f"{stage} {fit.phase}".strip(): fit.metrics_csv for stage, fit in fits}
 
 
-def _tell(folder: Path) -> None:
+def _tell(run: RunFolder) -> None:
     import json
 
     from rich.table import Table
 
     from oodgan.reporting.terminal import console
 
-    rows = json.loads((folder / "metrics.json").read_text())["table"]
+    rows = json.loads(run.metrics_json.read_text())["table"]
     table = Table(*(str(key) for key in rows[0]))
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console().print(table)
-    print(f"report: {folder / 'report.html'}")
+    print(f"report: {run.report}")
