@@ -1,8 +1,8 @@
 """Where the parts of a run lie. Nothing else spells these names.
 
 <root>/<run>/                    a run: `RunFolder`
-    config.yaml, metrics.json    the pipeline's configuration and numbers
-    report.html, report.png      what the pipeline shows
+    config.yaml                  the pipeline's configuration
+    report.{html,png,json}       what the pipeline shows
     <stage>/                     what one stage wrote: `StageFolder`; a sweep's job is one, too
         config.yaml              the configuration of the command that wrote here; `config=` takes it
         job.json                 of a sweep's job
@@ -66,9 +66,9 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
-    def metrics_json(self) -> Path:
+    def report_json(self) -> Path:
         """The report's numbers."""
-        return self.path / METRICS_JSON
+        return self.path / "report.json"
 
     @property
     def report_mark(self) -> Path:

@@ -56,7 +56,7 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, edits: list, ru
     assert "demo &lt;1&gt;" in text and "age &lt;-1&gt; &amp; more" in text and "0.912" in text
     with Image.open(tmp_path / "out" / "report.png") as poster:
         assert poster.width > 6 * 400 and poster.height > 2 * 400
-    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())
     assert numbers["table"][0]["identity kept"] == pytest.approx(0.9123)
     assert numbers["edits"][0]["seconds"] == {"align": 0.123}
     assert numbers["curves"]["diffcam"]["train/loss"] == {"first": 2.0, "last": 0.1, "lowest": 0.1, "step": 19}

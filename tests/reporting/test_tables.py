@@ -30,6 +30,17 @@ def test_the_terminal_shows_cells_as_text_and_not_as_markup() -> None:
     assert re.findall(r"\x1b\[1;32m *(\S+)\x1b", text) == ["0.25"]
 
 
+def test_a_table_too_wide_for_the_terminal_is_turned() -> None:
+    many = Table(["run", *(f"metric {i}" for i in range(30))], [["a", *"1" * 30], ["b", *"2" * 30]], best={(1, 7)})
+    turned = many.turned()
+    assert turned.header == ["run", "a", "b"] and turned.rows[6] == ["metric 6", "1", "2"] and turned.best == {(6, 2)}
+    assert many.terminal(80).row_count == 30 and many.terminal(1000).row_count == many.terminal().row_count == 2
+    console = Console(file=io.StringIO(), width=80)
+    console.print(many.terminal(80))
+    assert all(f"metric {i} " in console.file.getvalue() for i in range(30))  # type: ignore[attr-defined]
+    assert turned.turned() == Table(many.header, many.rows, {(1, 7)}, range(1, 31))
+
+
 @pytest.mark.parametrize(
     ("metric", "lower"),
     [

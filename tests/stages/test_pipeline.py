@@ -69,7 +69,7 @@ def test_every_stage_leaves_an_artifact_that_says_what_it_is(finished: Path) -> 
 @pytest.mark.slow
 def test_the_report_has_a_row_for_each_edit_and_the_curves(finished: Path) -> None:
     folder = finished / "tiny"
-    table = json.loads((folder / "metrics.json").read_text())["table"]
+    table = json.loads((folder / "report.json").read_text())["table"]
     assert len(table) == 3 and all(row["seconds"] >= 0 for row in table)
     assert (folder / "report.html").stat().st_size > 20_000 and (folder / "report.png").is_file()
     curves = sorted(folder.glob("*/training/*/metrics.csv"))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oodgan.editing.edit import Edit
 
 COLUMNS = ("photo", "inverted", "edited", "mask over the photo", "coarse", "result")
-HTML, PNG, METRICS = "report.html", "report.png", "metrics.json"
+HTML, PNG, JSON = "report.html", "report.png", "report.json"
 _TINT = np.array([255, 64, 32], dtype=np.float32)
 _SIDE = 640  # pixels of a picture in the page: what it is enlarged to by a click
 
@@ -33,7 +33,7 @@ def report(
     table: Sequence[Mapping[str, Any]] = (),
     title: str = "oodgan report",
 ) -> Path:
-    """Write `report.html`, `report.png` and `metrics.json` into a folder.
+    """Write `report.html`, `report.png` and `report.json` into a folder.
 
     Args:
         folder: made when it is not there; files of these names are replaced.
@@ -49,7 +49,7 @@ def report(
     folder.mkdir(parents=True, exist_ok=True)
     rows = [(edit.label, _pictures(edit)) for edit in edits]
     runs = {name: found for name, path in (curves or {}).items() if (found := read(path))}
-    write_json(folder / METRICS, _numbers(edits, runs, table))
+    write_json(folder / JSON, _numbers(edits, runs, table))
     drawn = Table(list(table[0]), [[_shown(value) for value in row.values()] for row in table]) if table else None
     with replacing(folder / PNG) as temporary:
         _poster(title, rows, runs, drawn).save(temporary, "PNG")

@@ -55,8 +55,25 @@ class Table:
         csv.writer(text).writerows([self.header, *self.rows])
         return text.getvalue()
 
-    def terminal(self) -> RichTable:
-        """The table for rich's `Console.print`, marked cells in bold green."""
+    def turned(self) -> Table:
+        """The same with a column for each row; the first column's cells are the titles."""
+        header = [self.header[0], *(row[0] for row in self.rows)]
+        rows = [[title, *(row[c] for row in self.rows)] for c, title in enumerate(self.header) if c]
+        best = {(c - 1, r + 1) for r, c in self.best if c}
+        return Table(header, rows, best, range(1, len(header)))
+
+    def width(self) -> int:
+        """Characters of a line in the terminal."""
+        columns = zip(self.header, *self.rows, strict=True)
+        return 1 + sum(3 + max(map(len, column)) for column in columns)
+
+    def terminal(self, width: int | None = None) -> RichTable:
+        """The table for rich's `Console.print`, marked cells in bold green.
+
+        One that is wider than `width` characters and has more columns than rows is `turned`.
+        """
+        if width is not None and self.width() > width and len(self.header) > len(self.rows) + 1:
+            return self.turned().terminal()
         from rich.table import Table as RichTable
         from rich.text import Text
 

@@ -29,8 +29,9 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     write_text(output / "comparison.md", comparison.table().markdown())
     write_text(output / "comparison.csv", compare.to_csv(comparison))
     write_text(output / "comparison.html", page.page(comparison, found, title))
-    console().print(comparison.table().terminal())
-    console().print(f"wrote {output / 'comparison.html'}, .md and .csv", soft_wrap=True)
+    terminal = console()
+    terminal.print(comparison.table().terminal(terminal.width))
+    terminal.print(f"wrote {output / 'comparison.html'}, .md and .csv", soft_wrap=True)
     return None
 
 

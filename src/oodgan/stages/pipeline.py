@@ -140,13 +140,9 @@ def _curves(run: RunFolder, stages: Sequence[str]) -> dict[str, Path]:
 def _tell(run: RunFolder) -> None:
     import json
 
-    from rich.table import Table
-
+    from oodgan.reporting.tables import Table
     from oodgan.reporting.terminal import console
 
-    rows = json.loads(run.metrics_json.read_text())["table"]
-    table = Table(*(str(key) for key in rows[0]))
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    console().print(table)
+    rows = json.loads(run.report_json.read_text())["table"]
+    console().print(Table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]).terminal())
     print(f"report: {run.report}")
