@@ -13,6 +13,8 @@ from PIL import Image
 from oodgan import Editor
 from oodgan.errors import UserError
 from oodgan.export import backend
+from oodgan.inversion.feature import FeatureEncoder
+from oodgan.inversion.inverter import FeatureInverter
 
 
 def test_the_same_edit_comes_out(
@@ -36,6 +38,28 @@ def test_the_same_edit_comes_out(
     backend.accelerate(again := make_editor())
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.xml")} == made, "converted twice"
     assert torch.equal(again.synthesis(codes), editor.synthesis(codes))
+
+
+def test_residuals_are_a_second_input_of_the_generator(
+    editor: Editor, draw_face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="the export extra is not installed")
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path))
+    generator = editor.generator
+    encoder = FeatureEncoder(generator.feature_channels[8], 8, 32, (8, 8, 8), (1, 1, 1))
+    editor.inverter = FeatureInverter(generator, editor.inverter, encoder, passes=2)
+    plain = editor.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True)
+    wanted = dict(plain.tensors)
+    assert plain.inversion.residuals[8].any()
+    backend.accelerate(editor)
+    assert {path.stem for path in tmp_path.rglob("*.xml")} == {"synthesis", "synthesis_residual"}
+    editor.subjects.forget()
+    found = dict(editor.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True).tensors)
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-3) for name in wanted)
+    codes = plain.w_plus
+    assert torch.allclose(editor.synthesis(codes), generator.synthesis(codes), atol=1e-3)
+    with pytest.raises(UserError, match=r"no graph for residuals at \[8, 16\] px: use backend=torch"):
+        editor.synthesis(codes, residuals={8: plain.inversion.residuals[8], 16: torch.zeros(1, 16, 16, 16)})
 
 
 def test_other_weights_are_converted_anew(
