@@ -88,3 +88,17 @@ def test_keys_of_the_users_own():
 def test_what_every_fit_takes_is_known():
     cfg = checked("diffcam", "++diffcam.fit.accumulate=2", "++diffcam.fit.clip=1.0")
     assert cfg.diffcam.fit.accumulate == 2
+
+
+@pytest.mark.parametrize(
+    "key", ["deghoster.fit.module.losses", "inverter.fit.images.module.losses", "callbacks.metrics.metrics", "logger"]
+)
+def test_an_entry_of_the_users_own_is_known_by_its_target(key: str) -> None:
+    """A loss, a metric or a logger may be added under any name; a name without a class is a mistake."""
+    stage = "inversion" if key.startswith("inverter") else "deghost"
+    added = f"+{key}.mine={{_target_: torch.nn.SmoothL1Loss, beta: 0.5}}"
+    assert checked(stage, added)
+    with pytest.raises(UserError, match=rf"nothing reads {key}\.mine\.bet\b"):
+        checked(stage, added.replace("beta", "bet"))
+    with pytest.raises(UserError, match=rf"nothing reads {key}\.mine"):
+        checked(stage, f"+{key}.mine={{weight: 0.5}}")

@@ -238,7 +238,9 @@ def _strange(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]
             if isinstance(value, dict) and key == "callbacks":
                 yield from _strange_entries(value, f"{key}.", known)
             continue
-        fine = key in known or (_takes(str(target), str(name)) if target else not prefix and _referred_to(name, node))
+        added = keys.among(prefix.rstrip("."), keys.NAMED) and isinstance(value, dict) and "_target_" in value
+        fine = key in known or added
+        fine = fine or (_takes(str(target), str(name)) if target else not prefix and _referred_to(name, node))
         if not fine:
             yield key
         elif isinstance(value, dict) and (_has_children(key, known) or "_target_" in value):

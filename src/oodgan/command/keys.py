@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 TEXT = (
-    "run", "root", "folder", "cache", "sweep", "resume", "init_from", "output", "photos", "masks", "settings", "probes",
+    "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "settings", "probes",
     "title", "host", "sheet_by", "wandb", "to", "action", "*.path", "*.root", "*.weights", "*.cache",
     "*.name", "*.probes", "*.published", "*.parsing", "*.mapping", "*.partition", "*.ghosts_from", "logger.*.project",
     "logger.*.entity", "logger.*.group", "logger.*.notes",
@@ -56,6 +56,10 @@ OPEN = (
     "diffcam.mask.thresholds",
 )  # fmt: skip
 """Mappings whose keys are names that the user chooses, or that the part which reads them checks."""
+
+
+NAMED = ("*.losses", "callbacks.metrics.metrics", "logger")
+"""Mappings to which an entry may be added, under a name that the user chooses, by its `_target_`."""
 
 
 def is_text(key: str) -> bool:
