@@ -140,7 +140,7 @@ def seek(
         target: standard deviations; its sign is that of the course.
     """
     wanted = abs(target)
-    near, far = Seen(0.0, 0.0, 1.0), None  # enough is missing; too much changes, or too little of the person is left
+    near, far = Seen(0.0, 0.0, 1.0), None  # too little change; too much, or too little of the person left
     allowed, at = [near], min(wanted, course.end)
     for _ in range(previews):
         change, kept = look(course.strength(at))
@@ -151,12 +151,9 @@ def seek(
             far = seen
         else:
             near = seen
-        if _done(near, far, wanted - tolerance, course, identity):
+        if _done(near, far, wanted - tolerance, course):
             break
-        slow = (
-            far and math.isfinite(width) and _width(near, far) > width / 2
-        )  # a secant that creeps is left for the middle
-        at = (near.progress + far.progress) / 2 if far and slow else _next(near, far, wanted, course.end, identity)
+        at = _next(near, far, wanted, course.end, identity, creeping=_width(near, far) > width / 2)
     best = min(allowed, key=lambda s: abs(s.change - wanted))
     reached = best.change >= wanted - tolerance
     reason = "" if reached else _reason(near, far, course, identity, previews)
@@ -167,7 +164,7 @@ def _width(near: Seen, far: Seen | None) -> float:
     return math.inf if far is None else far.progress - near.progress
 
 
-def _done(near: Seen, far: Seen | None, enough: float, course: Course, identity: float) -> bool:
+def _done(near: Seen, far: Seen | None, enough: float, course: Course) -> bool:
     if near.progress and near.change >= enough:
         return True
     if far is None:
@@ -175,11 +172,13 @@ def _done(near: Seen, far: Seen | None, enough: float, course: Course, identity:
     return abs(course.strength(far.progress) - course.strength(near.progress)) < _CLOSE
 
 
-def _next(near: Seen, far: Seen | None, wanted: float, end: float, identity: float) -> float:
+def _next(near: Seen, far: Seen | None, wanted: float, end: float, identity: float, creeping: bool) -> float:
     """Where the change, or the identity that is left, should be right, well inside of what is not known yet."""
     if far is None:
         guess = near.progress * wanted / near.change if near.change > 0 else end
         return min(max(guess, near.progress + 0.2 * (end - near.progress)), end)
+    if creeping:
+        return (near.progress + far.progress) / 2
     share = (wanted - near.change) / (far.change - near.change) if far.change > wanted else 1.0
     if far.identity < identity:
         share = min(share, (near.identity - identity) / (near.identity - far.identity))
@@ -242,7 +241,7 @@ class Search:
         if not curve:
             raise UserError(f"{name}: {AUTO}, but these directions do not say what strength 1 shows: say {name}: +1sd")
         points = sorted(zip([0.0, *curve["strength"]], [0.0, *curve["move"]], strict=True))
-        return float(np.interp(1.0, *zip(*points, strict=True)))
+        return float(np.interp(1.0, [s for s, _ in points], [m for _, m in points]))
 
     def __call__(
         self, editor: Editor, inversion: Inversion, edits: Mapping[str, Strength]

@@ -30,7 +30,7 @@ class Plan:
     """
 
     output: Path
-    edits: list[dict[str, float | str]]
+    edits: list[dict[str, Any]]
     lists: dict[str, list[float]]
     save: tuple[str, ...]
     format: str

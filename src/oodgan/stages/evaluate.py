@@ -81,11 +81,20 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 def _edits(cfg: DictConfig, methods: Mapping[str, str]) -> dict[str, float]:
     from oodgan.evaluation.methods import BUILT_IN
 
-    edits = {str(k): float(v) for k, v in (plain(cfg.edits) or {}).items()}
+    edits = {str(k): _number(str(k), v) for k, v in (plain(cfg.edits) or {}).items()}
     made = [value for value in methods.values() if value in BUILT_IN]
     if made and not edits and set(made) != {"inversion"}:
         raise UserError(f"the built-in method {made[0]} needs an edit to make, e.g. 'edits={{smile: 1.0}}'")
     return edits
+
+
+def _number(name: str, value: Any) -> float:
+    from oodgan.editing.strength import Target, parse
+
+    strength = parse(name, value)
+    if isinstance(strength, Target):
+        raise UserError(f"edits.{name}={strength}: methods are compared at given strengths, for example {name}: 1.0")
+    return strength
 
 
 def _at(cfg: DictConfig) -> dict[str, float]:
