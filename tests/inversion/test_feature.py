@@ -13,7 +13,7 @@ from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
 from oodgan.inversion import inverter as inverters
 from oodgan.inversion.cache import CachedInverter
-from oodgan.inversion.feature import FeatureEncoder, compare, deviation, predict
+from oodgan.inversion.feature import FeatureEncoder, ResidualRefinement, compare, deviation, predict
 from oodgan.inversion.feature_module import FeatureModule
 from oodgan.inversion.inverter import FeatureInverter
 from oodgan.inversion.value import Inversion, concatenate
@@ -156,6 +156,26 @@ def test_the_inverter_keeps_the_base_code(generator, encoder, codes, photos) -> 
     assert float((inversion.image(generator) - photos).square().mean()) < float((plain - photos).square().mean())
     with pytest.raises(UserError, match="passes=0"):
         FeatureInverter(generator, KnownCodes(codes), encoder, passes=0)
+
+
+def test_optimising_the_residual_comes_closer_within_its_budget(generator, encoder, codes, photos, monkeypatch) -> None:
+    from oodgan.metrics import lpips
+
+    # No network is fetched: the perceptual part of the loss is left out.
+    monkeypatch.setattr(lpips, "lpips_distance", lambda *_: lambda a, b: torch.zeros(len(a)))
+    residual, base = predict(encoder, generator, codes, photos)
+
+    def error(r: Tensor) -> Tensor:
+        return (generator.synthesis(codes, residuals={RESOLUTION: r}) - photos).square().mean((1, 2, 3)).detach()
+
+    for exact in (False, True):
+        refined = ResidualRefinement(steps=10, exact=exact, size=32)(generator, codes, residual, base, photos)
+        assert bool((error(refined) < error(residual)).all())
+    assert ResidualRefinement()(generator, codes, residual, base, photos) is residual
+    quick = ResidualRefinement(seconds=1e-9, size=32)(generator, codes, residual, base, photos)
+    assert torch.equal(quick, residual)  # the budget ends after the first look
+    with pytest.raises(UserError, match=r"residual.refine: steps=-1"):
+        ResidualRefinement(steps=-1)
 
 
 def test_a_cached_inversion_is_that_of_the_first_time(generator, encoder, codes, photos, tmp_path: Path) -> None:

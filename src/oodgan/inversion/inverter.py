@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from oodgan.directions.bank import latent_space, space_of
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
-from oodgan.inversion.feature import FeatureEncoder, predict
+from oodgan.inversion.feature import FeatureEncoder, ResidualRefinement, predict
 from oodgan.inversion.refine import Refinement
 from oodgan.inversion.value import Inversion
 from oodgan.weights import trained
@@ -105,6 +105,7 @@ class FeatureInverter(nn.Module):
         encoder: predicts the residual (`oodgan.inversion.feature`).
         passes: forward passes of the encoder on previews.
         exact: further passes on full images; each costs a forward and a backward pass of the whole generator.
+        refinement: optimisation of the residual after them; None: none.
     """
 
     def __init__(
@@ -115,17 +116,20 @@ class FeatureInverter(nn.Module):
         passes: int = 3,
         exact: int = 0,
         name: str = "feature",
+        refinement: ResidualRefinement | None = None,
     ) -> None:
         super().__init__()
         if passes < 1 or exact < 0:
             raise UserError(f"inverter.residual: passes={passes}, exact={exact}: passes >= 1 and exact >= 0 expected")
         self.generator, self.base, self.encoder = generator, base, encoder.eval()
         self.passes, self.exact, self.name = passes, exact, name
+        self.refinement = refinement or ResidualRefinement()
 
     def invert(self, photos: Tensor) -> Inversion:
         w_plus = self.base.invert(photos).w_plus
         with torch.no_grad():
-            residual, _ = predict(self.encoder, self.generator, w_plus, photos, self.passes, self.exact)
+            residual, base = predict(self.encoder, self.generator, w_plus, photos, self.passes, self.exact)
+        residual = self.refinement(self.generator, w_plus, residual, base, photos)
         return Inversion(w_plus, {self.encoder.resolution: residual})
 
 
@@ -142,7 +146,8 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
         return base
     encoder = load_feature_encoder(residual, generator)
     passes, exact = int(residual.get("passes") or 1), int(residual.get("exact") or 0)
-    return FeatureInverter(generator, base, encoder, passes, exact, base.name)
+    refinement = ResidualRefinement(**dict(residual.get("refine") or {}))
+    return FeatureInverter(generator, base, encoder, passes, exact, base.name, refinement)
 
 
 def _build_base(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
