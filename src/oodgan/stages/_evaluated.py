@@ -1,0 +1,150 @@
+"""What an evaluation leaves: numbers, tables, curves, pages and pictures, once all photos are scored."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from oodgan.errors import UserError, unknown
+from oodgan.files import digest, replacing, write_json, write_text
+from oodgan.tracking import wandb as tracker
+from oodgan.tracking.artifacts import Manifest, plain
+
+if TYPE_CHECKING:
+    from oodgan.evaluation.score import Job
+
+FILE = "metrics.json"
+
+
+def at(cfg: DictConfig) -> dict[str, float]:
+    """At which change of each attribute likeness is read."""
+    given = plain(cfg.get("at")) or {}
+    for name, change in given.items():
+        if not isinstance(change, int | float) or not 0 < change < math.inf:
+            raise UserError(f"at.{name}={change} must be a positive change, e.g. at={{{name}: 0.6}}")
+    return {str(name): float(change) for name, change in given.items()}
+
+
+def named_set(cfg: DictConfig) -> dict[str, str] | None:
+    """Name and hash of the set of photos."""
+    if not cfg.get("set"):
+        return None
+    path = Path(cfg.set).expanduser()
+    return {"name": path.stem, "sha256": digest(path)}
+
+
+def write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
+    """Write all that an evaluation leaves in its folder, `metrics.json` last, and tell the loggers."""
+    from oodgan.data.images import write_image
+    from oodgan.evaluation import curves, judges, report, summary
+
+    table = summary.load(job.store, len(job.pairs))
+    found = summary.summarise(job, table)
+    if job.protocol.sets:
+        path = summary.statistics_path(summary.statistics_key(job.reals or job.pairs, job.protocol))
+        summary.add_sets(found, job, _real_statistics(cfg, job, path))
+    chosen = f" of the set {held['name']}" if (held := named_set(cfg)) else ""
+    caption = f"{len(job.pairs)} photos{chosen}, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
+    notes = [*_notes(cfg), *filter(None, [judges.foot(job.columns)]), f"Measured on {date.today()}."]
+    if job.reals:
+        notes.insert(0, f"FID is to {len(job.reals)} other, real photos (`metrics.attribute`).")
+    caption = " ".join([caption, *notes])
+    by = cfg.sheet_by or job.columns[-1]
+    if by not in job.columns:
+        raise unknown("metric", by, job.columns)
+    (output / "sheets").mkdir(parents=True, exist_ok=True)
+    for m, method in enumerate(job.methods):
+        picture = report.sheet(job.pairs, table[:, m, job.columns.index(by)], method, by)
+        write_image(picture, output / "sheets" / f"{method}.png")
+    report.write_rows(output / "per_image.csv", job.pairs, job.columns, table)
+    several = any(row != variant.method for row, variant in job.variants.items())
+    equal = curves.equal_change(job, table, at(cfg)) if several else {}
+    chart = curves.draw(equal) if equal else None
+    if chart:
+        with replacing(output / "curves.png") as temporary:
+            temporary.write_bytes(chart)
+    write_text(output / "table.md", report.markdown(found, caption, equal))
+    write_text(output / "report.html", report.page(found, job.pairs, job.columns, table, caption, equal, chart))
+    result = {
+        "protocol": job.protocol.as_dict(),
+        "protocol_id": job.protocol.id,
+        "count": len(job.pairs),
+        "photos": summary.statistics_key(job.pairs, job.protocol),
+        "set": held,
+        "edits": dict(job.edit),
+        "methods": found,
+        "equal_change": equal,
+        "notes": notes,
+        "sheets_by": by,
+        "fingerprint": mark,
+    }
+    manifest = Manifest("evaluate", plain(cfg), seed=job.protocol.seed, resolution=job.protocol.resolution)
+    manifest.counts, manifest.metrics, manifest.fingerprint = {"photos": len(job.pairs)}, found, mark
+    sources = sources_of(cfg)
+    manifest.inputs = {name: digest(path) for name, path in sources.items()}
+    shutil.rmtree(output / "progress", ignore_errors=True)
+    manifest.save(output)
+    _log(cfg, found, output)
+    tracker.log_artifact(output, list(sources.values()), only=("*.md", "*.csv", "*.html", "curves.png", "sheets/*"))
+    tracker.finish()
+    write_json(output / FILE, result)
+
+
+def _real_statistics(cfg: DictConfig, job: Job, path: Path) -> Mapping[str, Any]:
+    from oodgan.editing.editor import _device
+    from oodgan.evaluation import edited_fid, summary
+
+    if not job.reals:
+        return summary.real_statistics(job.store, path)
+    device = _device(str(cfg.get("accelerator", "cpu")))
+    return edited_fid.real_moments(job.reals, job.protocol, path, device)
+
+
+def _notes(cfg: DictConfig) -> list[str]:
+    """What a reader of the table must know about methods that are not quite what their name says."""
+    from oodgan.evaluation.paper import differences
+
+    return [differences(plain(cfg))] if "paper" in built_in(cfg) else []
+
+
+def built_in(cfg: DictConfig) -> set[str]:
+    """The built-in methods among those that are scored."""
+    from oodgan.evaluation.methods import BUILT_IN, variants
+
+    return {variant.source for variant in variants(plain(cfg.methods), None).values()} & set(BUILT_IN)
+
+
+def sources_of(cfg: DictConfig) -> dict[str, Path]:
+    """The artifacts and weights files that made the pictures, as far as this command made them."""
+    from oodgan.stages import _common as common
+
+    if not built_in(cfg):
+        return {}
+    found = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
+    theirs = common.used(cfg.get("paper") or DictConfig({}), "diffcam", "deghoster")
+    found |= {f"paper_{name}": path for name, path in theirs.items()}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def _log(cfg: DictConfig, found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
+    """The means to every logger that is on; to wandb the table and the sheets besides."""
+    from oodgan.data.images import read_rgb
+    from oodgan.tracking import loggers
+
+    every = {f"{m}/{k}": e.get("mean", math.nan) for m, entries in found.items() for k, e in entries.items()}
+    means = {name: mean for name, mean in every.items() if math.isfinite(mean)}
+    for logger in loggers.build(plain(cfg.get("logger")), output, "evaluate", config=plain(cfg)):
+        logger.log_metrics(means, step=0)
+        if type(logger).__name__ == "WandbLogger":
+            for path in sorted((output / "sheets").glob("*.png")):
+                logger.log_image(f"sheets/{path.stem}", [read_rgb(path)])  # type: ignore[attr-defined]
+            columns = ["method", *dict.fromkeys(k for entries in found.values() for k in entries)]
+            rows = [[m, *(entries.get(k, {}).get("mean") for k in columns[1:])] for m, entries in found.items()]
+            logger.log_table("evaluation", columns=columns, data=rows)  # type: ignore[attr-defined]
+        logger.finalize("success")
