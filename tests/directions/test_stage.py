@@ -14,7 +14,7 @@ from oodgan.directions.bank import Bank
 from oodgan.directions.discovery import ProbeDiscovery
 from oodgan.directions.probes import Probes
 from oodgan.launch import compose
-from oodgan.stages.directions import _measure
+from oodgan.stages.directions import Findings, _measure, save_probes
 from oodgan.tracking.artifacts import Manifest
 
 
@@ -41,18 +41,15 @@ def test_a_mistake_is_one_line(tmp_path: Path):
 
 
 @pytest.mark.network
-def test_both_halves_of_the_probes_are_written(painted: Path, tmp_path: Path):
-    done = _oodgan(
-        "directions=probe", f"root={tmp_path}/runs", f"labels={painted}/labels.csv", f"images={painted}/images",
-        "directions.samples=20", "directions.size=64", "directions.attributes={top: {step: 3}}",
-        "calibrate.samples=1", "check.samples=0", "pictures=1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    artifact = tmp_path / "runs" / "tiny" / "directions" / "artifact"
-    judge, seek = (Probes.load(artifact / name) for name in ("probes.safetensors", "probes_seek.safetensors"))
-    assert judge.names == seek.names == ("top",)
+def test_both_halves_of_the_probes_are_written(painter, painted: Path, tmp_path: Path):
+    method = ProbeDiscovery(str(painted / "labels.csv"), str(painted / "images"), samples=20, size=64)
+    found = method.discover(painter)
+    bank = Bank(tuple(found.names), found.vectors, painter.id, painter.id)
+    save_probes(Findings(bank, None, {}, found.check, found.probes), tmp_path)
+    judge, seek = (Probes.load(tmp_path / name) for name in ("probes.safetensors", "probes_seek.safetensors"))
+    assert judge.names == seek.names == ("disc", "top")
     assert not torch.allclose(judge.weights, seek.weights), "each half of the faces has its own"
-    assert Bank.load(artifact).calibration["top"]["probe_r"] == seek.quality["top"], "that found the directions"
+    assert found.probes is not None and seek.quality == dict(found.probes.quality), "those that found the directions"
 
 
 @pytest.mark.network

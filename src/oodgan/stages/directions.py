@@ -61,10 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     def fill(folder: Path) -> None:
         bank.save(folder / FILENAME)
-        if findings.judge is not None:
-            findings.judge.save(folder / "probes.safetensors")
-        if findings.seek is not None:
-            findings.seek.save(folder / "probes_seek.safetensors")
+        save_probes(findings, folder)
         codes = sample_codes(generator, max(int(cfg.pictures), 1), cfg.check.seed + 1, 0.7)
         pictures = write_pictures(generator, bank, codes, folder / "pictures", result)
         command = shlex.join(["oodgan", "directions", *_overrides()])
@@ -84,6 +81,13 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         extra={"bank": bank.id},
     )
     return None
+
+
+def save_probes(findings: Findings, folder: Path) -> None:
+    """Write `probes.safetensors`, which judge, and `probes_seek.safetensors`, which found the directions."""
+    for name, probes in (("probes", findings.judge), ("probes_seek", findings.seek)):
+        if probes is not None:
+            probes.save(folder / f"{name}.safetensors")
 
 
 def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findings:
