@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,28 @@ def test_wrong_uploads_are_told_in_one_line_without_their_folder(studio: Studio,
             studio.open(path, aligned=True)
         assert path.name in str(error.value) and str(tmp_path) not in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_photos_as_phones_and_tools_write_them(studio: Studio, crop: Path, tmp_path: Path) -> None:
+    """Damaged and overlong camera data, and names as long as the file system allows."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x9286] = "ACME", "prompt " * 12_000
+    odd = {"damaged.jpg": b"Exif\0\0no tiff", "repr.png": b"b'Exif\\x00'", "long.png": exif.tobytes(),
+           f"{'n' * 245}.png": exif.tobytes()}  # fmt: skip
+    for name, data in odd.items():
+        path = tmp_path / name
+        Image.open(crop).save(path, exif=data[:60_000] if path.suffix == ".jpg" else data)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            session = studio.open(path, aligned=True)
+            written = [Path(studio.picture(session, MOVED, "pasted", form)) for form in ("png", "jpg", "webp")]
+            written.append(Path(studio.settings(session, MOVED, "pasted", "png")))
+        assert all(path.is_file() and len(path.name) <= 255 for path in written), name
+        assert caught, "what is left out is told"
+        if data is odd["long.png"]:
+            for path in written[:3]:
+                with Image.open(path) as picture:
+                    assert picture.getexif()[0x010F] == "ACME"
 
 
 def test_a_face_that_is_not_there_is_an_error(studio: Studio, crop: Path) -> None:

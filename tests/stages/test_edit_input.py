@@ -169,3 +169,56 @@ def test_only_dead_processes_leftovers_are_swept(tmp_path: Path) -> None:
             path.write_text("")
         sweep(tmp_path)
         assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
+
+
+def test_what_a_folder_holds_beside_photos_is_counted_and_named(
+    oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ending, kind in (("jfif", "JPEG"), ("jpe", "JPEG"), ("gif", "GIF"), ("ppm", "PPM"), ("avif", "AVIF")):
+        draw_face(5, 64).save(photos / f"photo_{ending}.{ending}", kind)
+    for name in ("notes.txt", "clip.mp4", ".hidden.cr2"):
+        (photos / name).write_text("")
+    assert oodgan("photos", EDIT) == 0
+    said = capsys.readouterr()
+    assert "note: 2 other file(s) in photos left out: clip.mp4, notes.txt" in said.err
+    assert "7 edited, 0 skipped" in said.out
+
+
+def test_damaged_camera_data_cost_no_photo(
+    oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_face(5, 64).save(photos / "bad.jpg", exif=b"Exif\0\0not a tiff")
+    exif = Image.Exif()
+    exif[0x010F], exif[0x010E] = "ACME", "prompt " * 12_000
+    draw_face(6, 64).save(photos / "long.png", exif=exif)
+    assert oodgan("photos", EDIT, "format=jpg") == 0
+    said = capsys.readouterr()
+    assert "4 edited" in said.out and "camera data (EXIF) of photos/bad.jpg are damaged" in said.err
+    assert "a jpg holds at most 64 kB of camera data (EXIF): ImageDescription left out" in said.err
+    notes = json.loads(Path("out/edits.json").read_text())["photos"]
+    assert "damaged" in notes["bad"]["notes"][0] and "64 kB" in notes["long"]["notes"][0]
+    with Image.open("out/result/long.jpg") as copy:
+        assert copy.getexif()[0x010F] == "ACME"
+
+
+def test_names_of_old_disks_long_names_and_brackets(
+    oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["caf\udce9.png", f"{'n' * 251}.png", f"{'写' * 83}.png", "a [bold red]b.png", ":smile:.png"]
+    (photos / "a[").mkdir()
+    for name in [*names, "a[/b].png"]:
+        draw_face(5, 64).save(photos / name)
+    for _ in range(2):
+        assert oodgan("photos", EDIT, "edits={smile: [0, 1]}") == 0
+    said = capsys.readouterr().out
+    assert "0 edited, 8 skipped" in said and "[bold red]" in said and ":smile:" in said
+    record = json.loads(Path("out/edits.json").read_bytes())
+    assert set(record["photos"]) == {"a", "more/b", "a[/b]", *(name[:-4] for name in names)}
+    results = sorted(Path("out/result").rglob("*.png"))
+    assert len(results) == 16 and all(len(os.fsencode(path.name)) <= 255 for path in results)
+
+
+def test_strengths_that_differ_late_have_files_of_their_own(oodgan: Callable[..., int], photos: Path) -> None:
+    assert oodgan("photos/a.png", "edits={smile: [0.1234567, 0.1234568, 1, 1.0000001]}") == 0
+    names = {path.name for path in Path("out/result").iterdir()}
+    assert names == {f"a_smile+{s}.png" for s in ("0.1234567", "0.1234568", "1", "1.0000001")}

@@ -113,9 +113,13 @@ def _exif(image: Image.Image) -> Image.Exif | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return image.getexif()
+            exif = image.getexif()
     except Exception:
         return None
+    stored = image.info.get("exif")
+    # What failed when Pillow opened the file is empty now, and fails no more.
+    damaged = isinstance(stored, bytes) and bool(stored.strip(b"Exif\0")) and not len(exif)
+    return None if damaged else exif
 
 
 def _group(exif: Image.Exif | None, group: int) -> Mapping[int, Any] | None:
