@@ -62,7 +62,7 @@ def test_keys_comments_and_defaults_are_read_from_the_file() -> None:
     found = {key.path: key for key in hooks.keys(hooks.CONF / "stage" / "edit.yaml")}
     assert found["quality"] == hooks.Key("quality", "95", "of jpg and webp") and "stage" not in found
     nested = {key.path: key for key in hooks.keys(hooks.CONF / "inverter" / "light.yaml")}
-    assert nested["inverter.refine.size"].default == "256" and nested["inverter.fit.codes.losses"].default[0] == "{"
+    assert nested["inverter.refine.size"].default == "256" and nested["inverter.refine.losses"].default[0] == "{"
     assert any(key.path == "pipeline.edits" for key in hooks.keys(hooks.CONF / "stage" / "pipeline.yaml"))
 
 

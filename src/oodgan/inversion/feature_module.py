@@ -98,7 +98,8 @@ class FeatureModule(FitModule):
 
     def _activation_error(self, batch: dict[str, Any], residual: Tensor, base: Tensor) -> Tensor:
         error = torch.zeros_like(residual)
-        known = batch["has_w_plus"].nonzero().flatten() if "has_w_plus" in batch else []
+        given = batch.get("has_w_plus", torch.zeros(len(residual), dtype=torch.bool))
+        known: Tensor = given.nonzero().flatten()
         if not len(known) or not self.losses.need("activation_error"):
             return error
         resolution = residual.shape[-1]

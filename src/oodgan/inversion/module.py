@@ -62,17 +62,17 @@ class InversionModule(FitModule):
         discriminator_optimizer: Config | Callable[..., Any] | None = None,
         discriminator_loss: Config | Callable[..., Tensor] = DISCRIMINATOR_LOSS,
     ) -> None:
-        generator = built(generator)
+        maker: Any = built(generator)
         network = built(network)
         adversary = (discriminator, discriminator_optimizer, discriminator_loss)
         super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay, *adversary)
-        self.generator: Any = Frozen(generator)  # type: ignore[arg-type]
-        self.size, self.passes, self.occlusion = min(size, generator.resolution), passes, occlusion
+        self.generator: Any = Frozen(maker)
+        self.size, self.passes, self.occlusion = min(size, maker.resolution), passes, occlusion
         if hasattr(network, "correction"):
             network.correction.requires_grad_(passes > 1)  # processes of one run must agree on what is trained
         with torch.no_grad():
-            z = torch.randn(2000, generator.style_dim, generator=torch.Generator().manual_seed(1))
-            deviation = generator.mapping(z.to(generator.mean_w.device)).std(0).mean()
+            z = torch.randn(2000, maker.style_dim, generator=torch.Generator().manual_seed(1))
+            deviation = maker.mapping(z.to(maker.mean_w.device)).std(0).mean()
         self.register_buffer("deviation", deviation.cpu())
 
     @property

@@ -92,11 +92,11 @@ class ImageMetrics(pl.Callback):
                 metric.update(self._target_features(name, metric, images["target"], batch_idx), real=True)
                 metric.update(images["result"], real=False)
             elif "real" in inspect.signature(metric.update).parameters:
-                metric.update(images["target"], real=True)  # type: ignore[operator]
-                metric.update(images["result"], real=False)  # type: ignore[operator]
+                metric.update(images["target"], real=True)
+                metric.update(images["result"], real=False)
             else:
                 inputs = getattr(metric, "inputs", ("result", "target"))
-                metric.update(*(self._input(images, name, key) for key in inputs))  # type: ignore[operator]
+                metric.update(*(self._input(images, name, key) for key in inputs))
 
     def _target_features(self, name: str, metric: FID | KID, target: Tensor, batch_idx: int) -> Tensor:
         """Features of the targets, which are the same at every validation and are looked at once."""

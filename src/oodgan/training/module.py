@@ -143,7 +143,8 @@ class FitModule(pl.LightningModule):
         return {**tensors, **self.predictions(network, batch)}
 
     def _adversarial_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        first, second = self.optimizers()  # type: ignore[misc]
+        optimisers: Any = self.optimizers()
+        first, second = optimisers
         logged: dict[str, Tensor] = {}
         known: dict[str, Tensor] = {}
 
@@ -262,10 +263,10 @@ class FitModule(pl.LightningModule):
         make = self.optimizer
         self.optimizer = lambda parameters: make(parameters, lr=value)
         for config in self.trainer.lr_scheduler_configs if self._trainer is not None else []:
-            config.scheduler.base_lrs = [value for _ in config.scheduler.base_lrs]  # type: ignore[union-attr]
+            config.scheduler.base_lrs = [value for _ in config.scheduler.base_lrs]
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
         """A module as it was when the checkpoint was written, its networks built again unless they are given.
 
         Raises:
