@@ -20,7 +20,7 @@ from oodgan.command import keys
 from oodgan.command.words import readable
 from oodgan.errors import UserError, nearest, unknown
 
-_NO_GROUPS = ("stage", "experiment", "debug", "hydra")
+_NO_GROUPS = ("stage", "experiment", "debug", "hparams_search", "hydra")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # OmegaConf's own takes eight times as long
 _ADDRESSES = ("root", "folder", "output", "cache")
 
