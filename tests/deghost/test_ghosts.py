@@ -66,7 +66,7 @@ def test_ghosts_are_the_same_whatever_the_batch(
     generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
 ) -> None:
     other = write(generator, bank, tmp_path, batch=3)
-    assert [p.name for p in other.paths] == [p.name for p in ghosts.paths] and len(ghosts) == 5
+    assert [row[0] for row in other.rows] == [row[0] for row in ghosts.rows] and len(ghosts) == 5
     for one, two in zip(ghosts, other, strict=True):
         for key in (*IMAGES, "mask", "code"):
             assert torch.equal(one[key], two[key]), (one["name"], key)
@@ -84,7 +84,7 @@ def test_a_second_run_keeps_what_is_there_and_adds_what_is_missing(
     generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
 ) -> None:
     first = write(generator, bank, tmp_path, batch=2)
-    lost, kept = first.paths[1], first.paths[0]
+    kept, lost, *_ = (path for _, path, _ in first.rows)
     content = lost.read_bytes()
     lost.unlink()
     os.utime(kept, (1, 1))
@@ -147,3 +147,20 @@ def test_names_make_seeds_and_files() -> None:
 def test_ghosts_collate(ghosts: Ghosts) -> None:
     batch = next(iter(DataLoader(ghosts, batch_size=5)))
     assert batch["coarse"].shape == (5, 3, 32, 32) and batch["coarse"].min() >= -1 and batch["mask"].max() <= 1
+
+
+def test_packed_ghosts_are_the_same_and_are_not_made_again(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+    from oodgan.deghost.ghosts import SHARD, pack
+
+    single = list(write(generator, bank, tmp_path, batch=2))
+    files = sorted(tmp_path.iterdir())
+    size = files[0].stat().st_size
+    assert pack(tmp_path, 2 * size) == 5
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"{i:05d}{SHARD}" for i in range(3)]
+    before = [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())]
+    again = list(write(generator, bank, tmp_path, batch=5))
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())] == before
+    for one, other in zip(single, again, strict=True):
+        assert one["name"] == other["name"]
+        assert all(torch.equal(one[key], other[key]) for key in (*IMAGES, "mask", "code"))
+    assert pack(tmp_path) == 5, "an interrupted stage packs again what came since"

@@ -8,12 +8,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -30,13 +32,15 @@ from oodgan.inversion.value import Inversion, concatenate
 from oodgan.nn.resize import resize_area
 
 IMAGES = ("coarse", "target", "photo", "inverted", "edited")
+SHARD = ".ghosts.safetensors"
+"""What the name of a file with several ghosts ends with."""
 
 
 class GhostWriter(pl.LightningModule):
     """Writes one `<name>.safetensors` for each image of a predict loop: uint8 images, the mask, and the edited code.
 
     What is drawn for an image (direction, strength, disturbance, composition) depends on its name and `seed` only, so
-    batches, workers and processes do not matter; files that are there already are kept.
+    batches, workers and processes do not matter; what is there already, packed or not, is kept.
 
     Args:
         modes: compositions to draw from.
@@ -68,12 +72,14 @@ class GhostWriter(pl.LightningModule):
         self.folder, self.size, self.modes = Path(folder), min(size, generator.resolution), tuple(modes)
         self.low, self.high, self.seed = low, high, seed
         self.inverted, self.disturbance = inverted, disturbance
+        shards = sorted(self.folder.glob(f"*{SHARD}"))
+        self._packed = {name for path in shards for name in packed_names(path)}
 
     def predict_step(self, batch: dict[str, Any], _: int) -> list[str]:
         known = batch.get("has_w_plus")
         for i, name in enumerate(batch["name"]):
             path = self.folder / f"{safe_name(name)}.safetensors"
-            if not path.exists():
+            if not path.exists() and path.stem not in self._packed:
                 code = batch["w_plus"][i : i + 1] if known is not None and bool(known[i]) else None
                 save_tensors(path, self.ghost(batch["image"][i : i + 1], code, name))
         return list(batch["name"])
@@ -123,18 +129,55 @@ class GhostWriter(pl.LightningModule):
 
 
 class Ghosts(Dataset[dict[str, Any]]):
-    """The ghosts of a folder, as float images in [-1, 1], `mask` in [0, 1] and `code` (L, 512)."""
+    """The ghosts of a folder, by name: float images in [-1, 1], `mask` in [0, 1] and `code` (L, 512).
+
+    They lie in shards (`pack`) or, as older artifacts have them, in a file each; a row is read without the others.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.paths = sorted(Path(folder).glob("*.safetensors"))
+        found: list[tuple[str, Path, int | None]] = []
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            if path.name.endswith(SHARD):
+                found += [(name, path, row) for row, name in enumerate(packed_names(path))]
+            else:
+                found.append((path.stem, path, None))
+        self.rows = sorted(found, key=lambda entry: entry[0])
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row: dict[str, Any] = load_file(self.paths[index])
+        name, path, place = self.rows[index]
+        with safe_open(path, "pt") as file:
+            keys = (*IMAGES, "mask", "code")
+            row = {key: file.get_tensor(key) if place is None else file.get_slice(key)[place] for key in keys}
         images = {key: row[key].float() / 127.5 - 1 for key in IMAGES}
-        return images | {"mask": row["mask"].float() / 255, "code": row["code"].float(), "name": self.paths[index].stem}
+        return images | {"mask": row["mask"].float() / 255, "code": row["code"].float(), "name": name}
+
+
+def pack(folder: Path, size: int = 256 << 20) -> int:
+    """Bring the ghosts of a file each together in shards of some `size` bytes; returns how many there are in all.
+
+    An interrupted call loses nothing: a ghost's own file goes when its shard is written.
+    """
+    shards = sorted(folder.glob(f"*{SHARD}"))
+    singles = sorted(path for path in folder.glob("*.safetensors") if path not in shards)
+    count = max(1, size // singles[0].stat().st_size) if singles else 1
+    for number, start in enumerate(range(0, len(singles), count), start=len(shards)):
+        part = singles[start : start + count]
+        rows = [load_file(path) for path in part]
+        tensors = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+        names = json.dumps([path.stem for path in part])
+        save_tensors(folder / f"{number:05d}{SHARD}", tensors, {"names": names})
+        for path in part:
+            path.unlink()
+    return sum(len(packed_names(path)) for path in folder.glob(f"*{SHARD}"))
+
+
+def packed_names(shard: Path) -> list[str]:
+    """The names of a shard's ghosts, row by row."""
+    with safe_open(shard, "pt") as file:
+        return json.loads(file.metadata()["names"])
 
 
 def name_seed(name: str, seed: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from oodgan.deghost.ghosts import GhostWriter
+from oodgan.deghost.ghosts import GhostWriter, pack
 from oodgan.diffcam import masks
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         for path in sorted(partial.glob("*.safetensors")):
             path.rename(folder / path.name)
 
-    count = len(list(partial.glob("*.safetensors")))
+    count = pack(partial)
     if not count:
         raise UserError(f"no ghost was made: none of the images of data could be read ({skipped} skipped)")
     common.write_artifact(
