@@ -235,6 +235,11 @@ def test_nvlabs_pickles_of_other_networks_are_said(tmp_path, generator, nvlabs):
     nvlabs(tmp_path / "conditional.pkl", G_ema={**state, "mapping.embed.weight": torch.zeros(2, 2)})
     with pytest.raises(UserError, match="conditional"):
         convert(tmp_path / "conditional.pkl", tmp_path / "out")
+    for channels in (1, 4):
+        colours = {n: t[[0] * channels] for n, t in state.items() if n.endswith(("torgb.weight", "torgb.bias"))}
+        nvlabs(tmp_path / "colours.pkl", G_ema={**state, **colours})
+        with pytest.raises(UserError, match=rf"colours\.pkl.* draws pictures of {channels} channel"):
+            convert(tmp_path / "colours.pkl", tmp_path / "out")
 
 
 def encoder_checkpoint(generator, variant: str, **opts):

@@ -115,3 +115,49 @@ def test_mistakes(tmp_path: Path, generator: StyleGAN2):
             _import(generator, entry)
     with pytest.raises(UserError, match=r"needs directions\.files"):
         ImportDiscovery(None)
+
+
+def test_directions_as_others_keep_them(tmp_path: Path, generator: StyleGAN2):
+    """Tensors that want gradients, of any number type and layout, in dictionaries and pickles."""
+    vector = torch.randn(8, 512)
+    half = vector.bfloat16()
+    torch.save(vector.clone().requires_grad_(True), tmp_path / "grad.pt")
+    torch.save(torch.nn.Parameter(vector), tmp_path / "parameter.pt")
+    torch.save({"face.png": {"latent": vector, "args": "text"}}, tmp_path / "nested.pt")
+    torch.save(vector.to_sparse(), tmp_path / "sparse.pt")
+    torch.save(half, tmp_path / "half.pt")
+    save_file({"direction": half}, str(tmp_path / "half.safetensors"))
+    (tmp_path / "array.pkl").write_bytes(pickle.dumps(vector.numpy()))
+    for path in sorted(tmp_path.iterdir()):
+        found = _import(generator, {"path": str(path), "normalise": False, "scale": 1})
+        torch.testing.assert_close(found, half.float() if path.stem == "half" else vector)
+
+
+def test_what_is_no_direction_is_one_line(tmp_path: Path, generator: StyleGAN2):
+    torch.save({"a": {"x": torch.ones(512), "y": torch.ones(512)}}, tmp_path / "several.pt")
+    torch.save(["text"], tmp_path / "text.pt")
+    torch.save(torch.ones(512, dtype=torch.complex64), tmp_path / "complex.pt")
+    torch.save(torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (10**6, 10**6)), tmp_path / "huge.pt")
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>Quota exceeded</html>")
+    np.save(tmp_path / "strings.npy", np.array(["a"] * 512))
+    cases = {
+        "several.pt": r"give key: one of a\.x, a\.y", "text.pt": "no numbers", "complex.pt": "complex numbers",
+        "huge.pt": "no direction is as large", "page.pt": "a web page", "strings.npy": "no numbers",
+    }  # fmt: skip
+    for name, told in cases.items():
+        with pytest.raises(UserError, match=told) as error:
+            _import(generator, str(tmp_path / name))
+        assert name in str(error.value) and "weights_only" not in str(error.value)
+    found = read_direction(tmp_path / "several.pt", "a.y")
+    assert isinstance(found, torch.Tensor) and found.shape == (512,)
+
+
+def test_a_folder_says_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    np.save(tmp_path / "Smile.npy", np.ones(512))
+    (tmp_path / "README.txt").write_text("about")
+    with caplog.at_level("WARNING"):
+        assert list(ImportDiscovery(str(tmp_path)).files) == ["smile"]
+    assert "1 other file(s)" in caplog.text and "README.txt" in caplog.text
+    torch.save(torch.ones(512), tmp_path / "smile.pt")
+    with pytest.raises(UserError, match=r"Smile\.npy and .*smile\.pt would both be the direction 'smile'"):
+        ImportDiscovery(str(tmp_path))
