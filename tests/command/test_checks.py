@@ -39,6 +39,8 @@ def test_what_is_shipped_passes(stage, recipe):
         ("+callbacks.mine={a: 1}", "nothing reads callbacks.mine"),
         ("root=s3://bucket/runs", "results are written to folders of this machine"),
         ("run=", "run= is empty"),
+        ("seed=-1", "seed=-1: at least 0 is expected"),
+        ("diffcam.fit.pairs=0", "at least 1 is expected"),
         ("compose.mode=layerd", "did you mean 'layered'?"),
     ],
 )

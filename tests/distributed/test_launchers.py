@@ -117,3 +117,37 @@ def test_one_task_of_slurm_is_an_ordinary_process(place):
     ((text, code),) = srun(1, ["diffcam", "run=task", "trainer=slurm", *more, *words])
     assert code == 0, text
     check(root, "task")
+
+
+DIES = """
+import os, signal
+import pytorch_lightning as pl
+
+class Once(pl.Callback):
+    def on_train_batch_end(self, trainer, module, *_):
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+        if first and trainer.global_step == 2 and trainer.global_rank == 1 and os.environ.get("KILL"):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_it_had_lived(tmp_path):
+    from safetensors.torch import load_file
+
+    (tmp_path / "dies.py").write_text(DIES)
+    words = ["trainer=ddp", "accelerator=cpu", "experiment=tiny", "diffcam.fit.pairs=8", "diffcam.fit.held_out=4"]
+    words += ["diffcam.fit.region_codes=1", "diffcam.fit.max_steps=4", "++diffcam.fit.checkpoint_every=1"]
+    words += ["++callbacks.dies._target_=dies.Once", f"root={tmp_path}/runs"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "oodgan", "diffcam"]
+    for run, more in (("whole", {}), ("killed", {"KILL": "1"})):
+        done = subprocess.run(
+            [*command, f"run={run}", *words], cwd=tmp_path, env=environment(**more), capture_output=True, text=True,
+            timeout=1200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "SIGKILL" in done.stderr
+    weights = [tmp_path / f"runs/{run}/diffcam/artifact/weights.safetensors" for run in ("whole", "killed")]
+    mine, theirs = (load_file(path) for path in weights)
+    assert all(bool((mine[name] == theirs[name]).all()) for name in mine)

@@ -137,6 +137,9 @@ def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
     lists = [v for v in theirs if isinstance(v, list)]
     if (lists and len(lists) == len(theirs)) or key in keys.LISTS:
         return value if keys.among(key, keys.ANYTHING) else _list(key, value, lists)
+    least = next((n for pattern, n in keys.LEAST.items() if keys.among(key, (pattern,))), None)
+    if least is not None and isinstance(value, int | float) and value < least:
+        raise UserError(f"{key}={value}: at least {least} is expected")
     if key in keys.MAPPINGS and not isinstance(value, DictConfig):
         raise UserError(f"{key}={value}: names with their values are expected, {key}={{name: value, other: value}}")
     if not keys.among(key, keys.ANYTHING) and not keys.is_texts(key):

@@ -35,6 +35,8 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 def _key(match: re.Match[str], error: BaseException, stage: str) -> str:
     key = match[1]
+    if key == "init_from":
+        return "init_from is written PART.weights=CHECKPOINT PART.fit.continue_from_weights=true (diffcam.weights=...)"
     return f"unknown key {key!r}{nearest(key, keys(stage))}; add it with +{key}=... if it is meant to be new"
 
 

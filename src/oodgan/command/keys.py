@@ -50,6 +50,13 @@ CHOICES = {
 }
 """Keys that take one of a few words; what is not listed here is checked by the part that reads it."""
 
+LEAST = {
+    "seed": 0, "*.fit.pairs": 1, "*.fit.region_codes": 1, "*.fit.edits_per_code": 1, "diffcam.size": 16, "*.lr": 0,
+    "*.batch_size": 1, "pipeline.samples": 0, "*.seed": 0, "data.source.length": 1, "pictures": 0,
+    "*.num_workers": 0,
+}  # fmt: skip
+"""The smallest value of numbers whose readers would end with an error of Python's below it, or make nothing."""
+
 OPEN = (
     "edits", "methods", "paper", "callbacks", "data.limit", "data.source.sources", "data.source.ratios",
     "directions.attributes", "directions.solve", "directions.polish", "directions.files", "diffcam.aliases",
