@@ -61,12 +61,16 @@ def node_address(name: str) -> str:
 
 
 def requeue() -> bool:
-    """Put this job back into the queue, where it may go there and nobody cancelled it; returns whether it was done."""
+    """Put this job back into the queue, where it may go there and nobody cancelled it; returns whether it was done.
+
+    A job that is over reads COMPLETING, whatever ended it; only its time limit is a reason to go on.
+    """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return False
     shown = _shown("job", job)
-    if shown.get("Requeue") != "1" or shown.get("BatchFlag") != "1" or shown.get("JobState") == "CANCELLED":
+    may = shown.get("Requeue") == "1" and shown.get("BatchFlag") == "1"
+    if not may or (shown.get("JobState") != "RUNNING" and shown.get("Reason") != "TimeLimit"):
         return False
     return _scontrol("requeue", job) is not None
 

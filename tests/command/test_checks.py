@@ -65,6 +65,12 @@ def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
             checked(stage, word)
 
 
+@pytest.mark.parametrize("name", ["psp/e4e", ".hidden", "a\\\\b"])
+def test_names_that_become_files_can_be_such(name):
+    with pytest.raises(UserError, match="is to name files"):
+        checks.checked(OmegaConf.merge(compose("evaluate"), {"methods": {name: "plain"}}), config_folder())
+
+
 def test_names_keep_their_letters():
     assert checked("edit", "input=a", "edits={naïve: 1}").edits == {"naïve": 1}
 

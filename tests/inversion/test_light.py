@@ -211,3 +211,14 @@ def test_gradients_reach_both_looks(generator: StyleGAN2) -> None:
 def test_only_encoders_that_can_correct_themselves_look_twice(generator: StyleGAN2) -> None:
     with pytest.raises(UserError, match=r"inverter.passes=2"):
         offsets_in_passes(torch.nn.Identity(), generator, torch.zeros(1, 3, 32, 32), 2)
+
+
+def test_random_features_are_the_same_in_every_process():
+    """They are frozen, so no checkpoint holds them."""
+    torch.manual_seed(1)
+    one = LightEncoder(pretrained=False, identity=False, hidden=8, rank=2)
+    torch.manual_seed(2)
+    other = LightEncoder(pretrained=False, identity=False, hidden=8, rank=2)
+    photos = torch.rand(1, 3, 64, 64) * 2 - 1
+    mine, theirs = one.describe(photos), other.describe(photos)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)

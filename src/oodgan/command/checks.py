@@ -142,9 +142,17 @@ def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
         raise UserError(f"{key}={value}: at least {least} is expected")
     if key in keys.MAPPINGS and not isinstance(value, DictConfig):
         raise UserError(f"{key}={value}: names with their values are expected, {key}={{name: value, other: value}}")
+    if key in keys.FILES:
+        _fit_for_files(key, value)
     if not keys.among(key, keys.ANYTHING) and not keys.is_texts(key):
         _of_their_kind(key, value, [v for v in theirs if not _refers(v)])
     return value
+
+
+def _fit_for_files(key: str, names: DictConfig) -> None:
+    for name in map(str, names):
+        if not name.strip() or name.startswith(".") or any(c in name for c in "/\\\0"):
+            raise UserError(f"{key}: {name!r} names files: it may hold no / or \\, nor begin with a dot")
 
 
 def _text(key: str, value: Any) -> str:

@@ -33,6 +33,9 @@ LISTS = ("columns", "attributes")
 MAPPINGS = ("methods", "edits")
 """Keys of {name: value}, where the configs leave it open."""
 
+FILES = ("methods",)
+"""Mappings whose names become names of files."""
+
 ANYTHING = (
     "format", "*.truncation", "*.limit_val", "*.layers", "face", "gpu_slots", "devices", "trainer.devices",
     "trainer.fast_dev_run", "trainer.overfit_batches", "trainer.*_batches", "trainer.strategy", "trainer.profiler",

@@ -26,6 +26,13 @@ _COARSE = 4  # grid of the second look: what is still wrong, not where every hai
 _IDENTITY = 512
 
 
+def _random_features() -> nn.Sequential:
+    """AlexNet's layers with the same random weights in every process: they are in no checkpoint."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return alexnet_layers()
+
+
 class LightEncoder(nn.Module):
     """Photos (B, 3, R, R) in [-1, 1] -> offsets (B, L, 512) to the generator's mean code.
 
@@ -53,7 +60,7 @@ class LightEncoder(nn.Module):
         corrector: int = 224,
     ) -> None:
         super().__init__()
-        self.backbone: Any = Frozen(alexnet_features() if pretrained else alexnet_layers())
+        self.backbone: Any = Frozen(alexnet_features() if pretrained else _random_features())
         self.identity, self.size = identity, size
         self.narrow = nn.ModuleList(nn.Conv2d(channels, kept, 1) for _, channels, kept in LEVELS)
         self.norms = nn.ModuleList(nn.GroupNorm(1, kept) for _, _, kept in LEVELS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from oodgan.errors import UserError
+from oodgan.errors import UserError, unknown
 from oodgan.stages import _evaluated as results
 from oodgan.tracking.artifacts import fingerprint, plain
 
@@ -66,6 +66,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if _finished(output, mark, bool(cfg.get("replace")), made):
         return _show(output)
     job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits, rows, reals)
+    if cfg.sheet_by and cfg.sheet_by not in job.columns:
+        raise unknown("metric for sheet_by", str(cfg.sheet_by), job.columns)
     spread(local_processes(described(cfg)), _score, plain(cfg), job)
     if rank() != 0:
         return None

@@ -109,7 +109,7 @@ def fit(
         with tempfile.TemporaryDirectory() as nowhere:
             call.folder, call.resume = Path(nowhere), None
             return spread(local_processes(call.trainer), _fit, module, data, call)
-    call.extra += tuple(pruner_here(call.settings.get("monitor")))
+    call.extra += tuple(pruner_here(call.settings.get("monitor"), call.settings.get("mode")))
     return spread(local_processes(call.trainer), _fit, module, data, call)
 
 

@@ -225,11 +225,25 @@ class Pruner(pl.Callback):
             raise Pruned(*self.pruned)
 
 
-def pruner_here(monitor: str | None) -> Sequence[Pruner]:
-    """The pruner of the running Hydra job when it is a trial of a study, else nothing."""
+def pruner_here(monitor: str | None, mode: str | None = "min") -> Sequence[Pruner]:
+    """The pruner of the running Hydra job when it is a trial of a study, else nothing.
+
+    Raises:
+        UserError: the study looks for the smallest value of what is better when larger, or the other way round.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     if monitor is None or not HydraConfig.initialized() or HydraConfig.get().runtime is None:
         return ()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    return (Pruner(folder, monitor),) if (folder / TRIAL_FILE).is_file() else ()
+    if not (folder / TRIAL_FILE).is_file():
+        return ()
+    wanted = "maximize" if mode == "max" else "minimize"
+    direction = str(HydraConfig.get().sweeper.direction)
+    several = "stage=pipeline" in HydraConfig.get().overrides.task  # whose trainings have monitors of their own
+    if direction != wanted and not several:
+        raise UserError(
+            f"hydra.sweeper.direction={direction}, but fit.mode={mode} says that {monitor} is better the other way: "
+            f"hydra.sweeper.direction={wanted}"
+        )
+    return (Pruner(folder, monitor),)
