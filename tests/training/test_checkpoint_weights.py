@@ -14,7 +14,7 @@ from oodgan import launch
 from oodgan.errors import UserError
 from oodgan.weights import trained
 
-WORDS = ["experiment=tiny", "directions=sefa", "directions.count=4"]
+WORDS = ["experiment=tiny"]
 PARTS = {"inversion": "encoder", "diffcam": "diffcam", "deghost": "deghoster"}
 
 

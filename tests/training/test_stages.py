@@ -26,7 +26,9 @@ DRAWN["images"] += DRAWN["inversion"]
 
 def run(stage, root, *words):
     bank = root / "tiny" / "directions" / "artifact"
-    found = ["directions=bank", f"directions.path={bank}", "~directions.count"] if stage != "directions" else []
+    found = (
+        ["directions=bank", f"directions.path={bank}", "~directions.count"] if stage in ("diffcam", "ghosts") else []
+    )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # as the command does: errors come through
     return launch.run(stage, ["experiment=tiny", f"root={root}", *found, *words])
 
