@@ -44,7 +44,6 @@ def test_what_is_quoted_as_hydra_wants_stays():
         ("methods={a: 2020, b: 1e3}", {"a": "2020", "b": "1e3"}),
         ("runs=[1,2]", ["1", "2"]),
         ("directions.files={smile: {path: 007, sign: -1}}", {"smile": {"path": "007", "sign": -1}}),
-        ("identity={path: 5, width: 96}", {"path": "5", "width": 96}),
         ("labels=[a,b c.json]", ["a", "b c.json"]),
         ("my.key=ünï", "ünï"),
         ("my.key=a=b", "a=b"),

@@ -52,7 +52,7 @@ def test_samples_are_kept_and_added_to(painter, painted: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"attributes": {"tpo": {}}}, "labelled"),
+        ({"attributes": {"tpo": {}}}, "no labels of the wanted attributes"),
         ({"attributes": {"top": {"layers": "2-9"}}}, "layers 0 to 3"),
         ({"attributes": {"top": {"orthogonl": ["disc"]}}}, "did you mean 'orthogonal'"),
         ({"attributes": {"top": {"model": "tree"}}}, "unknown linear model 'tree'"),

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from oodgan.command.words import key_of
 from oodgan.errors import UserError
 from oodgan.files import write_text
+from oodgan.foreign import reading
 from oodgan.paths import CONFIG, RunFolder, StageFolder
 from oodgan.ranks import rank
 
@@ -77,10 +77,8 @@ def find(place: str, stage: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, "config"):
         found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"config={path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"config={path} is no configuration: it holds no keys")
     return {str(key): value for key, value in found.items()}

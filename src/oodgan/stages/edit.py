@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from oodgan.editing import Editor
     from oodgan.editing.edit import Edit
 
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "strength", "identity")
+READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "identity")
 POSITIONAL = ("*input",)
 RECOVERABLE = (UserError, RuntimeError, ValueError, OSError)  # one photo's trouble, not the whole run's
 LISTED = 60  # more photos are counted, only their failures listed

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 READS = (
     "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
-    "metrics", "trainer", "logger", "strength", "identity",
+    "metrics", "trainer", "logger", "search", "identity",
 )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str])
     if not set(methods.values()) & set(BUILT_IN):
         return "none"
 
-    parts = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "strength", "paper")
+    parts = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "paper")
     config = {part: plain(cfg.get(part)) for part in parts}
     return fingerprint({"parts": config, "edits": edits, "published": PAPER}, results.sources_of(cfg))
 

@@ -38,7 +38,7 @@ READS = (
     "compose",
     "deghoster",
     "logger",
-    "strength",
+    "search",
     "identity",
 )
 GROUPS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster")

@@ -34,7 +34,7 @@ READS = (
     "compose",
     "deghoster",
     "logger",
-    "strength",
+    "search",
     "identity",
 )
 KEYS = ("attributes", "samples", "truncation", "strength", "size", "photos", "masks", "photo_limit", "probes", "paper")

@@ -24,7 +24,7 @@ from oodgan.weights import trained
 
 READS = (
     "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
-    "data", "trainer", "callbacks", "logger", "strength", "identity",
+    "data", "trainer", "callbacks", "logger", "search", "identity",
 )  # fmt: skip
 log = logging.getLogger("oodgan")
 

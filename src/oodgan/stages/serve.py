@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
 
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "strength", "identity")
+READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "identity")
 RANGES = {
     "port": (0, 65535),
     "max_upload": (0.001, 10_000),
