@@ -102,5 +102,5 @@ def test_the_sweep_runs(finished, script):
         return
     assert states <= {"finished", "pruned"}
     table = (finished / "elsewhere/comparison" / name / "comparison.md").read_text().splitlines()
-    measured = {"deghost_losses": ("val/lpips_alex_v0.1", "val/psnr"), "diffcam_layers": ("val/accuracy",)}
+    measured = {"deghost_losses": ("val/psnr", "val/ssim"), "diffcam_layers": ("val/accuracy",)}
     assert all(column in table[0] for column in measured.get(name, ("diffcam.fit.lr",)))
