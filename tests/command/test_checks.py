@@ -67,7 +67,7 @@ def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
 
 @pytest.mark.parametrize("name", ["psp/e4e", ".hidden", "a\\\\b"])
 def test_names_that_become_files_can_be_such(name):
-    with pytest.raises(UserError, match="is to name files"):
+    with pytest.raises(UserError, match="names files: it may hold no"):
         checks.checked(OmegaConf.merge(compose("evaluate"), {"methods": {name: "plain"}}), config_folder())
 
 
