@@ -75,7 +75,7 @@ def test_one_class_only(painter, painted: Path):
 @pytest.mark.network
 def test_labels_of_other_files(painter, painted: Path):
     (painted / "labels.csv").write_text("file,attribute,value\nx.png,top,1\ny.png,top,0\n")
-    with pytest.raises(UserError, match="none of the files labelled in"):
+    with pytest.raises(UserError, match="none of the labelled files has the name of one of the images"):
         _discovery(painted, samples=40).discover(painter)
 
 

@@ -25,6 +25,7 @@ from oodgan.data.images import to_uint8
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
 from oodgan.files import save_tensors
+from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.transfer import Transfer, Whole
@@ -176,7 +177,7 @@ def pack(folder: Path, size: int = 256 << 20) -> int:
 
 def packed_names(shard: Path) -> list[str]:
     """The names of a shard's ghosts, row by row."""
-    with safe_open(shard, "pt") as file:
+    with reading(shard, "ghosts"), safe_open(shard, "pt") as file:
         return json.loads(file.metadata()["names"])
 
 
