@@ -279,6 +279,8 @@ def millions(network: torch.nn.Module) -> float:
 
 
 def test_experiment_paper_builds_the_published_networks() -> None:
+    from hydra.utils import instantiate
+
     from oodgan.stages.deghost import _discriminator
 
     cfg = launch.compose("deghost", ["experiment=paper"])
@@ -288,7 +290,7 @@ def test_experiment_paper_builds_the_published_networks() -> None:
         encoder = trained.network(cfg.inverter.encoder, {}, "", num_ws=18)
         deghoster = trained.network(cfg.deghoster.network, {}, "", generator=prior)
         diffcam = trained.network(cfg.diffcam.network, {}, "", num_classes=17)
-        discriminator = _discriminator(plain(cfg.deghoster.discriminator))
+        discriminator = instantiate(_discriminator(plain(cfg.deghoster.discriminator)))
     assert (deghoster.in_size, deghoster.out_size) == (128, 1024)
     assert millions(encoder) == pytest.approx(267, abs=1)
     assert millions(diffcam) == pytest.approx(42.5, abs=0.1)
