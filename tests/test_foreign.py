@@ -231,7 +231,8 @@ READERS = {"torch.load", "np.load", "numpy.load", "pickle.loads", "pickle.load",
 OURS = {
     "what this package wrote and hashed itself": {
         "training/spread.py", "training/study.py", "training/sweep.py", "training/fit.py", "ranks.py",
-        "files.py", "weights/fetch.py", "generators/preview.py", "stages/evaluate.py", "stages/masks.py", "stages/pipeline.py",
+        "files.py",
+        "weights/fetch.py", "generators/preview.py", "stages/evaluate.py", "stages/masks.py", "stages/pipeline.py",
         "stages/weights.py", "tracking/loggers.py", "stages/_common.py", "evaluation/report.py", "editing/report.py",
     },
     "damage counts as not there, or is caught beside": {
