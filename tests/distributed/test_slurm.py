@@ -19,7 +19,8 @@ EXACT = ["inverter.encoder.dropout=0", "inverter.fit.images.module.occlusion=0"]
 EXACT += ["inverter.fit.codes.max_steps=1", "inverter.fit.images.max_steps=1"]
 OF_STAGE = {"inversion": EXACT, "diffcam": ["diffcam.fit.max_steps=1"], "deghost": ["deghoster.fit.max_steps=1"]}
 TINY = ["experiment=tiny"]
-SPREAD = ["trainer=slurm", "accelerator=cpu", "trainer.precision=32-true"]
+# channels_last has other kernels, whose last digits a maximum or Adam makes visible.
+SPREAD = ["trainer=slurm", "accelerator=cpu", "trainer.precision=32-true", "trainer.channels_last=false"]
 NODES = ["-N2", "--ntasks-per-node=1"]
 FAST = ["experiment=tiny", "diffcam.fit.pairs=8", "diffcam.fit.held_out=4", "diffcam.fit.region_codes=1"]
 
@@ -80,7 +81,8 @@ def alone(slurm, tmp_path_factory):
 
 
 @pytest.mark.xfail(
-    strict=False, reason="two nodes against one process: failed in its last run, the cause is not known yet"
+    strict=False,
+    reason="differed by 1.9e-5 in a moment with channels_last, as one process does; not run again without it",
 )
 @pytest.mark.slow
 def test_trainings_over_two_nodes_take_the_steps_of_one_process(slurm, alone):
@@ -97,9 +99,6 @@ def test_trainings_over_two_nodes_take_the_steps_of_one_process(slurm, alone):
     assert_same_steps(folder / "runs/one/deghost", folder / "runs/two/deghost")
 
 
-@pytest.mark.xfail(
-    strict=False, reason="two nodes against one process: failed in its last run, the cause is not known yet"
-)
 @pytest.mark.slow
 def test_ghosts_and_scores_over_two_nodes_are_those_of_one_process(slurm, alone, draw_face):
     from safetensors.torch import load_file
@@ -170,9 +169,6 @@ def test_a_job_whose_time_is_over_is_queued_again_and_ends_as_one_that_was_not(s
     assert_same_end(uninterrupted, tmp_path / "runs/tiny/diffcam")
 
 
-@pytest.mark.xfail(
-    strict=False, reason="two nodes against one process: failed in its last run, the cause is not known yet"
-)
 @pytest.mark.slow
 def test_a_job_that_was_cancelled_is_not_queued_again(slurm, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
