@@ -34,7 +34,6 @@ READS = (
     "compose",
     "deghoster",
     "logger",
-    "search",
     "identity",
 )
 KEYS = ("attributes", "samples", "truncation", "strength", "size", "photos", "masks", "photo_limit", "probes", "paper")
