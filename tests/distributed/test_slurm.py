@@ -80,10 +80,6 @@ def alone(slurm, tmp_path_factory):
     return folder, [f"{part}.weights={folder}/runs/one/{stage}/artifact" for part, stage in parts.items()]
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="differed by 1.9e-5 in a moment with channels_last, as one process does; not run again without it",
-)
 @pytest.mark.slow
 def test_trainings_over_two_nodes_take_the_steps_of_one_process(slurm, alone):
     folder, _ = alone
