@@ -23,7 +23,7 @@ def options(group: str) -> list[str]:
 
 # Groups that others place below their keys.
 PLACED = {"optimizer": "optimizer@diffcam.fit.module.optimizer", "scheduler": "scheduler@diffcam.fit.module.scheduler"}
-ELSEWHERE = ("stage", "experiment", "hydra", "fit")
+ELSEWHERE = ("stage", "experiment", "hydra", "fit", "loader")
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ELSEWHERE)
 CHOICES = [f"{PLACED.get(group, group)}={option}" for group in GROUPS for option in options(group)]
 # Keys beside a `_target_` that its reader takes away: a loss's weight, when a schedule moves, what is ours.

@@ -308,7 +308,8 @@ GENERATOR = {"_target_": "oodgan.generators.stylegan2.StyleGAN2", "resolution": 
 def config_root(folder: Path) -> Path:
     """A root config of our own around the real `data` group."""
     folder.mkdir()
-    (folder / "data").symlink_to(CONF / "data")
+    for group in ("data", "loader"):
+        (folder / group).symlink_to(CONF / group)
     lines = [f"  {key}: {value}" for key, value in GENERATOR.items()]
     (folder / "config.yaml").write_text(
         "\n".join(["defaults:", "- data: ???", "- _self_", "seed: 7", "generator:", *lines]) + "\n"

@@ -60,9 +60,10 @@ def shipped(conf: Path) -> dict[str, list[Any]]:
         if isinstance(plain, dict):
             prefix = "" if everywhere else f"{group}." if group else ""
             for place, other in _placed(plain.pop("defaults", None) or []):
+                below = prefix if place == "_here_" else f"{prefix}{place}."
                 for option in conf.glob(f"{other}/*.yaml"):
                     values = yaml.load(option.read_text(encoding="utf-8"), Loader=_LOADER) or {}
-                    _note({k: v for k, v in values.items() if k != "defaults"}, f"{prefix}{place}.", found)
+                    _note({k: v for k, v in values.items() if k != "defaults"}, below, found)
             plain.pop("hydra", None)
             _note(plain, prefix, found)
     return found

@@ -9,6 +9,8 @@ import ast
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STAGES = _PACKAGE / "stages"
 _USAGE = """\
@@ -69,6 +71,9 @@ def stage_usage(stage: str, words: Sequence[str] = ()) -> str:
         text = _text(conf / group / f"{option}.yaml")
         if text:
             parts.append(f"{group}={option}, keys {group}.KEY:\n" + _indented(text))
+        for base, places in _bases(conf, conf / group / f"{option}.yaml", group).items():
+            keys = ", ".join(f"{place}.KEY" for place in places)
+            parts.append(f"from {base.parent.name}/{base.stem}, keys {keys}:\n" + _indented(_text(base)))
     parts.append("keys of every stage:\n" + _indented(_text(conf / "config.yaml")))
     folders = [conf, *_config_dirs(words)]
     parts.append("choices:\n" + "\n".join(f"  {g}={'|'.join(names)}" for g, names in _options(folders).items()))
@@ -100,6 +105,30 @@ def _text(path: Path) -> str:
         if not skipping and line.strip() and not line.startswith("# @package"):
             kept.append(line)
     return "\n".join(kept) if any(not line.startswith("#") for line in kept) else ""
+
+
+def _bases(conf: Path, path: Path, place: str) -> dict[Path, list[str]]:
+    """The files that an option's defaults list begins from, each with the places where its keys stand."""
+    found: dict[Path, list[str]] = {}
+    if not path.is_file():
+        return found
+    for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", ()):
+        if isinstance(entry, str):
+            pairs = [] if entry == "_self_" else [(path.with_name(f"{entry}.yaml"), place)]
+        else:
+            named = [(*key.lstrip("/").partition("@"), option) for key, option in entry.items()]
+            inside = [
+                (group, below, option) for group, at, below, option in named if at and not group.startswith("override")
+            ]
+            pairs = [
+                (conf / group / f"{option}.yaml", place if below == "_here_" else f"{place}.{below}")
+                for group, below, option in inside
+            ]
+        for base, where in pairs:
+            found.setdefault(base, []).append(where)
+            for further, places in _bases(conf, base, where).items():
+                found.setdefault(further, []).extend(places)
+    return found
 
 
 def _defaults(conf: Path) -> dict[str, str]:
