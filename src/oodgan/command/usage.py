@@ -113,21 +113,22 @@ def _bases(conf: Path, path: Path, place: str) -> dict[Path, list[str]]:
     if not path.is_file():
         return found
     for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", ()):
-        if isinstance(entry, str):
-            pairs = [] if entry == "_self_" else [(path.with_name(f"{entry}.yaml"), place)]
-        else:
-            named = [(*key.lstrip("/").partition("@"), option) for key, option in entry.items()]
-            inside = [
-                (group, below, option) for group, at, below, option in named if at and not group.startswith("override")
-            ]
-            pairs = [
-                (conf / group / f"{option}.yaml", place if below == "_here_" else f"{place}.{below}")
-                for group, below, option in inside
-            ]
-        for base, where in pairs:
+        for base, where in _begins(conf, path, place, entry):
             found.setdefault(base, []).append(where)
             for further, places in _bases(conf, base, where).items():
                 found.setdefault(further, []).extend(places)
+    return found
+
+
+def _begins(conf: Path, path: Path, place: str, entry: str | dict[str, str]) -> list[tuple[Path, str]]:
+    """The files and places that one entry of a defaults list names: `light`, or `/fit@fit.codes: default`."""
+    if isinstance(entry, str):
+        return [] if entry == "_self_" else [(path.with_name(f"{entry}.yaml"), place)]
+    found = []
+    for key, option in entry.items():
+        group, at, below = key.lstrip("/").partition("@")
+        if at and not group.startswith("override"):
+            found.append((conf / group / f"{option}.yaml", place if below == "_here_" else f"{place}.{below}"))
     return found
 
 
