@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def photometric(images: Tensor, rng: torch.Generator, strength: float = 0.25) -> Tensor:
+def photometric(images: Tensor, rng: torch.Generator | None = None, strength: float = 0.25) -> Tensor:
     """Random gain, offset, gamma-like contrast and colour cast per image; (B, 3, H, W) in [-1, 1], clamped."""
     count = len(images)
 
@@ -24,6 +24,13 @@ def occlude(images: Tensor, rng: torch.Generator | None = None, probability: flo
 
     Blobs lie around the border of the face (hats, hands, collars): centred at 0.3 to 0.55 of the width from the middle.
     """
+    return occluded(images, rng, probability)[0]
+
+
+def occluded(
+    images: Tensor, rng: torch.Generator | None = None, probability: float = 0.5
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As `occlude`, with how much each pixel is covered: (B, 1, H, W) in [0, 1]."""
     count, _, height, width = images.shape
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     angle = 2 * torch.pi * torch.rand(count, 1, 1, generator=rng)
@@ -32,10 +39,11 @@ def occlude(images: Tensor, rng: torch.Generator | None = None, probability: flo
     far = ((x - distance * angle.cos()) / radius[:, 0]).square() + (
         (y - distance * angle.sin()) / radius[:, 1]
     ).square()
-    blob = (torch.sigmoid((1 - far) * 12) * (torch.rand(count, 1, 1, generator=rng) < probability))[:, None]
+    cover = (torch.sigmoid((1 - far) * 12) * (torch.rand(count, 1, 1, generator=rng) < probability))[:, None]
     coarse = 2 * torch.rand(count, 3, 6, 6, generator=rng) - 1
     noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.1 * torch.randn(images.shape, generator=rng)
     other = images.roll(1, 0).flip(-2)
     noisy = (torch.rand(count, 1, 1, 1, generator=rng) < 0.5).to(images.device)
     filling = torch.where(noisy, noise.to(images), other).clamp(-1, 1)
-    return images + blob.to(images) * (filling - images)
+    cover = cover.to(images)
+    return images + cover * (filling - images), cover

@@ -33,7 +33,7 @@ log = logging.getLogger("oodgan")
 CHAIN = ("directions", "inversion", "diffcam", "ghosts", "deghost")
 """The stages that make what later ones use, in order."""
 
-TRAINED = {"inversion": "inverter", "diffcam": "diffcam", "deghost": "deghoster"}
+TRAINED = {"inversion": "inverter", "diffcam": "diffcam", "deghost": "deghoster", "parser": "parser"}
 """The config group whose `weights` a stage makes."""
 
 
@@ -197,7 +197,9 @@ def write_weights(
         for name, (values, metadata) in {"": (tensors, said), **(beside or {})}.items():
             trained.save(folder / name / trained.FILE, values, half=True, **plain(metadata))
 
-    return write_artifact(cfg, mark, fill, generator=said["generator"], directions=said.get("directions"), **manifest)
+    return write_artifact(
+        cfg, mark, fill, generator=said.get("generator"), directions=said.get("directions"), **manifest
+    )
 
 
 def used(cfg: DictConfig, *groups: str) -> dict[str, Path | None]:

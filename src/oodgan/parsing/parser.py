@@ -1,0 +1,101 @@
+"""Photo -> the parts of the face in it: what the rest of the package asks a parser for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodgan.errors import UserError
+from oodgan.nn.resize import resize_area
+from oodgan.parsing.classes import NAMES, celebamask, numbers
+from oodgan.weights import trained
+
+_PALETTE = torch.tensor(
+    [
+        (20, 20, 20), (226, 178, 150), (200, 130, 100), (60, 220, 230), (50, 90, 255), (120, 70, 30), (255, 160, 60),
+        (255, 255, 255), (230, 40, 80), (170, 20, 60), (140, 90, 200), (40, 160, 60), (255, 225, 40), (190, 150, 120),
+        (110, 130, 150),
+    ]
+)  # fmt: skip
+
+
+class Parser(nn.Module):
+    """A trained face parser.
+
+    Args:
+        network: classifies pixels (`oodgan.parsing.network.ParserNetwork`).
+        size: pixels at which it looks at photos.
+
+    Example::
+
+        parser = parsing.build(cfg["parser"])            # None for parser=none
+        parser(photos)                                   # (B, K, 256, 256): probabilities of `parser.names`
+        parser.classes(photos, 512)                      # (B, 512, 512): places in `parser.names`
+        parser.celebamask(photos)                        # (B, 256, 256): CelebAMask-HQ's numbers
+        parser.region(photos, ["hat", "glasses"], 1024)  # (B, 1, 1024, 1024) in [0, 1]
+    """
+
+    names = NAMES
+
+    def __init__(self, network: nn.Module, size: int = 256) -> None:
+        super().__init__()
+        self.network, self.size = network.eval(), size
+
+    @torch.no_grad()
+    def forward(self, photos: Tensor, size: int | None = None) -> Tensor:
+        """Aligned photos (B, 3, R, R) in [-1, 1] -> probabilities (B, K, size, size); `self.size` when None."""
+        scores = self.network(resize_area(photos, self.size)).float()
+        return _resized(scores, size or self.size).softmax(1)
+
+    def classes(self, photos: Tensor, size: int | None = None) -> Tensor:
+        """The likeliest class of each pixel, (B, size, size) int64, places in `names`."""
+        return self(photos, size).argmax(1)
+
+    def celebamask(self, photos: Tensor, size: int | None = None) -> Tensor:
+        """The same by CelebAMask-HQ's numbers, which `oodgan.metrics.regions` and `RegionPSNR` take as labels.
+
+        Both eyes are the left eye's number, likewise brows and ears; jewellery is the earring's.
+        """
+        return celebamask(self.classes(photos, size))
+
+    def region(self, photos: Tensor, names: Iterable[str], size: int | None = None) -> Tensor:
+        """How likely each pixel is of one of these classes: (B, 1, size, size) in [0, 1].
+
+        Raises UserError for a name that is no class.
+        """
+        return self(photos, size)[:, numbers(names)].sum(1, keepdim=True).clamp(0, 1)
+
+
+def coloured(classes: Tensor) -> Tensor:
+    """Classes (B, H, W) -> pictures (B, 3, H, W) in [-1, 1], one colour a class; black where unknown."""
+    colours = _PALETTE.to(classes.device)[classes.clamp(min=0)].movedim(-1, 1)
+    return torch.where(classes[:, None] < 0, 0, colours) / 127.5 - 1
+
+
+def build(cfg: Mapping[str, Any] | None) -> Parser | None:
+    """The parser of a config group `parser` with its weights; None for `parser=none`.
+
+    Raises UserError for weights that are missing or of other classes.
+    """
+    return None if not cfg or not cfg.get("network") else Parser(load_network(cfg), cfg["size"]).eval()
+
+
+def load_network(cfg: Mapping[str, Any]) -> nn.Module:
+    """The network of a config group `parser` with its weights."""
+    source = trained.configured(cfg, "parser", "parser")
+    tensors, metadata = trained.load(source, "parser")
+    if tuple(metadata.get("classes") or ()) != NAMES:
+        theirs = ", ".join(metadata.get("classes") or ["none"])
+        raise UserError(f"the parser {source} has the classes {theirs}; {', '.join(NAMES)} are needed")
+    network = trained.network(cfg["network"], metadata, source, classes=len(NAMES), pretrained=False)
+    network.load_state_dict(tensors)
+    return network
+
+
+def _resized(scores: Tensor, size: int) -> Tensor:
+    same = scores.shape[-1] == size
+    return scores if same else F.interpolate(scores, (size, size), mode="bilinear", align_corners=False)
