@@ -8,19 +8,18 @@ from oodgan.parsing.classes import UNKNOWN
 
 
 class DiceLoss(nn.Module):
-    """1 - soft Dice, mean over the classes that the batch holds: small classes count as much as large ones.
+    """1 - soft Dice, the mean over the classes of each image and then over images: small parts count as large ones.
 
     Args of a call: scores (B, K, H, W), logits; classes (B, H, W), `UNKNOWN` ones passed over.
     """
 
     def forward(self, scores: Tensor, classes: Tensor) -> Tensor:
-        known = classes != UNKNOWN
-        probabilities = scores.float().softmax(1) * known[:, None]
-        index = classes.clamp(min=0)
-        right = probabilities.gather(1, index[:, None]).flatten()
-        count = scores.shape[1]
-        overlap = right.new_zeros(count).index_add(0, index.flatten(), right)
-        size = right.new_zeros(count).index_add(0, index.flatten(), known.flatten().to(right))
-        dice = (2 * overlap + 1) / (probabilities.sum((0, 2, 3)) + size + 1)
+        known = (classes != UNKNOWN).flatten(1)
+        probabilities = scores.float().flatten(2).softmax(1) * known[:, None]
+        index = classes.flatten(1).clamp(min=0)
+        right = probabilities.gather(1, index[:, None])[:, 0]
+        empty = right.new_zeros(scores.shape[:2])
+        overlap, size = empty.scatter_add(1, index, right), empty.scatter_add(1, index, known.to(right))
+        dice = (2 * overlap + 1) / (probabilities.sum(2) + size + 1)
         present = size > 0
-        return 1 - dice[present].sum() / present.sum().clamp(min=1)
+        return 1 - ((dice * present).sum(1) / present.sum(1).clamp(min=1)).mean()
