@@ -32,12 +32,13 @@ def address():
     pytest.importorskip("ray", reason="no Ray here: pip install 'oodgan[ray]'")
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
+    # Ray would replace 127.0.0.1 by the machine's own address, which a sandbox may not let it reach.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_raylet_start_wait_time_s", "300")  # on a busy machine a node needs more than half a minute
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-        cluster.add_node(**node)
+        head = {"num_cpus": 1, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
     yield cluster.address
     cluster.shutdown()
 
@@ -57,9 +58,10 @@ def test_a_sweeps_jobs_know_their_names_and_folders(address, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_studys_trials_run_there_and_are_pruned(address, tmp_path):
+def test_a_studys_trials_run_on_a_ray_of_its_own_and_are_pruned(tmp_path):
+    pytest.importorskip("ray", reason="no Ray here: pip install 'oodgan[ray]'")
     pytest.importorskip("optuna")
-    ray = ["hydra=optuna", "hydra/launcher=oodgan_ray", f"hydra.launcher.init.address={address}"]
+    ray = ["hydra=optuna", "hydra/launcher=oodgan_ray"]
     prune = ["hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1"]
     steps = ["diffcam.fit.max_steps=4", "diffcam.fit.val_every=1", "diffcam.fit.lr=interval(1e-4,1.0)"]
     done = command(tmp_path, *ray, *prune, *steps, *FAST, "sweep=study")

@@ -14,12 +14,12 @@ from oodgan.ranks import rank
 from oodgan.tracking import loggers
 
 
-def fit_small(folder, logger):
+def fit_small(folder, logger, **more):
     from small import PointData, Regression
 
     from oodgan.training.fit import fit
 
-    cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "small", "logger": logger}
+    cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "small", "logger": logger, **more}
     return fit(
         Regression(), PointData(), cfg=cfg, settings={"max_steps": 4, "batch_size": 8, "val_every": 2}, folder=folder
     )
@@ -49,8 +49,9 @@ def test_several_loggers_hold_the_same_curves(tmp_path):
 
 
 def test_csv_is_always_there(tmp_path):
-    fit_small(tmp_path, {"csv": {"_target_": "oodgan.tracking.loggers.CsvLog"}})
+    fit_small(tmp_path, {"csv": {"_target_": "oodgan.tracking.loggers.CsvLog"}}, sweep="lr")
     assert len(curve(tmp_path, "train/loss")) == 4
+    assert loggers.run_identity(tmp_path)["group"] == "lr"  # of the sweep, whatever the logger
     assert not (tmp_path / "tensorboard").exists() and rank() == 0
 
 

@@ -77,7 +77,7 @@ def find(place: str, stage: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with reading(path, "config"):
+    with reading(None, f"config={path}"):
         found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     if not isinstance(found, dict):
         raise UserError(f"config={path} is no configuration: it holds no keys")

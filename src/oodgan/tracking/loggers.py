@@ -113,7 +113,7 @@ def build(
         UserError: an entry that is no config of a logger, a keyword that it does not take, or a missing package.
     """
     entries = {name: entry for name, entry in plain(dict(cfg or {})).items() if entry is not None}
-    run_identity(folder, stage=stage, group=next((e["group"] for e in entries.values() if _group(e)), None))
+    run_identity(folder, stage=stage, group=_group(entries, config))
     loggers: list[Logger] = [CsvLog(folder, resume_at)]
     for name, entry in entries.items():
         if not isinstance(entry, Mapping) or "_target_" not in entry:
@@ -123,8 +123,10 @@ def build(
     return loggers
 
 
-def _group(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and bool(entry.get("group"))
+def _group(entries: Mapping[str, Any], config: Any) -> str | None:
+    """The group that a logger names, else the sweep's name."""
+    named = [entry["group"] for entry in entries.values() if isinstance(entry, Mapping) and entry.get("group")]
+    return next(iter(named), (config or {}).get("sweep"))
 
 
 def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, config: Any) -> Logger:

@@ -71,8 +71,13 @@ class RayLauncher(Launcher):
             return
         found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         known = {"env_vars": {**found, **{k: v for k, v in os.environ.items() if k.startswith("OODGAN_")}}}
+        chosen = {"runtime_env": known, "include_dashboard": False, "logging_level": "error", **self.init}
+        if sys.platform == "linux" and not (self.init.get("address") or os.environ.get("RAY_ADDRESS")):
+            # Ray started for this sweep is reached within this machine, whatever a firewall does to its own address;
+            # 127.0.0.1 Ray would replace by that.
+            chosen.setdefault("_node_ip_address", "127.0.0.2")
         try:
-            ray.init(**{"runtime_env": known, "include_dashboard": False, "logging_level": "error", **self.init})
+            ray.init(**chosen)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"no Ray cluster at {self.init.get('address')}: {reason}") from error
