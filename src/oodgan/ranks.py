@@ -173,6 +173,22 @@ class Channel:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"rank {rank()} does not reach the first one at {host}:{port}: {error}") from error
         self.store = dist.PrefixStore(f"oodgan/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        if hosted:
+            self._serve(host)
+
+    def _serve(self, host: str) -> None:
+        """Give the process group a store of its own, by the variables from which torch makes it.
+
+        torchrun's store outlives a restart, and with it the addresses of ranks that have died: those that start again
+        would try to connect to them.
+        """
+        from torch.distributed import TCPStore
+
+        if rank() == 0:
+            self.server = TCPStore(host, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+            self.store.set("port", str(self.server.port))
+        os.environ["MASTER_PORT"] = self.store.get("port").decode()
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run `function(*args)` in all ranks; returns what it returns here."""

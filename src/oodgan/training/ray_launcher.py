@@ -7,6 +7,7 @@ needs no more than what stands here. A job gets all it must know (root, sweep, w
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -69,6 +70,7 @@ class RayLauncher(Launcher):
 
         if ray.is_initialized():
             return
+        self._reach()
         found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         known = {"env_vars": {**found, **{k: v for k, v in os.environ.items() if k.startswith("OODGAN_")}}}
         chosen = {"runtime_env": known, "include_dashboard": False, "logging_level": "error", **self.init}
@@ -81,6 +83,18 @@ class RayLauncher(Launcher):
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"no Ray cluster at {self.init.get('address')}: {reason}") from error
+
+
+    def _reach(self) -> None:
+        """Raise UserError where nothing answers at HOST:PORT, which Ray itself would try for minutes."""
+        address = str(self.init.get("address"))
+        host, _, port = address.rpartition(":")
+        if not port.isdigit() or "/" in host:
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise UserError(f"no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _run(config: Any, hydra_context: Any, task_function: Any, singletons: Any) -> JobReturn:
