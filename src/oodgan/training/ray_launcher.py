@@ -84,7 +84,6 @@ class RayLauncher(Launcher):
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"no Ray cluster at {self.init.get('address')}: {reason}") from error
 
-
     def _reach(self) -> None:
         """Raise UserError where nothing answers at HOST:PORT, which Ray itself would try for minutes."""
         address = str(self.init.get("address"))
