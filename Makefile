@@ -6,7 +6,7 @@ JOBS ?= 2
 STAMP := .venv/.installed
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-fast lint docs clean-venv
+.PHONY: setup demo test test-fast coverage lint docs clean-venv
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -27,6 +27,11 @@ test: setup
 
 test-fast: setup
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network"
+
+# Lines and branches that the quick tests run, as a table and in htmlcov/; tests in subprocesses count too.
+coverage: setup
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network" \
+		--cov --cov-report=term:skip-covered --cov-report=html
 
 lint: setup
 	$(RUN) -m ruff check src tests

@@ -9,9 +9,9 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
-from oodgan import __version__
 from oodgan.command import words
 from oodgan.command.usage import constant, stage_names, stage_usage, usage
 from oodgan.errors import UserError, nearest
@@ -20,8 +20,8 @@ from oodgan.errors import UserError, nearest
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exits with 0; 1 when some of many failed; 2 for a user's mistake; 130 for Ctrl-C, 143 for SIGTERM; 141 when who
-    reads the output has closed it.
+    Exits with 0; 1 when some inputs of many failed, or for a bug; 2 for a mistake of the user; 130 for Ctrl-C, 143 for
+    SIGTERM; 141 when the reader of the output has closed it.
     """
     _print_anything()
     try:
@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         _close_output()
         code = 141
+    except Exception:
+        _report_bug()
+        code = 1
     raise SystemExit(code)
 
 
@@ -46,7 +49,9 @@ def _main(arguments: list[str]) -> int:
     if arguments[0] in ("--complete", "--shell-completion", "-sc"):
         return _completion(arguments[0], arguments[1:])
     if "--version" in arguments:
-        print(f"oodgan {__version__}")
+        from oodgan.command.version import version_line
+
+        print(version_line())
         return 0
     asks = any(word in ("-h", "--help") for word in arguments)
     options, rest = words.options([word for word in arguments if word not in ("-h", "--help")])
@@ -100,6 +105,17 @@ def _cut_by_the_shell(overrides: Sequence[str]) -> None:
         value = word.partition("=")[2]
         if value[:1] in ("{", "["):
             words.translate(word)
+
+
+def _report_bug() -> None:
+    """Print the traceback and, last, where the user will see it, the line that a bug report needs."""
+    from oodgan.command.version import version_line
+
+    traceback.print_exc()
+    print(
+        f"this is a bug in oodgan: please report the command, the lines above and this one: {version_line()}",
+        file=sys.stderr,
+    )
 
 
 def _completion(option: str, rest: list[str]) -> int:

@@ -1,14 +1,13 @@
-"""Show versions, devices, weights and free disk, and what is amiss
+"""Show versions, devices, weights and free disk, and list problems
 
     oodgan doctor
 
-The exit code is 1 when a needed package is missing or weights are damaged.
+Paste the output into a bug report. The exit code is 1 when a required package is missing or weights are damaged.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from oodgan import __version__
+from oodgan.command.version import version_line
 
 READS = ()
 OPTIONAL = ("gradio", "openvino", "onnx", "optuna", "tensorboard")
@@ -26,7 +25,7 @@ LEAST_FREE = 3e9  # bytes that the demo needs: weights, their archives, samples
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Print the findings; gives the list of problems and the exit code."""
+    """Print the report. Returns the list of problems and the exit code."""
     problems: list[str] = []
     for title, lines in (
         ("versions", _versions(problems)),
@@ -35,18 +34,16 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         ("disk", _disk(problems)),
     ):
         print(f"{title}\n" + "".join(f"  {line}\n" for line in lines))
-    print("\n".join(f"problem: {problem}" for problem in problems) or "nothing amiss")
+    print("\n".join(f"problem: {problem}" for problem in problems) or "no problems")
     return {"exit_code": int(bool(problems)), "problems": problems}
 
 
 def _versions(problems: list[str]) -> list[str]:
     from oodgan.launch import config_folder
-    from oodgan.tracking.artifacts import revision
 
     lines = [
-        f"oodgan {__version__} {revision()[:12]}".rstrip(),
-        f"python {platform.python_version()} ({sys.executable})",
-        f"{platform.system()} {platform.release()} {platform.machine()}",
+        version_line(),
+        f"python {sys.executable}",
         f"configs {config_folder()}",
     ]
     for name in _needed():

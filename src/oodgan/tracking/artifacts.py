@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from oodgan.command.version import revision
 from oodgan.errors import UserError
 from oodgan.files import MANIFEST, digest, write_json
 from oodgan.foreign import reading
@@ -138,19 +137,3 @@ def up_to_date(folder: str | Path, mark: str) -> bool:
     except UserError:
         return False
     return manifest.fingerprint == mark and all((Path(folder) / name).is_file() for name in manifest.files)
-
-
-@lru_cache(maxsize=1)
-def revision() -> str:
-    """The git revision that the package runs from, `-dirty` when files differ; "" outside a checkout of it."""
-    here = Path(__file__).resolve().parent
-    try:
-        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
-        return _git(here, "rev-parse", "HEAD") + ("-dirty" if _git(here, "status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
