@@ -1,8 +1,17 @@
-"""Ghosts to train the deghoster on: coarse images whose clean target is known.
+"""Ghosts to train the deghoster on: coarse images, and what they should have been.
 
-- Real faces (paper, section 3.3): the mask is folded so that the original dominates, and the original is the target.
+`target=edited`, so that the deghoster learns to keep the edit:
+
+- Generator samples, covered by parts of real photos (`oodgan.inversion.layers`), are inverted as photos are. The target
+  is the truly edited sample under the same cover.
+- Real faces: what the edited photo should look like is not known (`known` is 0). The losses on change and identity
+  compare the result with the edit and with the photo; losses on pixels leave these rows out.
+
+`target=paper` (section 3.3):
+
+- Real faces: the mask is folded so that the original dominates, and the original is the target.
 - Generator samples: their code is known, and the target is what this exact inversion would have composed; the ghost is
-  what the inverter's code composes, or the known code with noise. The edit stays in the target.
+  what the inverter's code composes, or the known code with noise.
 """
 
 from __future__ import annotations
@@ -24,15 +33,19 @@ from oodgan.compose import compose, fold
 from oodgan.data.images import to_uint8
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
+from oodgan.errors import unknown
 from oodgan.files import save_tensors
 from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.inverter import Inverter
+from oodgan.inversion.layers import Layers, covered
 from oodgan.inversion.transfer import Transfer, Whole
 from oodgan.inversion.value import Inversion, concatenate
 from oodgan.nn.resize import resize_area
 
 IMAGES = ("coarse", "target", "photo", "inverted", "edited")
+EDITED, PAPER = "edited", "paper"
+"""What `target` may be."""
 SHARD = ".ghosts.safetensors"
 """What the name of a file with several ghosts ends with."""
 
@@ -49,6 +62,11 @@ class GhostWriter(pl.LightningModule):
         inverted: share of the samples whose inexact inversion is the inverter's.
         disturbance: deviation of the code's noise that stands for it in the others, in units of w's own.
         transfer: how the residuals of an inversion follow an edit; None: unchanged.
+        target: edited or paper, see above.
+        layers: what covers samples where `target` is edited; None: blobs of colour.
+
+    Raises:
+        UserError: another `target`.
     """
 
     def __init__(
@@ -66,8 +84,13 @@ class GhostWriter(pl.LightningModule):
         disturbance: float = 0.35,
         seed: int = 0,
         transfer: Transfer | None = None,
+        target: str = PAPER,
+        layers: Layers | None = None,
     ) -> None:
         super().__init__()
+        if target not in (EDITED, PAPER):
+            raise unknown("deghoster.ghosts.target", target, (EDITED, PAPER))
+        self.target, self.layers = target, layers or Layers()
         self.transfer = transfer or Whole()
         self.generator, self.inverter, self.bank, self.masker = generator, inverter, bank, masker
         self.folder, self.size, self.modes = Path(folder), min(size, generator.resolution), tuple(modes)
@@ -87,10 +110,15 @@ class GhostWriter(pl.LightningModule):
 
     @torch.no_grad()
     def ghost(self, photo: Tensor, code: Tensor | None, name: str) -> dict[str, Tensor]:
-        """One image's ghost as uint8: `IMAGES` (3, S, S) each and `mask` (1, S, S); and the edited `code` as fp16."""
+        """One image's ghost as uint8: `IMAGES` (3, S, S) each and `mask` (1, S, S); and the edited `code` as fp16.
+
+        With `target=edited` also `known` (1,): whether the target is.
+        """
         rng = torch.Generator().manual_seed(name_seed(name, self.seed))
         names, edits = self._edit(rng)
         photo = resize_area(photo, self.size)
+        if self.target == EDITED:
+            return self._keeping(photo, code, names, edits, rng)
         start = self._start(photo, code, rng)
         codes = [start, self.transfer(self.generator, start, self.bank.apply(start.w_plus, edits))]
         if code is not None:
@@ -104,9 +132,26 @@ class GhostWriter(pl.LightningModule):
         else:
             photo, target = images[2:3], compose(images[2:3], images[2:3], images[3:4], mask, mode)
         coarse = compose(photo, images[:1], images[1:2], mask, mode)
-        found = dict(zip(IMAGES, (coarse, target, photo, images[:1], images[1:2]), strict=True))
-        packed = {key: to_uint8(value)[0].contiguous() for key, value in found.items()}
-        return packed | {"mask": (mask[0] * 255).round().byte(), "code": codes[1].w_plus[0].half().contiguous()}
+        return _packed((coarse, target, photo, images[:1], images[1:2]), mask, codes[1].w_plus)
+
+    def _keeping(
+        self, photo: Tensor, code: Tensor | None, names: list[str], edits: dict[str, float], rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """A ghost whose target has the edit, where that is known."""
+        true = None
+        if code is not None:
+            cover = self.layers.cover(self.size, rng)
+            samples = self.generator.synthesis(torch.cat([code, self.bank.apply(code, edits)]), size=self.size)
+            photo, true = (covered(each, cover) for each in samples.chunk(2))
+        start = self.inverter.invert(photo)
+        after = self.transfer(self.generator, start, self.bank.apply(start.w_plus, edits))
+        inverted, edited = concatenate([start, after]).image(self.generator, self.size).chunk(2)
+        mask = self.masker(inverted, edited, names, photo)
+        mode = self.modes[int(torch.randint(len(self.modes), (), generator=rng))]
+        coarse = compose(photo, inverted, edited, mask, mode)
+        target = photo if true is None else compose(photo, photo, true, mask, "difference")
+        known = torch.tensor([0 if true is None else 1], dtype=torch.uint8)
+        return _packed((coarse, target, photo, inverted, edited), mask, after.w_plus) | {"known": known}
 
     def _edit(self, rng: torch.Generator) -> tuple[list[str], dict[str, float]]:
         count = min(1 + int(torch.rand((), generator=rng) < 0.25), len(self.bank))
@@ -129,8 +174,14 @@ class GhostWriter(pl.LightningModule):
         return code + (self.disturbance * unit * (0.7 * shared + 0.7 * layers)).to(code)
 
 
+def _packed(images: Sequence[Tensor], mask: Tensor, code: Tensor) -> dict[str, Tensor]:
+    named = dict(zip(IMAGES, images, strict=True))
+    packed = {key: to_uint8(value)[0].contiguous() for key, value in named.items()}
+    return packed | {"mask": (mask[0] * 255).round().byte(), "code": code[0].half().contiguous()}
+
+
 class Ghosts(Dataset[dict[str, Any]]):
-    """The ghosts of a folder, by name: float images in [-1, 1], `mask` in [0, 1] and `code` (L, 512).
+    """The ghosts of a folder, by name: float images in [-1, 1], `mask` in [0, 1], `code` (L, 512), `known` (1,).
 
     They lie in shards (`pack`) or, as older artifacts have them, in a file each; a row is read without the others.
     """
@@ -150,10 +201,11 @@ class Ghosts(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         name, path, place = self.rows[index]
         with safe_open(path, "pt") as file:
-            keys = (*IMAGES, "mask", "code")
+            keys = [key for key in (*IMAGES, "mask", "code", "known") if key in file.keys()]  # noqa: SIM118 (not a dict)
             row = {key: file.get_tensor(key) if place is None else file.get_slice(key)[place] for key in keys}
         images = {key: row[key].float() / 127.5 - 1 for key in IMAGES}
-        return images | {"mask": row["mask"].float() / 255, "code": row["code"].float(), "name": name}
+        known = row.get("known", torch.ones(1)).float()  # older artifacts know all their targets
+        return images | {"mask": row["mask"].float() / 255, "code": row["code"].float(), "known": known, "name": name}
 
 
 def pack(folder: Path, size: int = 256 << 20) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from oodgan.deghost.network import Deghoster
@@ -24,7 +25,8 @@ class DeghostModule(FitModule):
 
     Losses may ask for `result`, `target`, `coarse` and everything in the batch. `network` is the published `Deghoster`,
     which sees the coarse image alone, or a `LightDeghoster`. Every loss of the coarse image itself is logged too
-    (`val/NAME_coarse`): what the network has to be better than. Arguments are those of `FitModule`; `losses` are the
+    (`val/NAME_coarse`): what the network has to be better than. In rows whose target is not known (`known` is 0),
+    result, coarse image and target are the same to such losses. Arguments are those of `FitModule`; `losses` are the
     published ones when None.
     """
 
@@ -49,13 +51,25 @@ class DeghostModule(FitModule):
     def predictions(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         result = fine(network, batch)
         target, coarse = (resize_area(batch[key], result.shape[-1]) for key in ("target", "coarse"))
-        return {"result": result, "target": target, "coarse": coarse}
+        return {"result": result, "target": _where_known(batch, target, result.detach()), "coarse": coarse}
+
+    def real(self, known: Mapping[str, Tensor]) -> Tensor:
+        """The target; the photo where it is not known."""
+        return _where_known(known, known["target"], resize_area(known["photo"], known["target"].shape[-1]))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         known = super().validation_step(batch, batch_idx)
-        untreated = self.losses({**known, "result": known["coarse"]}, self.losses.named(without=LOGITS))
+        coarse = _where_known(known, known["coarse"], known["target"])
+        untreated = self.losses({**known, "result": coarse}, self.losses.named(without=LOGITS))
         self.log_validation({f"{name}_coarse": value for name, value in untreated.items()}, count_of(known))
         return known
+
+
+def _where_known(batch: Mapping[str, Any], images: Tensor, others: Tensor) -> Tensor:
+    """`images`, and `others` in the rows whose target is not known."""
+    if "known" not in batch:
+        return images
+    return torch.where(batch["known"].reshape(-1, 1, 1, 1) > 0, images, others)
 
 
 def fine(network: Any, batch: dict[str, Any]) -> Tensor:

@@ -19,6 +19,9 @@ from oodgan.weights.fetch import sha256_of
 SHIPPED_PROBES = Path(__file__).parents[1] / "weights" / "shipped" / "probes_ffhq.safetensors"
 """Probes of the faces that the shipped directions were not learnt from."""
 
+SEEKING_PROBES = SHIPPED_PROBES.with_name("probes_ffhq_seek.safetensors")
+"""Probes of the other half, which seek strengths and may guide trainings."""
+
 
 @dataclass(frozen=True)
 class Probes:

@@ -113,7 +113,7 @@ class Editor:
             remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
             cfg.get("compose"),
             device,
-            transfer.build(cfg.get("transfer"), generator),
+            transfer.build(cfg.get("transfer"), generator, bool(cfg["inverter"].get("residual"))),
             strength.build(cfg.get("search")),
         )
         if chosen == "openvino":

@@ -32,6 +32,23 @@ def occluded(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `occlude`, with how much each pixel is covered: (B, 1, H, W) in [0, 1]."""
     count, _, height, width = images.shape
+    blob = smooth_blob(count, height, width, rng, probability)
+    coarse = 2 * torch.rand(count, 3, 6, 6, generator=rng) - 1
+    noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.1 * torch.randn(images.shape, generator=rng)
+    other = images.roll(1, 0).flip(-2)
+    noisy = (torch.rand(count, 1, 1, 1, generator=rng) < 0.5).to(images.device)
+    filling = torch.where(noisy, noise.to(images), other).clamp(-1, 1)
+    cover = blob.to(images)
+    return images + cover * (filling - images), cover
+
+
+def smooth_blob(
+    count: int, height: int, width: int, rng: torch.Generator | None = None, probability: float = 1.0
+) -> Tensor:
+    """Opacities (count, 1, height, width) in [0, 1] of soft ellipses around the border of an aligned face.
+
+    A share `1 - probability` of them is 0 everywhere.
+    """
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     angle = 2 * torch.pi * torch.rand(count, 1, 1, generator=rng)
     distance = 0.6 + 0.5 * torch.rand(count, 1, 1, generator=rng)
@@ -39,11 +56,4 @@ def occluded(
     far = ((x - distance * angle.cos()) / radius[:, 0]).square() + (
         (y - distance * angle.sin()) / radius[:, 1]
     ).square()
-    cover = (torch.sigmoid((1 - far) * 12) * (torch.rand(count, 1, 1, generator=rng) < probability))[:, None]
-    coarse = 2 * torch.rand(count, 3, 6, 6, generator=rng) - 1
-    noise = F.interpolate(coarse, (height, width), mode="bilinear") + 0.1 * torch.randn(images.shape, generator=rng)
-    other = images.roll(1, 0).flip(-2)
-    noisy = (torch.rand(count, 1, 1, 1, generator=rng) < 0.5).to(images.device)
-    filling = torch.where(noisy, noise.to(images), other).clamp(-1, 1)
-    cover = cover.to(images)
-    return images + cover * (filling - images), cover
+    return (torch.sigmoid((1 - far) * 12) * (torch.rand(count, 1, 1, generator=rng) < probability))[:, None]

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
+from oodgan.inversion.blocks import SLOPE, blocks, double
 from oodgan.nn.resize import resize_area
-
-_SLOPE = 0.2
 
 
 class FeatureEncoder(nn.Module):
@@ -55,15 +54,15 @@ class FeatureEncoder(nn.Module):
         self.pixels = nn.Conv2d(6 * self.factor**2, fine, 3, padding=1)
         self.activations = nn.Conv2d(channels, fine, 1)
         self.gradient = nn.Conv2d(channels, fine, 1)
-        self.enter = _blocks(fine, depths[0])
+        self.enter = blocks(fine, depths[0])
         self.down = nn.Conv2d(fine, middle, 2, stride=2)
-        self.middle = _blocks(middle, depths[1])
+        self.middle = blocks(middle, depths[1])
         self.down_again = nn.Conv2d(middle, coarse, 2, stride=2)
-        self.coarse = _blocks(coarse, depths[2])
+        self.coarse = blocks(coarse, depths[2])
         self.up = nn.Conv2d(coarse, middle, 1)
-        self.rejoin = _blocks(middle, 1)
+        self.rejoin = blocks(middle, 1)
         self.up_again = nn.Conv2d(middle, fine, 1)
-        self.leave = _blocks(fine, depths[0])
+        self.leave = blocks(fine, depths[0])
         self.out = nn.Conv2d(fine, channels, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
@@ -84,31 +83,9 @@ class FeatureEncoder(nn.Module):
         fine = self.enter(x)
         middle = self.middle(self.down(fine))
         x = self.coarse(self.down_again(middle))
-        x = self.rejoin(middle + _double(self.up(x)))
-        x = self.leave(fine + _double(self.up_again(x)))
-        return self.out(F.leaky_relu(x, _SLOPE)) - self.step * direction
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the second starts at zero."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, _SLOPE)), _SLOPE))
-
-
-def _blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*[Block(width) for _ in range(count)])
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear")
+        x = self.rejoin(middle + double(self.up(x)))
+        x = self.leave(fine + double(self.up_again(x)))
+        return self.out(F.leaky_relu(x, SLOPE)) - self.step * direction
 
 
 class Comparison(NamedTuple):

@@ -1,7 +1,7 @@
 """How the residuals of an inversion follow an edit of its code.
 
-A residual holds what the photo shows and its code does not: hats and hands, which an edit should keep, and here and
-there the old look of what the edit draws anew, which it should not.
+A residual holds what the photo shows and its code does not. Hats and hands should survive an edit; the old look of what
+the edit redraws should not.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.feature import deviation
+from oodgan.inversion.transfer_network import TransferNetwork
 from oodgan.inversion.value import Inversion
+from oodgan.weights import trained
+
+PART = "transfer"
+"""The part that weights of a transfer network name."""
 
 
 class Transfer(Protocol):
@@ -71,8 +76,76 @@ class Fade:
         return ((change - self.floor * high) / ((1 - self.floor) * high)).clamp(0, 1)
 
 
-def build(cfg: Mapping[str, Any] | None, generator: Generator) -> Transfer:
-    """The config group `transfer`; `Whole` where there is none."""
+class Learned(nn.Module):
+    """The residual that a network predicts from the residual and the activations before and after the edit.
+
+    The network is trained by `oodgan transfer` on samples whose edited image is known. Where an edit changes no
+    activations the residual stays as it is.
+    """
+
+    def __init__(self, network: TransferNetwork) -> None:
+        super().__init__()
+        self.network = network.eval()
+
+    @torch.no_grad()
+    def forward(self, generator: Generator, inversion: Inversion, edited: Tensor) -> Inversion:
+        resolution = self.network.resolution
+        if resolution not in inversion.residuals or torch.equal(edited, inversion.w_plus):
+            return Inversion(edited, inversion.residuals)
+        before, after = (generator.features(w, last=resolution)[resolution] for w in (inversion.w_plus, edited))
+        followed = follow(self.network, inversion.residuals[resolution], before, after)
+        return Inversion(edited, {**inversion.residuals, resolution: followed})
+
+
+def follow(network: nn.Module, residual: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Residual and activations (B, C, r, r) in the generator's units -> the residual to use after the edit."""
+    unit = deviation(before)
+    return unit * network(residual / unit, before / unit, after / unit)
+
+
+def build(cfg: Mapping[str, Any] | None, generator: Generator, residual: bool = True) -> Transfer:
+    """The config group `transfer`; `Whole` where there is none.
+
+    Args:
+        residual: whether the inverter gives residuals. Without them there is nothing to transfer and no weights are
+            loaded.
+
+    Raises:
+        UserError: weights that are missing, or were made for another generator.
+    """
     from hydra.utils import instantiate
 
-    return instantiate(cfg, _partial_=True)() if cfg else Whole()
+    if not cfg or not residual:
+        return Whole()
+    if cfg.get("network"):
+        return Learned(load_network(cfg, generator))
+    return instantiate({key: value for key, value in cfg.items() if key != "name"}, _partial_=True)()
+
+
+def build_network(
+    cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None
+) -> TransferNetwork:
+    """The network of a config group `transfer`, with fresh weights.
+
+    Raises:
+        UserError: the generator has no activations of that resolution.
+    """
+    resolution = int(cfg["network"]["resolution"])
+    if resolution not in generator.feature_channels:
+        have = ", ".join(map(str, generator.feature_channels))
+        raise UserError(f"transfer.network.resolution={resolution}: this generator has activations at {have}")
+    channels = generator.feature_channels[resolution]
+    return trained.network(cfg["network"], metadata or {}, cfg.get("weights") or "", channels=channels)
+
+
+def load_network(cfg: Mapping[str, Any], generator: Generator) -> TransferNetwork:
+    """The network of a config group `transfer` with its weights; errors as in `build`."""
+    source = trained.configured(cfg, "transfer", "transfer")
+    tensors, metadata = trained.load(source, PART, generator=generator.id)
+    network = build_network(cfg, generator, metadata)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights {source} do not fit this transfer network: {text}") from error
+    return network

@@ -13,11 +13,12 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from oodgan.deghost.ghosts import GhostWriter, pack
+from oodgan.deghost.ghosts import EDITED, GhostWriter, pack
 from oodgan.diffcam import masks
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.inversion import inverter, transfer
+from oodgan.inversion.layers import Layers
 from oodgan.paths import StageFolder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
@@ -60,6 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     settings = cfg.deghoster.ghosts
     partial = StageFolder.of(cfg).partial(common.fingerprint(made_by))
     partial.mkdir(parents=True, exist_ok=True)
+    data = instantiate(cfg.data, size=settings.size)
     writer = GhostWriter(
         generator,
         inverter.build(cfg.inverter, generator),
@@ -67,10 +69,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         masker,
         partial,
         seed=cfg.seed,
-        transfer=transfer.build(cfg.get("transfer"), generator),
+        transfer=transfer.build(cfg.get("transfer"), generator, bool(cfg.inverter.get("residual"))),
+        layers=Layers.of(data) if settings.get("target") == EDITED else None,
         **plain(settings),
     )
-    data = instantiate(cfg.data, size=settings.size)
     skipped = spread(local_processes(described(cfg)), _compose, plain(cfg.get("trainer")), writer, data, partial)
 
     def fill(folder: Path) -> None:

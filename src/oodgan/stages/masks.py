@@ -111,7 +111,7 @@ def _measure(
     kinds = _kinds(cfg, generator, bank)
     attributes = _attributes(cfg, bank, kinds)
     scores = _scores(cfg, attributes)
-    follow = transfer.build(cfg.get("transfer"), generator)
+    follow = transfer.build(cfg.get("transfer"), generator, bool(cfg.inverter.get("residual")))
 
     def measure() -> MaskQuality:
         return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength), follow)

@@ -15,11 +15,12 @@ from oodgan.errors import UserError
 class Losses(nn.Module):
     """Named losses with their weights; one of weight 0 is not built and costs nothing.
 
-    A loss is called with the tensors that its attribute `inputs` names, with `inputs` of this constructor where it has
-    none, and returns a scalar.
+    A loss is called with the tensors that `inputs` of its config names, else its attribute `inputs`, else `inputs` of
+    this constructor, and returns a scalar.
 
     Args:
-        losses: {name: {"_target_": a class, "weight": 1.0, and its keywords}}, or a loss built already, of weight 1.
+        losses: {name: {"_target_": a class, "weight": 1.0, "inputs": [...], and its keywords}}, or a loss built
+            already, of weight 1.
         inputs: what a loss is called with that does not say.
     """
 
@@ -30,14 +31,14 @@ class Losses(nn.Module):
         self._inputs: dict[str, tuple[str, ...]] = {}
         for name, loss in losses.items():
             keywords = dict(loss) if isinstance(loss, Mapping) else {}
-            weight = float(keywords.pop("weight", 1.0))
+            weight, named = float(keywords.pop("weight", 1.0)), keywords.pop("inputs", None)
             if not weight:
                 continue
             term = instantiate(keywords, _convert_="all") if isinstance(loss, Mapping) else loss
             if not callable(term):
                 raise UserError(f"the loss {name} is {loss!r}; it needs a _target_ that can be called, and a weight")
             self.weights[name], self._terms[name] = weight, term
-            self._inputs[name] = tuple(getattr(term, "inputs", inputs))
+            self._inputs[name] = tuple(named or getattr(term, "inputs", inputs))
             if isinstance(term, nn.Module):
                 self.add_module(name, term)
         if not self._terms:

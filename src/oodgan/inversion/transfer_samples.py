@@ -1,0 +1,93 @@
+"""Inverted samples whose edited image is known, to learn from how residuals follow an edit.
+
+A sample gets a colour cast and, over it, what generators do not draw: the background, cloth, hair, hat or glasses of a
+real photo, cut out by its parsing mask. The same layer lies over the edited sample, which is therefore the true result
+of the edit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from oodgan.directions.bank import Bank
+from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.inversion.inverter import Inverter
+from oodgan.inversion.layers import Layers, cover_floats, covered
+from oodgan.training.shards import render_shards
+
+PER_SHARD = 8
+
+
+def render_transfer_samples(
+    generator: Generator, inverter: Inverter, layers: Layers, folder: Path, count: int, seed: int, size: int
+) -> list[Path]:
+    """Write at least `count` inverted samples into shards of 8; existing shards are kept.
+
+    A shard holds the sample's exact `code` and the inverter's `w_plus` (8, L, 512), `residual` (8, C, r, r), `colour`
+    (8, 2, 3): gain and offset, `layer` (8, 3, S, S) and `alpha` (8, 1, S, S) as uint8.
+    """
+
+    def render(own: int) -> dict[str, Tensor]:
+        rng = torch.Generator().manual_seed(own)
+        rows = [_sample(generator, inverter, layers, rng, own * 1009 + i, size) for i in range(PER_SHARD)]
+        return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+
+    return render_shards(folder, "transfer", -(-count // PER_SHARD), seed, render, f"invert {count} samples")
+
+
+@torch.no_grad()
+def _sample(
+    generator: Generator, inverter: Inverter, layers: Layers, rng: torch.Generator, seed: int, size: int
+) -> dict[str, Tensor]:
+    truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
+    code = sample_codes(generator, 1, seed, truncation, mixing=0.3)
+    row = {"code": code, **layers.cover(size, rng)}
+    photo = covered(generator.synthesis(code, size=size), row)
+    inversion = inverter.invert(photo)
+    (residual,) = inversion.residuals.values()
+    halves = {"code": code, "w_plus": inversion.w_plus, "residual": residual}
+    return {**row, **{key: value.half() for key, value in halves.items()}}
+
+
+class TransferSamples(Dataset[dict[str, Any]]):
+    """The samples of shards, each with an edit: the shard's tensors as floats, and `step` (L, 512).
+
+    In training the edit depends on the draw; else on the sample's number only. One edit in four is of two attributes.
+
+    Args:
+        bank: directions to draw from.
+        low, high: strengths, in both senses, within each direction's useful range.
+    """
+
+    def __init__(self, shards: list[Path], bank: Bank, low: float = 0.3, high: float = 1.5) -> None:
+        self.shards, self.bank, self.low, self.high = shards, bank, low, high
+
+    def __len__(self) -> int:
+        return len(self.shards) * PER_SHARD
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.draw(index, index)
+
+    def draw(self, item: int, seed: int) -> dict[str, Any]:
+        """Sample `item` with the edit of `seed`."""
+        with safe_open(self.shards[item // PER_SHARD], "pt") as file:
+            row = {key: file.get_slice(key)[item % PER_SHARD] for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return {**cover_floats(row), "step": self._step(seed), "name": f"sample {item}"}
+
+    def _step(self, seed: int) -> Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        count = min(1 + int(torch.rand((), generator=rng) < 0.25), len(self.bank))
+        names = [self.bank.names[i] for i in torch.randperm(len(self.bank), generator=rng)[:count].tolist()]
+        edits = {}
+        for name in names:
+            strength = self.low + (self.high - self.low) * float(torch.rand((), generator=rng))
+            lowest, highest = self.bank.range(name)
+            signed = strength if float(torch.rand((), generator=rng)) < 0.7 else -strength
+            edits[name] = min(max(signed, lowest), highest)
+        return self.bank.delta(edits)

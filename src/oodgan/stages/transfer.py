@@ -1,0 +1,88 @@
+"""Train how the residuals of an inversion follow an edit
+
+Samples are covered with parts of the photos of `data` (by their parsing masks), inverted, and edited; the true edited
+image is known, since the sample's exact code is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+
+from oodgan.data.dataset_module import DatasetModule
+from oodgan.directions.bank import Bank
+from oodgan.errors import UserError
+from oodgan.files import locked
+from oodgan.generators import Generator
+from oodgan.inversion import inverter as inverters
+from oodgan.inversion.layers import Layers
+from oodgan.inversion.transfer import PART, build_network, load_network
+from oodgan.inversion.transfer_samples import TransferSamples, render_transfer_samples
+from oodgan.paths import StageFolder, shared_folder
+from oodgan.stages import _common as common
+from oodgan.tracking.artifacts import plain
+from oodgan.training.build import build_module
+from oodgan.training.fit import fit
+
+READS = ("generator", "inverter", "transfer", "directions", "data", "trainer", "callbacks", "logger", "identity")
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    if cfg.transfer.get("network") is None:
+        raise UserError(f"transfer={cfg.transfer.name} has nothing to train; choose transfer=learned")
+    if not cfg.inverter.get("residual"):
+        raise UserError(f"inverter={cfg.inverter.name} gives no residual to follow an edit; choose inverter=feature")
+    generator = common.open_generator(cfg)
+    bank = common.open_bank(cfg, generator)
+    mark = common.fit_mark(cfg, ("transfer", "inverter", "data"), generator=generator.id, directions=bank.id)
+    if common.finished(cfg, mark):
+        return None
+    settings = cfg.transfer.fit
+    samples = _samples(cfg, generator, bank)
+    held_out = max(1, int(len(samples) * settings.held_out))
+    data = DatasetModule(samples, held_out, settings.batch_size, common.loader_workers(cfg), cfg.seed)
+    torch.manual_seed(cfg.seed)
+    network = (load_network if settings.continue_from_weights else build_network)(cfg.transfer, generator)
+    metadata = {"part": PART, "generator": generator.id, "network": cfg.transfer.network}
+    recipes = {"network": {**plain(cfg.transfer.network), "channels": network.channels}}
+    recipes["generator"] = plain(cfg.generator)
+    module = build_module(settings.module, recipes, metadata, network=network.train(), generator=generator)
+    folder = StageFolder.of(cfg).fit(mark).path
+    result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
+    going_on = ("transfer",) if settings.continue_from_weights else ()
+    common.write_weights(
+        cfg,
+        mark,
+        module.averaged.state_dict(),
+        metadata,
+        uses=common.used(cfg, "directions", "inverter", *going_on),
+        resolution=network.resolution,
+        counts={"samples": len(samples)},
+        metrics=common.numbers(result.metrics, 6),
+    )
+    return {"objective": result.objective}
+
+
+def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSamples:
+    settings = cfg.transfer.samples
+    size = min(int(settings.size), generator.resolution)
+    made_by = common.mark_of(cfg, ("inverter", "data"), generator=generator.id, size=str(size))
+    folder = shared_folder(cfg, "transfer", made_by)
+    layers = Layers.of(instantiate(cfg.data, size=size))
+    with locked(folder, patience=-1):
+        shards = render_transfer_samples(
+            generator, _inverter(cfg, generator), layers, folder, settings.count, cfg.seed, size
+        )
+    return TransferSamples(shards, bank, settings.low, settings.high)
+
+
+def _inverter(cfg: DictConfig, generator: Generator) -> inverters.Inverter:
+    """The configured inverter, comparing previews alone: the samples are rendered as previews, too."""
+    settings = cfg.inverter.copy()
+    with open_dict(settings):
+        settings.residual.exact = 0
+        settings.residual.refine = None
+    return inverters.build(settings, generator)
