@@ -9,7 +9,8 @@ from torch import Tensor
 from oodgan.errors import UserError
 from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
-from oodgan.inversion.transfer import Fade, Whole, build
+from oodgan.inversion.transfer import Fade, Learned, Whole, build, follow
+from oodgan.inversion.transfer_network import TransferNetwork
 from oodgan.inversion.value import Inversion
 
 
@@ -68,3 +69,55 @@ def test_impossible_settings_are_refused(keywords: dict[str, float]) -> None:
 def test_it_is_built_by_target(generator: StyleGAN2) -> None:
     made = build({"_target_": "oodgan.inversion.transfer.Fade", "quantile": 0.5}, generator)
     assert isinstance(made, Fade) and made.quantile == 0.5 and isinstance(build(None, generator), Whole)
+
+
+def trained(generator: StyleGAN2, seed: int = 3) -> TransferNetwork:
+    """A network whose last layers are not zero any more."""
+    torch.manual_seed(seed)
+    network = TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), depth=1)
+    for layer in (network.gate, network.addition):
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    return network
+
+
+def test_an_untrained_network_changes_nothing(generator: StyleGAN2, inversion: Inversion) -> None:
+    learned = Learned(TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), depth=1))
+    after = learned(generator, inversion, edited(inversion))
+    torch.testing.assert_close(after.residuals[8], inversion.residuals[8])
+
+
+def test_a_network_changes_the_residual_only_where_the_edit_changes_activations(generator: StyleGAN2) -> None:
+    network = trained(generator)
+    before, residual = torch.randn(2, 1, generator.feature_channels[8], 8, 8).unbind()
+    after = before.clone()
+    after[..., :4] += 1  # the left half
+    followed = follow(network, residual, before, after)
+    untouched = slice(5, 8)  # the change is averaged over 3 x 3 positions
+    torch.testing.assert_close(followed[..., untouched], residual[..., untouched], rtol=0, atol=1e-6)
+    assert float((followed - residual)[..., :3].abs().mean()) > 0.01
+
+
+def test_a_learned_transfer_works_in_units_of_the_activations(generator: StyleGAN2, inversion: Inversion) -> None:
+    network, codes = trained(generator), edited(inversion)
+    once = Learned(network)(generator, inversion, codes)
+    assert torch.equal(once.w_plus, codes) and not torch.allclose(once.residuals[8], inversion.residuals[8])
+    before, after = (generator.features(w)[8] for w in (inversion.w_plus, codes))
+    twice = follow(network, 2 * inversion.residuals[8], 2 * before, 2 * after)
+    torch.testing.assert_close(twice, 2 * once.residuals[8], rtol=1e-3, atol=1e-4)
+
+
+def test_without_residuals_or_edit_nothing_is_learned(generator: StyleGAN2, inversion: Inversion) -> None:
+    learned = Learned(trained(generator))
+    assert learned(generator, inversion, inversion.w_plus).residuals[8] is inversion.residuals[8]
+    assert learned(generator, Inversion(inversion.w_plus), edited(inversion)).residuals == {}
+
+
+def test_weights_are_loaded_only_where_there_are_residuals(generator: StyleGAN2) -> None:
+    cfg = {
+        "name": "learned",
+        "network": {"_target_": "oodgan.inversion.transfer_network.TransferNetwork", "resolution": 8},
+        "weights": "no_such_weights",
+    }
+    assert isinstance(build(cfg, generator, residual=False), Whole)
+    with pytest.raises(UserError, match="no_such_weights"):
+        build(cfg, generator)

@@ -17,8 +17,8 @@ from oodgan.tracking.artifacts import Manifest
 INVERTER = "inverter=tiny_feature"
 
 
-def oodgan(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "oodgan", "inversion", "experiment=tiny", INVERTER, f"root={root}", *words]
+def oodgan(root: Path, *words: str, stage: str = "inversion") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "oodgan", stage, "experiment=tiny", INVERTER, f"root={root}", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root, env={**os.environ})
 
 
@@ -33,7 +33,13 @@ def test_both_encoders_of_a_run_serve_an_editor(tmp_path: Path) -> None:
 
     again = oodgan(tmp_path)
     assert again.returncode == 0 and "up to date" in again.stderr
-    words = ["experiment=tiny", INVERTER, f"inverter.weights={artifact}", f"inverter.residual.weights={artifact}"]
+    trained = [f"inverter.weights={artifact}", f"inverter.residual.weights={artifact}"]
+    answer = oodgan(tmp_path, "transfer=tiny", *trained, stage="transfer")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    transferred = Manifest.load(tmp_path / "tiny" / "transfer" / "artifact")
+    assert {"val/l2", "val/l2_whole", "val/size"} <= set(transferred.metrics) and transferred.counts == {"samples": 16}
+
+    words = ["experiment=tiny", INVERTER, *trained, "transfer=tiny", f"transfer.weights={tmp_path}/tiny/transfer"]
     words += ["diffcam.weights=null", "deghoster=none", "code_cache=0"]
     editor_cfg = launch.compose("edit", words)
     from oodgan import directions, generators

@@ -1,0 +1,98 @@
+"""Covered samples to learn the transfer of residuals from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from oodgan.directions.bank import Bank
+from oodgan.generators.protocol import Generator
+from oodgan.generators.stylegan2 import StyleGAN2, tiny
+from oodgan.inversion.transfer_samples import Layers, TransferSamples, covered, render_transfer_samples
+from oodgan.inversion.value import Inversion
+
+
+class Nearby:
+    """Codes of a fixed distance from the mean, and a residual."""
+
+    name = "nearby"
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+
+    def invert(self, photos: Tensor) -> Inversion:
+        codes = self.generator.mean_w.expand(len(photos), self.generator.num_ws, -1)
+        residual = photos.mean() * torch.ones(len(photos), self.generator.feature_channels[8], 8, 8)
+        return Inversion(codes, {8: residual})
+
+
+def photos(count: int = 3) -> list[dict]:
+    rng = torch.Generator().manual_seed(0)
+    parsing = torch.zeros(32, 32, dtype=torch.int64)
+    parsing[8:28, 8:24] = 1  # skin
+    parsing[:8, 4:28] = 14  # a hat
+    return [{"image": torch.rand(3, 32, 32, generator=rng) * 2 - 1, "parsing": parsing} for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    return tiny().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def bank(generator: StyleGAN2) -> Bank:
+    vectors = torch.randn(3, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    ranges = {"a": {"range": [-0.5, 1.0]}}
+    return Bank(("a", "b", "c"), vectors, generator.id, "test", ranges)
+
+
+def test_layers_are_parts_of_photos_and_leave_the_skin_free() -> None:
+    layers, rng = Layers(photos()), torch.Generator().manual_seed(0)
+    opacities = torch.stack([layers.draw(32, rng)[1] for _ in range(12)])
+    assert opacities.shape == (12, 1, 32, 32) and 0 <= float(opacities.min()) and float(opacities.max()) <= 1
+    assert float(opacities[:, :, 12:24, 12:20].max()) == 0  # skin
+    assert float(opacities[:, :, 2:5, 10:20].mean()) > 0.5  # the hat, nine times of ten
+
+
+def test_without_masks_soft_blobs_cover() -> None:
+    layers = Layers([{"image": torch.zeros(3, 32, 32)}])
+    picture, alpha = layers.draw(32, torch.Generator().manual_seed(0))
+    assert picture.shape == (3, 32, 32) and alpha.shape == (1, 32, 32) and float(alpha.max()) > 0.5
+
+
+def test_a_layer_hides_what_is_below_and_the_rest_gets_the_colour_cast() -> None:
+    images = torch.full((1, 3, 4, 4), 0.5)
+    colour = torch.tensor([[[1.0, 0.5, 2.0], [0.1, 0.0, 0.5]]])
+    alpha = torch.zeros(1, 1, 4, 4)
+    alpha[..., 2:] = 1
+    made = covered(images, colour, torch.full((1, 3, 4, 4), -1.0), alpha)
+    torch.testing.assert_close(made[0, :, 0, 0], torch.tensor([0.6, 0.25, 1.0]))
+    assert bool((made[..., 2:] == -1).all())
+
+
+def test_shards_hold_samples_and_draws_decide_their_edits(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
+    shards = render_transfer_samples(generator, Nearby(generator), Layers(photos()), tmp_path, 9, 0, 32)
+    assert len(shards) == 2
+    samples = TransferSamples(shards, bank)
+    assert len(samples) == 16
+    row = samples.draw(9, 5)
+    shapes = {key: tuple(value.shape) for key, value in row.items() if isinstance(value, Tensor)}
+    channels = generator.feature_channels[8]
+    assert shapes == {
+        "code": (generator.num_ws, 512), "w_plus": (generator.num_ws, 512), "residual": (channels, 8, 8),
+        "colour": (2, 3), "layer": (3, 32, 32), "alpha": (1, 32, 32), "step": (generator.num_ws, 512),
+    }  # fmt: skip
+    assert torch.equal(row["step"], samples.draw(9, 5)["step"]) and torch.equal(row["code"], samples[9]["code"])
+    assert not torch.equal(row["step"], samples.draw(9, 6)["step"]) and not torch.equal(row["code"], samples[8]["code"])
+    made = [path.stat().st_mtime_ns for path in shards]
+    render_transfer_samples(generator, Nearby(generator), Layers(photos()), tmp_path, 9, 0, 32)
+    assert made == [path.stat().st_mtime_ns for path in shards], "what is there already is kept"
+
+
+def test_edits_stay_within_the_useful_range(bank: Bank) -> None:
+    samples = TransferSamples([], bank.subset(["a"]))
+    strengths = [float((samples._step(seed) / bank["a"]).mean()) for seed in range(40)]
+    assert min(strengths) >= -0.5001 and max(strengths) <= 1.0001 and len({round(s, 3) for s in strengths}) > 10
