@@ -11,7 +11,8 @@ from torch import Tensor
 from oodgan.directions.bank import Bank
 from oodgan.generators.protocol import Generator
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
-from oodgan.inversion.transfer_samples import Layers, TransferSamples, covered, render_transfer_samples
+from oodgan.inversion.layers import Layers, covered
+from oodgan.inversion.transfer_samples import TransferSamples, render_transfer_samples
 from oodgan.inversion.value import Inversion
 
 
@@ -52,13 +53,13 @@ def bank(generator: StyleGAN2) -> Bank:
 def test_layers_are_parts_of_photos_and_leave_the_skin_free() -> None:
     layers, rng = Layers(photos()), torch.Generator().manual_seed(0)
     opacities = torch.stack([layers.draw(32, rng)[1] for _ in range(12)])
-    assert opacities.shape == (12, 1, 32, 32) and 0 <= float(opacities.min()) and float(opacities.max()) <= 1
+    assert opacities.shape == (12, 1, 32, 32) and float(opacities.min()) >= 0 and float(opacities.max()) <= 1
     assert float(opacities[:, :, 12:24, 12:20].max()) == 0  # skin
     assert float(opacities[:, :, 2:5, 10:20].mean()) > 0.5  # the hat, nine times of ten
 
 
 def test_without_masks_soft_blobs_cover() -> None:
-    layers = Layers([{"image": torch.zeros(3, 32, 32)}])
+    layers = Layers()
     picture, alpha = layers.draw(32, torch.Generator().manual_seed(0))
     assert picture.shape == (3, 32, 32) and alpha.shape == (1, 32, 32) and float(alpha.max()) > 0.5
 
@@ -68,7 +69,7 @@ def test_a_layer_hides_what_is_below_and_the_rest_gets_the_colour_cast() -> None
     colour = torch.tensor([[[1.0, 0.5, 2.0], [0.1, 0.0, 0.5]]])
     alpha = torch.zeros(1, 1, 4, 4)
     alpha[..., 2:] = 1
-    made = covered(images, colour, torch.full((1, 3, 4, 4), -1.0), alpha)
+    made = covered(images, {"colour": colour, "layer": torch.full((1, 3, 4, 4), -1.0), "alpha": alpha})
     torch.testing.assert_close(made[0, :, 0, 0], torch.tensor([0.6, 0.25, 1.0]))
     assert bool((made[..., 2:] == -1).all())
 

@@ -33,7 +33,13 @@ log = logging.getLogger("oodgan")
 CHAIN = ("directions", "inversion", "diffcam", "ghosts", "deghost")
 """The stages that make what later ones use, in order."""
 
-TRAINED = {"inversion": "inverter", "transfer": "transfer", "diffcam": "diffcam", "deghost": "deghoster", "parser": "parser"}
+TRAINED = {
+    "inversion": "inverter",
+    "transfer": "transfer",
+    "diffcam": "diffcam",
+    "deghost": "deghoster",
+    "parser": "parser",
+}
 """The config group whose `weights` a stage makes."""
 
 
