@@ -16,8 +16,10 @@ from oodgan.compose import compose
 from oodgan.data.datamodule import ImageDataModule
 from oodgan.data.sources import Generated
 from oodgan.data.splits import HashSplit
-from oodgan.deghost.ghosts import IMAGES, Ghosts, GhostWriter, name_seed, safe_name
+from oodgan.deghost.ghosts import IMAGES, Ghosts, GhostWriter, name_seed, pack, safe_name
 from oodgan.directions.bank import Bank
+from oodgan.errors import UserError
+from oodgan.files import save_tensors
 from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
 from oodgan.inversion.inverter import OptimisationInverter
@@ -136,6 +138,47 @@ def test_strengths_lie_in_their_range_and_have_both_signs(generator: StyleGAN2, 
     assert {name for names, _ in drawn for name in names} == set(bank.names)
     assert {len(names) for names, _ in drawn} == {1, 2}
     assert all(list(edits) == names for names, edits in drawn)
+
+
+def test_a_target_with_the_edit_is_the_truly_edited_sample_under_its_cover(
+    generator: StyleGAN2, bank: Bank, tmp_path: Path
+) -> None:
+    code = sample_codes(generator, 1, 9)
+    photo = generator.synthesis(code).clamp(-1, 1)
+    made = writer(generator, bank, tmp_path, target="edited").ghost(photo, code, "sample.png")
+    read = {key: made[key].float() / 127.5 - 1 for key in IMAGES}
+    mask = made["mask"].float() / 255
+    outside, inside = (mask == 0).expand(3, -1, -1), (mask > 0.9).expand(3, -1, -1)
+    assert made["known"].tolist() == [1] and float(mask.max()) > 0.9, "nothing is folded"
+    assert not torch.equal(read["photo"], photo[0]), "a cover lies over the sample"
+    for key in ("coarse", "target"):
+        assert torch.equal(read[key][outside], read["photo"][outside])
+    assert float((read["target"] - read["photo"])[inside].abs().mean()) > 0.01
+
+
+def test_a_real_face_keeps_its_edit_and_has_no_known_target(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+    photo = generator.synthesis(sample_codes(generator, 1, 9)).clamp(-1, 1)
+    made = writer(generator, bank, tmp_path, target="edited", modes=("paper",)).ghost(photo, None, "photo.png")
+    assert made["known"].tolist() == [0]
+    inside = (made["mask"] == 255).expand(3, -1, -1)
+    assert inside.any() and bool(((made["coarse"].int() - made["edited"].int())[inside].abs() <= 1).all())
+
+
+def test_another_target_is_refused(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="edited"):
+        writer(generator, bank, tmp_path, target="editd")
+
+
+def test_ghosts_say_whether_their_target_is_known(
+    generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
+) -> None:
+    assert ghosts[0]["known"].tolist() == [1.0]
+    photo = generator.synthesis(sample_codes(generator, 1, 9)).clamp(-1, 1)
+    save_tensors(
+        tmp_path / "photo.safetensors", writer(generator, bank, tmp_path, target="edited").ghost(photo, None, "a")
+    )
+    assert Ghosts(tmp_path)[0]["known"].tolist() == [0.0] and pack(tmp_path) == 1
+    assert Ghosts(tmp_path)[0]["known"].tolist() == [0.0]
 
 
 def test_names_make_seeds_and_files() -> None:

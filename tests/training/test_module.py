@@ -71,6 +71,12 @@ def test_a_loss_that_cannot_be_computed_is_named():
         Losses({"l2": {**L2, "weight": 0.0}})
 
 
+def test_the_config_of_a_loss_may_name_its_inputs() -> None:
+    known = {"result": torch.ones(1), "target": torch.ones(1), "photo": torch.zeros(1)}
+    values = Losses({"l2": L2, "photo": {**L2, "inputs": ["result", "photo"]}})(known)
+    assert float(values["l2"]) == 0 and float(values["photo"]) == 1
+
+
 def test_a_key_that_the_module_does_not_take_is_named():
     with pytest.raises(UserError, match=r"unknown key of fit.module \(DiffCAMModule\) 'optimiser' \(did you mean"):
         build_module({"_target_": "oodgan.diffcam.module.DiffCAMModule", "optimiser": SGD}, network=torch.nn.Identity())
