@@ -16,7 +16,7 @@ from PIL import Image
 
 from oodgan.app.session import Studio, Wish, numbered
 from oodgan.data.detect import Face
-from oodgan.editing import settings
+from oodgan.editing import Editor, settings
 from oodgan.errors import UserError
 from oodgan.launch import compose
 
@@ -187,3 +187,26 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path, monkeypatch: pyte
     assert said("edits={age: 1.0}").format == "webp"
     with pytest.raises(UserError, match="compose"):
         said("compose=poisson")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_each_quality_inverts_a_face_once_and_its_settings_repeat_it(tmp_path: Path, crop: Path) -> None:
+    cfg = compose("serve", ["deghoster=none", "code_cache=0"])
+    studio = Studio(Editor.from_config(cfg), cfg, tmp_path / "scratch")
+    assert studio.quality == "feature"
+    session = studio.open(crop, aligned=True)
+    wish = Wish(0, {"smile": 1.0}, studio.mask, "fast")
+    fast = studio.edit(session, wish)
+    assert fast.tensors["inverted"] is studio.edit(session, wish).tensors["inverted"]
+    with pytest.raises(UserError, match="fast, feature, best"):
+        studio.edit(session, Wish(0, {"smile": 1.0}, quality="fastest"))
+    read_back = read(Path(studio.settings(session, wish, "result", "png")).read_text(), tmp_path)
+    assert (read_back.inverter.residual.passes, read_back.inverter.residual.exact) == (1, 0)
+    assert read_back.inverter.residual.weights == "feature_light" and read_back.inverter.refine.steps == 0
+
+
+def test_an_inverter_without_residual_offers_no_quality(studio: Studio, crop: Path) -> None:
+    assert studio.quality == ""
+    with pytest.raises(UserError, match="offers none"):
+        studio.edit(studio.open(crop, aligned=True), Wish(0, {"smile": 1.0}, quality="best"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from oodgan.app.session import VIEWS, Session, Studio, Wish, numbered
+from oodgan.app.session import QUALITIES, VIEWS, Session, Studio, Wish, numbered
 from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
 
@@ -89,6 +89,11 @@ class Page:
     def _photo_controls(self) -> None:
         self.upload = gr.File(label=f"Photo (up to {self.cfg.max_upload:g} MB)", height=170, elem_id="photo")
         self.aligned = gr.Checkbox(label="It is an aligned face crop (FFHQ) already", elem_id="aligned")
+        self.quality = gr.Radio(
+            choices=[(label, name) for name, label in QUALITIES.items()], value=self.studio.quality or None,
+            label="Quality of the inversion", info="Better ones take a few times longer for a photo's first edit.",
+            visible=bool(self.studio.quality), elem_id="quality",
+        )  # fmt: skip
         with gr.Group(visible=False) as self.choice:
             self.boxes = gr.Image(show_label=False, interactive=False, buttons=[], alt_text="faces with numbers")
             self.face = gr.Radio(choices=[("0", 0)], value=0, label="Which face?", elem_id="face")
@@ -146,13 +151,20 @@ class Page:
         gr.Markdown("`oodgan edit PHOTO settings=FILE` repeats the edit from the settings file, pixel by pixel.")
 
     def _events(self) -> None:
-        wishes = [self.session, self.face, *self.sliders.values(), *self.mask.values()]
+        wishes = [self.session, self.face, self.quality, *self.sliders.values(), *self.mask.values()]
         shown = [self.session, self.status, self.compare, *self.small.values()]
         quiet: Any = {"api_visibility": "private", "concurrency_id": "editor", "concurrency_limit": 1}
         opened = [*shown, self.upload, self.choice, self.boxes, self.face]
         self.upload.upload(self._open, [self.upload, self.aligned, *wishes], opened, **quiet)
         moved = [slider.release for slider in (*self.sliders.values(), *self.mask.values())]
-        gr.on([*moved, self.face.input], self._show, wishes, shown, trigger_mode="always_last", **quiet)
+        gr.on(
+            [*moved, self.face.input, self.quality.input],
+            self._show,
+            wishes,
+            shown,
+            trigger_mode="always_last",
+            **quiet,
+        )
         zero = self.reset.click(lambda: [0] * len(self.sliders), None, list(self.sliders.values()), **quiet)
         zero.then(self._show, wishes, shown, **quiet)
         for name, auto in self.autos.items():
@@ -170,6 +182,7 @@ class Page:
         aligned: bool,
         _: Session | None,
         face: int,
+        quality: str | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
         *numbers: float,
     ) -> Iterator[dict[Any, Any]]:
@@ -200,16 +213,18 @@ class Page:
             self.face: gr.Radio(choices=[(str(i), i) for i in range(len(session.faces) or 1)], value=0),
             self.compare: (crop, crop),
         }
-        yield self._show(session, 0, progress, *numbers)
+        yield self._show(session, 0, quality, progress, *numbers)
 
-    def _wish(self, face: int, numbers: Sequence[float]) -> Wish:
+    def _wish(self, face: int, quality: str | None, numbers: Sequence[float]) -> Wish:
         strengths = dict(zip(self.sliders, numbers, strict=False))
-        return Wish(int(face), strengths, dict(zip(self.mask, numbers[len(strengths) :], strict=True)))
+        mask = dict(zip(self.mask, numbers[len(strengths) :], strict=True))
+        return Wish(int(face), strengths, mask, quality or "")
 
     def _show(
         self,
         session: Session | None,
         face: int,
+        quality: str | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
         *numbers: float,
     ) -> dict[Any, Any]:
@@ -218,7 +233,7 @@ class Page:
             return {self.status: _DROP}
         start = time.perf_counter()
         try:
-            edit = self.studio.edit(session, self._wish(face, numbers))
+            edit = self.studio.edit(session, self._wish(face, quality, numbers))
             for done, name in enumerate(VIEWS):
                 progress((done, len(VIEWS)), desc=name)
                 edit.picture(name)
@@ -237,6 +252,7 @@ class Page:
         def choose(
             session: Session | None,
             face: int,
+            quality: str | None,
             progress: gr.Progress = gr.Progress(),  # noqa: B008
             *numbers: float,
         ) -> dict[Any, Any]:
@@ -245,26 +261,26 @@ class Page:
                 return {self.status: _DROP}
             progress(0, desc=f"seeking the strength of {name}")
             try:
-                choice = self.studio.choose(session, self._wish(face, numbers), name)
+                choice = self.studio.choose(session, self._wish(face, quality, numbers), name)
             except UserError as error:
                 return {self.status: _trouble(error)}
             strength, moved = round(round(choice.strength / STEP) * STEP, 6), list(numbers)
             moved[list(self.sliders).index(name)] = strength
-            shown = self._show(session, face, progress, *moved)
+            shown = self._show(session, face, quality, progress, *moved)
             shown[self.status] += f"<br><small>{html.escape(f'auto {name} {choice}')}</small>"
             return {**shown, self.sliders[name]: strength}
 
         return choose
 
     def _download(self, write: Callable[[Session, Wish, str, str], str]) -> Callable[..., str]:
-        def make(session: Session | None, face: int, *values: Any) -> str:
+        def make(session: Session | None, face: int, quality: str | None, *values: Any) -> str:
             *numbers, what, form = values
             if session is None:
                 raise gr.Error(_DROP, print_exception=False)
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", UserWarning)
-                    file = write(session, self._wish(face, numbers), _KINDS[what], form)
+                    file = write(session, self._wish(face, quality, numbers), _KINDS[what], form)
             except UserError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error
             for note in caught:

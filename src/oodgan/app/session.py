@@ -24,19 +24,27 @@ from oodgan.editing.strength import AUTO, Choice
 from oodgan.editing.subject import Subject
 from oodgan.errors import UserError
 from oodgan.files import fitting, refusing, write_text
+from oodgan.inversion import cache
+from oodgan.inversion.inverter import Inverter
+from oodgan.launch import compose
 
 VIEWS = ("photo", "inverted", "edited", "mask", "coarse", "result")
+QUALITIES = {"fast": "Fast", "feature": "Balanced", "best": "Best"}
+"""Options of the config group `inverter` that share their weights, and what the page calls them."""
 _VIEW_SIDE = {"photo": 1024, "result": 1024}  # pixels; the other views are shown small
 
 
 @dataclass(eq=False)
 class Session:
-    """A visitor's photo. `faces` is empty for a crop; `subjects` are the faces seen so far, each encoded once."""
+    """A visitor's photo. `faces` is empty for a crop.
+
+    `subjects` are the faces seen so far by number and quality, each inverted once.
+    """
 
     photo: Photo
     stem: str
     faces: list[Face] = field(default_factory=list)
-    subjects: dict[int, Subject] = field(default_factory=dict)
+    subjects: dict[tuple[int, str], Subject] = field(default_factory=dict)
 
     @property
     def aligned(self) -> bool:
@@ -46,11 +54,15 @@ class Session:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the page's controls say: the face's number, strengths by name, and the mask's strength and feather."""
+    """The state of the page's controls: the face's number, strengths by name, the mask's strength and feather.
+
+    `quality` is a key of `QUALITIES`; "" is the inverter that the server was started with.
+    """
 
     face: int
     strengths: Mapping[str, float | str]
     mask: Mapping[str, float] = field(default_factory=dict)
+    quality: str = ""
 
     @property
     def edits(self) -> dict[str, float | str]:
@@ -72,6 +84,13 @@ class Studio:
 
     def __init__(self, editor: Editor, cfg: DictConfig, folder: Path) -> None:
         self.editor, self.cfg, self.folder = editor, cfg, folder
+        self._inverters: dict[str, Inverter] = {self.quality: editor.inverter}
+
+    @property
+    def quality(self) -> str:
+        """The quality that the server was started with; "" where its inverter offers no choice."""
+        name = str(self.cfg.inverter.get("name", ""))
+        return name if name in QUALITIES and self.cfg.inverter.get("residual") else ""
 
     @property
     def names(self) -> list[str]:
@@ -101,9 +120,10 @@ class Studio:
             raise UserError(f"No face was found in {path.name}. If it is an aligned face crop already, say so below.")
         return Session(photo, path.stem, faces)
 
-    def subject(self, session: Session, face: int) -> Subject:
-        """A face of the photo, cut out once."""
-        if face not in session.subjects:
+    def subject(self, session: Session, face: int, quality: str = "") -> Subject:
+        """A face of the photo, cut out once for each quality."""
+        key = (face, quality or self.quality)
+        if key not in session.subjects:
             image, size = session.photo.image, self.editor.generator.resolution
             if session.aligned:
                 (crop,) = align_photo(image, size, aligned=True)
@@ -111,8 +131,8 @@ class Studio:
                 crop = align(image, session.faces[face], size)
             else:
                 raise UserError(f"face {face}: the photo has {len(session.faces)} face(s), numbered from 0")
-            session.subjects[face] = Subject(session.photo, crop, crop.photo[None].to(self.editor.device))
-        return session.subjects[face]
+            session.subjects[key] = Subject(session.photo, crop, crop.photo[None].to(self.editor.device))
+        return session.subjects[key]
 
     def crop(self, session: Session, face: int) -> str:
         """A file to show of a face's crop."""
@@ -122,10 +142,35 @@ class Studio:
     def edit(self, session: Session, wish: Wish) -> Edit:
         """The edit that the controls ask for; its pictures are computed when they are looked at."""
         editor = self.editor
+        if wish.quality and wish.quality != self.quality:
+            editor = copy.copy(editor)
+            editor.inverter = self._inverter(wish.quality)
         if wish.mask and isinstance(editor.masker, Masker):
             editor = copy.copy(editor)
             editor.masker = editor.masker.adjusted(**wish.mask)
-        return editor.begin(self.subject(session, wish.face), editor.checked(wish.edits))
+        return editor.begin(self.subject(session, wish.face, wish.quality), editor.checked(wish.edits))
+
+    def _inverter(self, quality: str) -> Inverter:
+        """The inverter of a quality, built when it is first asked for."""
+        if quality not in self._inverters:
+            cfg = {**self.cfg, "inverter": self._inverter_cfg(quality)}
+            made: Any = cache.build(cfg, self.editor.generator)
+            self._inverters[quality] = made.to(self.editor.device).eval()
+        return self._inverters[quality]
+
+    def _inverter_cfg(self, quality: str) -> DictConfig:
+        """The server's inverter with the passes and steps of a quality."""
+        if not self.quality or quality not in QUALITIES:
+            raise UserError(
+                f"quality {quality!r}: this server offers {', '.join(QUALITIES) if self.quality else 'none'}"
+            )
+        option, made = compose(str(self.cfg.stage), [f"inverter={quality}"]).inverter, self.cfg.inverter.copy()
+        OmegaConf.set_struct(made, False)
+        made.name = option.name
+        made.refine.steps = option.refine.steps
+        for key in ("passes", "exact", "refine"):
+            made.residual[key] = option.residual[key]
+        return made
 
     def can_choose(self, name: str) -> bool:
         """Whether `choose` can: there is a probe, and the directions say what strength 1 shows."""
@@ -165,6 +210,8 @@ class Studio:
         """Write the file with which `oodgan edit PHOTO settings=FILE` makes the same picture; its path."""
         cfg: Any = self.cfg.copy()
         OmegaConf.set_struct(cfg, False)
+        if wish.quality and wish.quality != self.quality:
+            cfg.inverter = self._inverter_cfg(wish.quality)
         said = {"edits": wish.edits, "face": wish.face, "aligned": session.aligned, "save": [kind], "format": form}
         for key, value in said.items():
             cfg[key] = value
