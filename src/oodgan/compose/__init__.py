@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from oodgan.errors import unknown
 from oodgan.nn.resize import blur
 
-MODES = ("layered", "difference", "paper", "alpha", "poisson")
+MODES = ("layered", "difference", "paper", "alpha", "poisson", "blended")
 
 _WORK = 256  # pixels at which layers are told apart
 _YIELD = (0.25, 0.45)  # change of the pixels at which the photo's detail begins to yield, and at which it is gone
@@ -24,11 +24,14 @@ def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode:
       to the edited image's and only its colours stay, so that nothing shines through,
     - `difference`: photo + mask x (edited - inverted), keeps the photo's own texture and likeness,
     - `paper`, `alpha`: mask x edited + (1 - mask) x photo (paper, equation 4),
-    - `poisson`: the edited image's gradients inside the mask (Perez et al. 2003), a baseline.
+    - `poisson`: the edited image's gradients inside the mask (Perez et al. 2003), a baseline,
+    - `blended`: the mean of `layered` and `poisson`.
 
     Where the mask is 0 the photo's pixels come out as they are.
     """
-    if mode == "layered":
+    if mode == "blended":
+        coarse = (compose(photo, inverted, edited, mask) + compose(photo, inverted, edited, mask, "poisson")) / 2
+    elif mode == "layered":
         coarse = photo + mask * (edited - inverted - _yielding(photo, inverted, edited))
     elif mode == "difference":
         coarse = photo + mask * (edited - inverted)
