@@ -138,6 +138,16 @@ def test_poisson_takes_gradients_and_keeps_the_photos_level() -> None:
     assert (flat - photo).abs().max() < 0.03, "a flat edit has no gradients"
 
 
+def test_blended_is_the_mean_of_layered_and_poisson() -> None:
+    rng = torch.Generator().manual_seed(0)
+    photo, inverted, edited = (torch.rand(3, 1, 3, 32, 32, generator=rng) - 0.5).unbind()
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    made = {mode: compose(photo, inverted, edited, mask, mode) for mode in ("layered", "poisson", "blended")}
+    torch.testing.assert_close(made["blended"], (made["layered"] + made["poisson"]) / 2)
+    assert torch.equal(made["blended"][mask.expand(1, 3, -1, -1) == 0], photo[mask.expand(1, 3, -1, -1) == 0])
+
+
 @pytest.mark.parametrize(
     "box", [(0, 1, 0, 1), (0, 12, 0, 12), (5, 6, 5, 6), (3, 4, 0, 12), (10, 12, 10, 12), (4, 6, 4, 6)]
 )

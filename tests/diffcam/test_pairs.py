@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.diffcam.module import DiffCAMModule
 from oodgan.diffcam.network import DiffCAM
-from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
+from oodgan.diffcam.pairs import InvertedCodes, PairRenderer, Pairs, find_regions, render_pairs
 from oodgan.directions.bank import Bank
+from oodgan.generators.stylegan2 import StyleGAN2, tiny
+from oodgan.inversion.layers import Layers
+from oodgan.inversion.transfer import Whole
+from oodgan.inversion.value import Inversion
 from oodgan.tracking.loggers import read_csv
 from oodgan.training.fit import fit
 
@@ -188,3 +192,36 @@ def test_confusions_and_the_place_of_maps_are_measured_while_training(
     for name in ("val/mask_share_inside", "val/mask_iou_at_0.5"):
         values = [v for _, key, v in read_csv(tmp_path / "metrics.csv") if key == name]
         assert len(values) == 2 and all(0 <= v <= 1 for v in values)
+
+
+class Greyish:
+    """The mean code, and a residual that brightens the image."""
+
+    name = "greyish"
+
+    def __init__(self, generator: StyleGAN2) -> None:
+        self.generator = generator
+
+    def invert(self, photos: Tensor) -> Inversion:
+        codes = self.generator.mean_w.expand(len(photos), self.generator.num_ws, -1)
+        return Inversion(codes, {8: torch.ones(len(photos), self.generator.feature_channels[8], 8, 8)})
+
+
+def test_a_share_of_the_codes_are_inversions_with_their_residuals() -> None:
+    generator = tiny().requires_grad_(False)
+    vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
+    bank = Bank(("a", "b"), vectors, generator.id, "test")
+
+    def drawn(share: float | None) -> list[tuple[Tensor, Tensor, Tensor]]:
+        photos = None if share is None else InvertedCodes(Greyish(generator), Whole(), Layers(), share)  # type: ignore[arg-type]
+        made = PairRenderer(generator, bank, 32, 32, 2, photos=photos)
+        return [made.draw(torch.Generator().manual_seed(i), i) for i in range(6)]
+
+    start = Greyish(generator).invert(torch.zeros(1, 3, 32, 32))
+    inverted, edited, labels = drawn(1.0)[0]
+    torch.testing.assert_close(inverted, start.image(generator, 32))
+    assert edited.shape == (2, 3, 32, 32) and sorted(labels.tolist()) == [0, 1]
+    assert float((edited - inverted).abs().mean()) > 0.01
+    equal = [torch.equal(half[0], start.image(generator, 32)) for half in drawn(0.5)]
+    assert any(equal) and not all(equal)
+    assert not any(torch.equal(one[0], start.image(generator, 32)) for one in drawn(None))

@@ -48,7 +48,7 @@ CHOICES = {
     "*.export": ("best", "last"),
     "logger.*.offline": ("true", "false"),
     "pipeline.use": ("trained", "shipped"),
-    "compose.mode": ("difference", "layered", "paper", "poisson"),
+    "compose.mode": ("difference", "layered", "paper", "poisson", "blended"),
     "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
 }
 """Keys that take one of a few words; what is not listed here is checked by the part that reads it."""

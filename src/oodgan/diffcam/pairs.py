@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from oodgan.diffcam.network import DiffCAM, pool
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator, sample_codes
+from oodgan.inversion.inverter import Inverter
+from oodgan.inversion.layers import Layers
+from oodgan.inversion.transfer import Transfer
+from oodgan.inversion.transfer_samples import invert_sample
+from oodgan.inversion.value import Inversion, concatenate
 from oodgan.nn.resize import resize_area
 from oodgan.training.progress import track
 from oodgan.training.shards import read_shards, render_shards
@@ -23,12 +29,32 @@ _SHARD = 48
 REGION_SIZE = 32
 
 
+@dataclass
+class InvertedCodes:
+    """A share of a renderer's codes: inversions of covered samples, whose residuals follow the edits by `transfer`."""
+
+    inverter: Inverter
+    transfer: Transfer
+    layers: Layers
+    share: float
+
+    def draw(self, generator: Generator, rng: torch.Generator, seed: int, size: int) -> Inversion | None:
+        """An inversion of one image, or None where this code is an exact one."""
+        if float(torch.rand((), generator=rng)) >= self.share:
+            return None
+        return invert_sample(generator, self.inverter, self.layers, rng, seed, size).inversion
+
+
 class PairRenderer:
     """Draws a code, edits it along several random directions, and renders both sides.
 
     Truncation varies between 0.5 and 1; strengths between `low` and `high` times the calibrated step, in both senses
     (the published training uses one fixed strength, section 4.1). Images are rendered at `size` and given to
     the network at `network_size`; `mirrored` gives it each pair's mirror image, too, which costs no rendering.
+
+    Args:
+        photos: gives a share of the codes as inversions of samples that are covered as photos are, with their
+            residuals; None: all are samples' exact codes.
     """
 
     def __init__(
@@ -42,7 +68,9 @@ class PairRenderer:
         high: float = 1.5,
         both_senses: bool = True,
         mirrored: bool = False,
+        photos: InvertedCodes | None = None,
     ) -> None:
+        self.photos = photos
         self.generator, self.bank = generator, bank
         self.size = min(size, generator.resolution)
         self.network_size = min(network_size, self.size)
@@ -52,20 +80,31 @@ class PairRenderer:
     @torch.no_grad()
     def draw(self, rng: torch.Generator, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """One code's pairs: inverted (1, 3, n, n), edited (E, 3, n, n), labels (E,)."""
-        truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
-        code = sample_codes(self.generator, 1, seed, truncation, mixing=0.3)
+        photo = self.photos.draw(self.generator, rng, seed, self.size) if self.photos else None
+        if photo is None:
+            truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
+            code = sample_codes(self.generator, 1, seed, truncation, mixing=0.3)
+        else:
+            code = photo.w_plus
         labels = torch.randperm(len(self.bank), generator=rng)[: self.edits_per_code]
         strength = self.low + (self.high - self.low) * torch.rand(len(labels), generator=rng)
         if self.both_senses:
             strength = strength * (1 - 2 * torch.randint(0, 2, (len(labels),), generator=rng))
         steps = strength[:, None, None] * self.bank.vectors[labels]
-        images = self.render(torch.cat([code, code + steps.to(code)]))
+        edited = code + steps.to(code)
+        if photo is None or self.photos is None:
+            images = self.render(torch.cat([code, edited]))
+        else:
+            after = [self.photos.transfer(self.generator, photo, each[None]) for each in edited]
+            images = self._shrunk(concatenate([photo, *after]).image(self.generator, self.size))
         return images[:1], images[1:], labels
 
     @torch.no_grad()
     def render(self, codes: Tensor) -> Tensor:
         """Codes -> images (B, 3, n, n) in [-1, 1] as the network sees them."""
-        images = self.generator.synthesis(codes, size=self.size).clamp(-1, 1)
+        return self._shrunk(self.generator.synthesis(codes, size=self.size).clamp(-1, 1))
+
+    def _shrunk(self, images: Tensor) -> Tensor:
         return F.interpolate(images, (self.network_size, self.network_size), mode="area")
 
 

@@ -150,6 +150,14 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
     return FeatureInverter(generator, base, encoder, passes, exact, base.name, refinement)
 
 
+def previewing(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
+    """As `build`, comparing previews alone: for samples that are rendered as previews."""
+    residual = cfg.get("residual")
+    if residual:
+        cfg = {**cfg, "residual": {**residual, "exact": 0, "refine": None}}
+    return build(cfg, generator)
+
+
 def _build_base(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
     refinement = Refinement(**dict(cfg.get("refine") or {}))
     name = str(cfg.get("name", "inverter"))

@@ -8,7 +8,7 @@ of the edit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -19,6 +19,7 @@ from oodgan.directions.bank import Bank
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.layers import Layers, cover_floats, covered
+from oodgan.inversion.value import Inversion
 from oodgan.training.shards import render_shards
 
 PER_SHARD = 8
@@ -41,18 +42,32 @@ def render_transfer_samples(
     return render_shards(folder, "transfer", -(-count // PER_SHARD), seed, render, f"invert {count} samples")
 
 
-@torch.no_grad()
 def _sample(
     generator: Generator, inverter: Inverter, layers: Layers, rng: torch.Generator, seed: int, size: int
 ) -> dict[str, Tensor]:
+    sample = invert_sample(generator, inverter, layers, rng, seed, size)
+    (residual,) = sample.inversion.residuals.values()
+    halves = {"code": sample.code, "w_plus": sample.inversion.w_plus, "residual": residual}
+    return {**sample.cover, **{key: value.half() for key, value in halves.items()}}
+
+
+class InvertedSample(NamedTuple):
+    """A sample's exact code (1, L, 512), what covers it (`Layers.cover`), and the inversion of its covered image."""
+
+    code: Tensor
+    cover: dict[str, Tensor]
+    inversion: Inversion
+
+
+@torch.no_grad()
+def invert_sample(
+    generator: Generator, inverter: Inverter, layers: Layers, rng: torch.Generator, seed: int, size: int
+) -> InvertedSample:
+    """Cover a sample as photos are covered, and invert it at `size` px; `seed` draws the code, `rng` all else."""
     truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
-    code = sample_codes(generator, 1, seed, truncation, mixing=0.3)
-    row = {"code": code, **layers.cover(size, rng)}
-    photo = covered(generator.synthesis(code, size=size), row)
-    inversion = inverter.invert(photo)
-    (residual,) = inversion.residuals.values()
-    halves = {"code": code, "w_plus": inversion.w_plus, "residual": residual}
-    return {**row, **{key: value.half() for key, value in halves.items()}}
+    code, cover = sample_codes(generator, 1, seed, truncation, mixing=0.3), layers.cover(size, rng)
+    photo = covered(generator.synthesis(code, size=size), cover)
+    return InvertedSample(code, cover, inverter.invert(photo))
 
 
 class TransferSamples(Dataset[dict[str, Any]]):

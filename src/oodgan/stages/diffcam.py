@@ -16,11 +16,14 @@ from oodgan.data.dataset_module import DatasetModule
 from oodgan.diffcam.callbacks import ConfusionMatrix, MaskQuality
 from oodgan.diffcam.masks import load_network
 from oodgan.diffcam.network import DiffCAM
-from oodgan.diffcam.pairs import PairRenderer, Pairs, find_regions, render_pairs
+from oodgan.diffcam.pairs import InvertedCodes, PairRenderer, Pairs, find_regions, render_pairs
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.files import locked
 from oodgan.generators import Generator
+from oodgan.inversion import transfer
+from oodgan.inversion.inverter import previewing
+from oodgan.inversion.layers import Layers
 from oodgan.nn.frozen import weights_hash
 from oodgan.paths import StageFolder, shared_folder
 from oodgan.stages import _common as common
@@ -28,13 +31,16 @@ from oodgan.tracking.artifacts import plain
 from oodgan.training.build import build_module
 from oodgan.training.fit import fit
 
-READS = ("generator", "directions", "diffcam", "data", "trainer", "callbacks", "logger", "identity")
+READS = (
+    "generator", "directions", "diffcam", "inverter", "transfer", "data", "trainer", "callbacks", "logger", "identity",
+)  # fmt: skip
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
-    mark = common.fit_mark(cfg, ("diffcam",), generator=generator.id, directions=bank.id)
+    groups = ("diffcam", *_INVERTING) if cfg.diffcam.fit.inverted else ("diffcam",)
+    mark = common.fit_mark(cfg, groups, generator=generator.id, directions=bank.id)
     if common.finished(cfg, mark):
         return None
     torch.manual_seed(cfg.seed)
@@ -111,6 +117,20 @@ def _renderer(cfg: DictConfig, generator: Generator, bank: Bank) -> PairRenderer
         settings.high,
         settings.both_senses,
         settings.mirrored,
+        _inverted(cfg, generator) if settings.inverted else None,
+    )
+
+
+def _inverted(cfg: DictConfig, generator: Generator) -> InvertedCodes:
+    share = float(cfg.diffcam.fit.inverted)
+    if not 0 < share <= 1:
+        raise UserError(f"diffcam.fit.inverted={share}: a share from 0 to 1 expected")
+    residual = bool(cfg.inverter.get("residual"))
+    return InvertedCodes(
+        previewing(cfg.inverter, generator),
+        transfer.build(cfg.get("transfer"), generator, residual),
+        Layers.of(instantiate(cfg.data, size=min(cfg.diffcam.fit.render_size, generator.resolution))),
+        share,
     )
 
 
@@ -118,6 +138,9 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
     settings, marks = cfg.diffcam.fit, {"g": renderer.generator.id, "bank": renderer.bank.id}
     # What the shards hold depends on all of this, so a change of it must not reuse them.
     made_by: dict[str, Any] = {"size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
+    if settings.inverted:
+        made_by["inverted"] = settings.inverted
+        marks["inverting"] = common.mark_of(cfg, _INVERTING)
     if network.only_head_trains:  # they hold its features, else pictures
         made_by |= {
             "network": cfg.diffcam.network,
@@ -128,4 +151,5 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
         return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 
 
+_INVERTING = ("inverter", "transfer", "data")
 _RENDERING = ("render_size", "edits_per_code", "low", "high", "both_senses", "mirrored")

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.files import locked
 from oodgan.generators import Generator
-from oodgan.inversion import inverter as inverters
+from oodgan.inversion.inverter import previewing
 from oodgan.inversion.layers import Layers
 from oodgan.inversion.transfer import PART, build_network, load_network
 from oodgan.inversion.transfer_samples import TransferSamples, render_transfer_samples
@@ -74,15 +74,6 @@ def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSampl
     layers = Layers.of(instantiate(cfg.data, size=size))
     with locked(folder, patience=-1):
         shards = render_transfer_samples(
-            generator, _inverter(cfg, generator), layers, folder, settings.count, cfg.seed, size
+            generator, previewing(cfg.inverter, generator), layers, folder, settings.count, cfg.seed, size
         )
     return TransferSamples(shards, bank, settings.low, settings.high)
-
-
-def _inverter(cfg: DictConfig, generator: Generator) -> inverters.Inverter:
-    """The configured inverter, comparing previews alone: the samples are rendered as previews, too."""
-    settings = cfg.inverter.copy()
-    with open_dict(settings):
-        settings.residual.exact = 0
-        settings.residual.refine = None
-    return inverters.build(settings, generator)
