@@ -119,7 +119,7 @@ def build(cfg: Mapping[str, Any] | None, generator: Generator, residual: bool = 
         return Whole()
     if cfg.get("network"):
         return Learned(load_network(cfg, generator))
-    return instantiate({key: value for key, value in cfg.items() if key != "name"}, _partial_=True)()
+    return instantiate(cfg, _partial_=True)()
 
 
 def build_network(

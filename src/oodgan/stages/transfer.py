@@ -32,7 +32,7 @@ READS = ("generator", "inverter", "transfer", "directions", "data", "trainer", "
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.transfer.get("network") is None:
-        raise UserError(f"transfer={cfg.transfer.name} has nothing to train; choose transfer=learned")
+        raise UserError(f"{cfg.transfer._target_} has nothing to train; choose transfer=learned")
     if not cfg.inverter.get("residual"):
         raise UserError(f"inverter={cfg.inverter.name} gives no residual to follow an edit; choose inverter=feature")
     generator = common.open_generator(cfg)
