@@ -27,7 +27,7 @@ ELSEWHERE = ("stage", "experiment", "hydra", "fit", "loader")
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ELSEWHERE)
 CHOICES = [f"{PLACED.get(group, group)}={option}" for group in GROUPS for option in options(group)]
 # Keys beside a `_target_` that its reader takes away: a loss's weight, when a schedule moves, what is ours.
-TAKEN = {"losses": {"weight"}, "scheduler": {"interval", "monitor"}, "trainer": {"compile", "channels_last"}}
+TAKEN = {"losses": {"weight", "inputs"}, "scheduler": {"interval", "monitor"}, "trainer": {"compile", "channels_last"}}
 TAKEN["discriminator"] = {"weights"}
 
 

@@ -222,6 +222,6 @@ def test_a_share_of_the_codes_are_inversions_with_their_residuals() -> None:
     torch.testing.assert_close(inverted, start.image(generator, 32))
     assert edited.shape == (2, 3, 32, 32) and sorted(labels.tolist()) == [0, 1]
     assert float((edited - inverted).abs().mean()) > 0.01
-    equal = [torch.equal(half[0], start.image(generator, 32)) for half in drawn(0.5)]
+    equal = [torch.allclose(half[0], start.image(generator, 32), atol=1e-4) for half in drawn(0.5)]
     assert any(equal) and not all(equal)
-    assert not any(torch.equal(one[0], start.image(generator, 32)) for one in drawn(None))
+    assert not any(torch.allclose(one[0], start.image(generator, 32), atol=1e-4) for one in drawn(None))
