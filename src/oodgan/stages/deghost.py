@@ -1,6 +1,6 @@
-"""Train the deghoster on ghosts: coarse image -> fine image
+"""Train the deghoster, which removes artifacts of the composition
 
-Reads the ghosts of `deghoster.ghosts_from`, by default those of the same run.
+Reads the training pairs of `deghoster.ghosts_from`, by default those of the same run.
 """
 
 from __future__ import annotations

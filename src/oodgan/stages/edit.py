@@ -1,9 +1,9 @@
 """Edit photos: oodgan edit PHOTO_OR_FOLDER 'edits={smile: 1.0}' output=DIR
 
-The faces are found, edited and written as DIR/result/<photo>.png; save=[pasted,mask,...] writes more beside it.
+Detects and aligns faces, edits them, and writes DIR/result/<photo>.png; save=[pasted,mask,...] writes more images.
 
     oodgan edit photo.jpg 'edits={smile: 1.0}' output=edited
-    oodgan edit photo.jpg 'edits={smile: auto, age: -1sd}'                              strengths found by the change
+    oodgan edit photo.jpg 'edits={smile: auto, age: -1sd}'                              automatic strengths
     oodgan edit shots/ 'edits={eyeglasses: 1, age: -0.5}' save=[pasted] format=jpg      a folder, two attributes
     oodgan edit 'shots/*.webp' 'edits={age: [-1, 0, 1]}'                                a grid of strengths
     oodgan edit group.jpg 'edits={smile: 1}' face=all save=[pasted]                     every face of a photo
@@ -11,15 +11,16 @@ The faces are found, edited and written as DIR/result/<photo>.png; save=[pasted,
     oodgan edit frames/ 'edits={smile: 1}' frames=true                                  ordered frames of a video
     oodgan edit photo.jpg settings=photo_settings.yaml                                  as set in `oodgan serve`
 
-Finished photos are skipped when the same command runs again; results of other settings are never written over unless
-replace=true says so. The exit code is 1 when some of many photos failed, 2 for a mistake in the command.
+Finished photos are skipped when the same command runs again. Results made with other settings are overwritten only
+with replace=true. The exit code is 1 when some of many photos failed, 2 for a mistake in the command.
 
-`auto` is the change that strength 1 makes on samples, `+1sd` one standard deviation of the attribute: the strength is
-found on small previews, within the direction's useful range and `search.identity`, and said in edits.json.
+`auto` asks for the change that strength 1 makes on samples, `+1sd` for one standard deviation of the attribute. The
+strength is searched on small previews, within the direction's useful range and above the identity `search.identity`,
+and recorded in edits.json.
 
-frames=true takes the photos in natural order (frame2 before frame10), follows the face through them and smooths its
-place over `window` frames. The frames come out whole, at their own size, as DIR/pasted/<frame>.png; frames without
-the face stay as they are. Each frame is edited by itself: the alignment is steady, more is not claimed.
+frames=true edits the frames of a video in natural order (frame2 before frame10). The face is tracked and its position
+smoothed over `window` frames. Whole frames are written as DIR/pasted/<frame>.png; frames without the face are copied
+unchanged. Each frame is edited independently, so texture can flicker although the alignment is steady.
 """
 
 from __future__ import annotations

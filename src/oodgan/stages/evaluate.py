@@ -1,4 +1,4 @@
-"""Score methods side by side: metrics with confidence intervals, tables, and the pictures behind them."""
+"""Score methods on the same photos: metrics with confidence intervals, tables, and the images that they come from."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Train an encoder: photo -> w+ code of the generator
+"""Train the encoders: photo -> latent code w+, and photo -> feature residual
 
-First the exact codes of rendered samples are regressed (cheap: the frozen features are computed once), then, if
-`inverter.fit.images.max_steps` is above 0, image losses are minimised on the images of `data`. An inverter with a
-`residual` has a last phase, `features`, which trains the network that predicts the residual from the finished codes.
+The first phase regresses the known codes of rendered samples (cheap: the frozen features are computed only once). If
+`inverter.fit.images.max_steps` is above 0, the second minimises image losses on the images of `data`. For an inverter
+with a `residual`, the last phase, `features`, trains the network that predicts it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Measure masks: do they sit where the attribute is, are they small, and does the edit survive them
+"""Measure masks: are they where the attribute is, how large are they, how much of the edit do they keep
 
-Every attribute, with the published masks (`paper`) beside the configured ones (`ours`), on held-out samples and, where
-`photos` is given, on real photos; with parsing masks also by the parts of the face. Writes table.md, masks.json and a
-picture of all regions and mean masks into <folder>/artifact.
+Compares the published masks (`paper`) with the configured ones (`ours`) for every attribute, on held-out samples and,
+with `photos`, on real photos; with parsing masks also by parts of the face. Writes table.md, masks.json and a
+picture of all regions and mean masks to <folder>/artifact.
 """
 
 from __future__ import annotations

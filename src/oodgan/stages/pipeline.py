@@ -1,8 +1,8 @@
-"""Run all stages in order, skipping what is up to date, then edit the photos and write a report
+"""Run all training stages that are not up to date, then edit the photos and write a report
 
-`experiment=demo` does this on the embedded generator, `experiment=tiny` on a 32 px random one in seconds. Stages that
-`pipeline.stages` names train into `<root>/<run>/<stage>`; where `pipeline.use` is `shipped`, the edits are made with
-the shipped weights all the same, and the report shows the trainings' curves.
+`experiment=demo` uses the embedded generator, `experiment=tiny` a random 32 px one and takes about a minute. The stages
+in `pipeline.stages` write to `<root>/<run>/<stage>`. With `pipeline.use=shipped`, the photos are edited with the
+shipped weights, and the report still shows the training curves.
 """
 
 from __future__ import annotations
