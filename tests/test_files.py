@@ -105,7 +105,7 @@ def test_processes_that_change_one_file_wait_for_each_other(tmp_path: Path) -> N
         children.append(child)
     assert all(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 for child in children)
     assert count.read_text() == "100"
-    with locked(count), pytest.raises(UserError, match=r"another process holds .*count for over 0\.1 seconds"):
+    with locked(count), pytest.raises(UserError, match=r"another process has locked .*count for over 0\.1 seconds"):
         assert in_child(lambda: None) == 0
         with locked(count, patience=0.1):
             pass

@@ -159,8 +159,8 @@ def _alive(process: int) -> bool:
 def locked(path: str | Path, patience: float = 60.0) -> Iterator[None]:
     """Hold the lock of a file that several processes change, a hidden `.NAME.lock` beside it.
 
-    Raises `UserError` when another process holds it for more than `patience` seconds (-1: waits as long as it takes),
-    or the disk refuses.
+    Raises `UserError` when another process has locked it for more than `patience` seconds (-1: wait without
+    limit), or the file cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -172,7 +172,9 @@ def locked(path: str | Path, patience: float = 60.0) -> Iterator[None]:
             lock.acquire()
     except UserError as error:
         if isinstance(error.__cause__, Timeout):
-            raise UserError(f"another process holds {path} for over {patience:g} seconds: is it stopped?") from error
+            raise UserError(
+                f"another process has locked {path} for over {patience:g} seconds: is it suspended?"
+            ) from error
         raise
     try:
         yield

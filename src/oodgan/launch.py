@@ -177,7 +177,7 @@ def _folder(option: str, path: str) -> str:
 
 
 def _without_absent(main: Callable[[], Any], options: list[str], asked: list[str]) -> None:
-    """Run Hydra's `main`; `~key` of what is not there has nothing to take away, and is left out with a note."""
+    """Run Hydra's `main`; `~key` for a key that does not exist is ignored with a note."""
     while True:
         try:
             with _arguments([*options, *asked]):
@@ -187,7 +187,7 @@ def _without_absent(main: Callable[[], Any], options: list[str], asked: list[str
             left = [word for word in asked if absent and word.lstrip("~") != absent[1]]
             if not absent or len(left) == len(asked):
                 raise
-            print(f"note: there is no {absent[1]} to take away", file=sys.stderr)
+            print(f"note: there is no key {absent[1]} to delete", file=sys.stderr)
             asked = left
 
 
@@ -231,7 +231,7 @@ def _term_stops() -> Iterator[None]:
         if not received:
             raise
         _requeue()
-        raise Terminated("stopped by SIGTERM; the same command goes on with what is finished") from None
+        raise Terminated("stopped by SIGTERM; run the same command again to continue") from None
     except UserError as error:
         if getattr(error, "signal", "SIGINT") != "SIGINT":
             _requeue()
@@ -242,4 +242,4 @@ def _term_stops() -> Iterator[None]:
 
 def _requeue() -> None:
     if rank() == 0 and slurm.requeue():
-        print("the job is back in SLURM's queue, and goes on from here when it starts again", file=sys.stderr)
+        print("the job was requeued in SLURM and will continue from here", file=sys.stderr)

@@ -196,7 +196,7 @@ def test_shards_that_cannot_work(tmp_path: Path) -> None:
     (tmp_path / "cut.tar").write_bytes(b"not a tar file at all" * 40)
     for name, told in (
         ("a.tar.gz", "unpack it"),
-        ("cut.tar", "damaged or of another kind"),
+        ("cut.tar", "damaged or has another format"),
         ("no*.tar", "no tar shards"),
     ):
         with pytest.raises(UserError, match=told):

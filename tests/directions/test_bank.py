@@ -135,7 +135,7 @@ def test_files_that_are_no_bank(tmp_path: Path):
     with pytest.raises(UserError, match="no direction bank at"):
         Bank.load(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(UserError, match="is damaged or of another kind"):
+    with pytest.raises(UserError, match="is damaged or has another format"):
         Bank.load(tmp_path / "text.safetensors")
     save_file({"vectors": torch.ones(1, 16, 512)}, str(tmp_path / "other.safetensors"))
     with pytest.raises(UserError, match="directions=import"):

@@ -134,7 +134,7 @@ def test_all_forms_of_a_photo_give_the_same(editor: Editor, draw_face, tmp_path:
         (torch.zeros(1, 8, 8), "shape"),
         (torch.zeros(2, 3, 8, 8), "or a list"),
         (torch.full((3, 8, 8), 200.0), r"\[-1, 1\]"),
-        ({"photo": 1}, "dict is no photo"),
+        ({"photo": 1}, "dict is not a photo"),
         ("nowhere.png", "no such file: nowhere.png"),
     ],
 )

@@ -188,7 +188,7 @@ def test_a_strength_is_sought_recorded_and_told(
         ("{smile: +1xd}", "strength '+1xd' of 'smile' (did you mean '+1sd'?)"),
         ("{smile: [auto, 1]}", "edits.smile: 'auto' in a list of strengths"),
         ("{age: auto}", "unknown attribute for auto"),
-        ("{smile: auto}", "do not say what strength 1 shows"),
+        ("{smile: auto}", "does not record the change at strength 1"),
     ],
 )
 def test_what_cannot_be_sought_is_one_line(

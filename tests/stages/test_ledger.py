@@ -105,7 +105,7 @@ def test_a_result_alone_is_no_photo_and_is_not_written_over(
         assert oodgan(*words) == 2
         assert "are results of edits, as " in capsys.readouterr().err
     assert oodgan("out/result/a.png", EDIT, "replace=true") == 2
-    assert "would be written over" in capsys.readouterr().err
+    assert "would overwrite" in capsys.readouterr().err
     assert Path("out/result/a.png").read_bytes() == before
     assert oodgan("out/result/a.png", EDIT, "output=again") == 0
 

@@ -39,7 +39,7 @@ def checked(cfg: DictConfig, conf: Path) -> DictConfig:
         known = shipped(conf)
         _look_at(made, "", known)
         for key in _strange(OmegaConf.to_container(made, resolve=False), "", known):  # type: ignore[arg-type]
-            raise UserError(f"nothing reads {key}{nearest(key, known)}: leave it out, or correct its name")
+            raise UserError(f"unknown key {key}{nearest(key, known)}: leave it out, or correct its name")
     return made
 
 
@@ -153,7 +153,7 @@ def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
 def _fit_for_files(key: str, names: DictConfig) -> None:
     for name in map(str, names):
         if not name.strip() or name.startswith(".") or any(c in name for c in "/\\\0"):
-            raise UserError(f"{key}: {name!r} names files: it may hold no / or \\, nor begin with a dot")
+            raise UserError(f"{key}: {name!r} names files: it must not contain / or \\ or start with a dot")
 
 
 def _text(key: str, value: Any) -> str:

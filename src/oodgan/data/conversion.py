@@ -72,7 +72,7 @@ def convert(
         raise UserError(f"per_shard={per_shard} and size={size}: at least 1 expected")
     distinct(source.names, bare, "would be one sample: rename one of them")
     if to.exists() and not replace:
-        raise UserError(f"{to} exists already; choose another place, or say replace=true")
+        raise UserError(f"{to} exists already; choose another place, or use replace=true")
     with _WRITERS[kind](to, source, per_shard) as write:
         for index in track(range(len(source)), len(source)):
             write(_entry(source, index, size, form, quality))

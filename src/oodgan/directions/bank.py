@@ -247,5 +247,5 @@ def _read(file: Path) -> tuple[dict[str, str], Tensor]:
     with safe_open(str(file), "pt") as stored:
         metadata = stored.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise UserError(f"{file} is no direction bank (import other files with directions=import)")
+            raise UserError(f"{file} is not a direction bank (import other files with directions=import)")
         return metadata, stored.get_tensor("vectors").float()

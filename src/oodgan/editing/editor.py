@@ -275,7 +275,7 @@ class Editor:
                 edit.edited.resize((256, 256)).save(f"{edit.label}.png")
         """
         if face == "all":
-            raise UserError("a sweep is of one face: face='largest' or a number from 0")
+            raise UserError("a sweep needs one face: face='largest' or a number from 0")
         every = [{**(also or {}), name: strength} for strength in strengths]
         return [self.edit(picture, edits, aligned=aligned, face=face) for edits in every]
 
@@ -300,7 +300,7 @@ def _device(accelerator: str) -> str:
     if accelerator in ("mps", "auto") and torch.backends.mps.is_available():
         return "mps"
     if accelerator in ("gpu", "cuda", "mps"):
-        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; say accelerator=cpu")
+        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; use accelerator=cpu")
     return "cpu"
 
 

@@ -70,7 +70,7 @@ def _load(path: Path) -> dict[str, Any]:
             raise UserError("it refers to parts of itself (&, *), which settings do not")
         found = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(found, dict):
-        raise UserError(f"settings={path} is no settings file: the web page (oodgan serve) writes them")
+        raise UserError(f"settings={path} is not a settings file of the web page (oodgan serve)")
     for key in found:
         if key not in (*PLAIN, *PARTS):
             raise unknown(f"key in {path}", str(key), (*PLAIN, *PARTS))

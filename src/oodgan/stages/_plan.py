@@ -129,8 +129,8 @@ def _strength(name: str, value: Any) -> Any:
 def _fixed_for_frames(window: int, wanted: Mapping[str, Any]) -> None:
     text = next((f"{name}: {value}" for name, value in wanted.items() if isinstance(value, str)), None)
     if window and text:
-        raise UserError(f"edits={{{text}}} would choose anew for each frame and flicker: find the strength on one "
-                        "frame, without frames=true, and give it as a number")  # fmt: skip
+        raise UserError(f"edits={{{text}}} would choose a new strength for each frame, which flickers: find the "
+                        "strength on one frame without frames=true, and give it as a number")  # fmt: skip
 
 
 def _window(cfg: DictConfig) -> int:

@@ -92,13 +92,13 @@ def _finished(job: Job, plan: Plan, ledger: Ledger, mark: str) -> bool:
 
 
 def _spare_photos(jobs: Sequence[Job], plan: Plan) -> None:
-    """Raise UserError when a picture would be written over one of the photos, whatever `replace` says."""
+    """Raise UserError when an image would overwrite one of the photos, even with `replace`."""
     folders = {(plan.output / kind).resolve() for kind in KINDS}
     photos = {path for job in jobs if not folders.isdisjoint((path := job.path.resolve()).parents)}
     for job in jobs if photos else ():
         for file in plan.files(job, [None]):
             if file.resolve() in photos:
-                raise UserError(f"the result of {job.path} would be written over {file}: choose another output folder")
+                raise UserError(f"the result of {job.path} would overwrite {file}: choose another output folder")
 
 
 def _digest(path: Path) -> str:

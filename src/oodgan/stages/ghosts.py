@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     count = pack(partial)
     if not count:
-        raise UserError(f"no ghost was made: none of the images of data could be read ({skipped} skipped)")
+        raise UserError(f"no ghosts were written: none of the images of data could be read ({skipped} skipped)")
     common.write_artifact(
         cfg,
         made_by,

@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     open_encoder = load_encoder if cfg.inverter.fit.get("continue_from_weights") else build_encoder
     encoder = open_encoder(cfg.inverter, generator).train()
     if cfg.inverter.fit.codes.max_steps and not hasattr(encoder, "describe"):
-        raise UserError(f"inverter={cfg.inverter.name} learns from images only: give inverter.fit.codes.max_steps=0")
+        raise UserError(f"inverter={cfg.inverter.name} is trained on images only: set inverter.fit.codes.max_steps=0")
     results: dict[str, FitResult] = {}
     if cfg.inverter.fit.codes.max_steps:
         results["codes"] = _phase(cfg, generator, encoder, _codes(cfg, generator, encoder), "codes", mark)

@@ -81,7 +81,7 @@ def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
 
     if not cfg.photos:
         if cfg.masks:
-            raise UserError("masks are those of photos: give photos=FOLDER too")
+            raise UserError("parsing masks belong to photos: set photos=FOLDER too")
         return []
     photos = Photos.of(Path(cfg.photos).expanduser())
     chosen = sorted(sorted(photos.files, key=stable_fraction)[: cfg.photo_limit])

@@ -53,7 +53,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         studio.warm_up()
         stay_local(str(cfg.host))
         page = Page(studio)
-        print(f"the page is at {page.launch()} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        print(f"the page is at {page.launch()} (Ctrl-C stops it)", file=sys.stderr, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
         page.close()
