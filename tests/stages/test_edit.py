@@ -210,4 +210,4 @@ def test_frames_take_numbers(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     assert oodgan("photos", "edits={smile: auto}", "frames=true", aligned=False) == 2
-    assert "edits={smile: auto} would choose anew for each frame" in capsys.readouterr().err
+    assert "edits={smile: auto} would choose a new strength for each frame" in capsys.readouterr().err
