@@ -117,7 +117,7 @@ def refusing(path: str | Path) -> Iterator[None]:
 
 def _refusal(error: BaseException) -> str | None:
     """Why the disk refused (full, too large, not permitted ...), or None for an error that is no disk's."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that was the output's reader, no disk
         return error.strerror or str(error)
     if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
         return str(error).rpartition("I/O error: ")[2]

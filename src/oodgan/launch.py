@@ -70,7 +70,7 @@ def _run(stage: str, given: list[str]) -> int:
     check_reads(stage, overrides)
     conf, here = config_folder(), os.getcwd()
     codes: list[int] = []
-    mistakes: list[UserError] = []
+    mistakes: list[Exception] = []
 
     def task(cfg: DictConfig) -> Any:
         # A launcher may run this in another process, on another machine.
@@ -82,10 +82,10 @@ def _run(stage: str, given: list[str]) -> int:
                 return follow()
             try:
                 found = sweep.job(cfg, lambda own: _call(stage, own, conf))
-            except UserError as mistake:
-                if several:  # the others go on, and the end tells of all
+            except Exception as error:
+                if several and not isinstance(error, BrokenPipeError):  # the others go on, and the end tells of all
                     raise
-                mistakes.append(mistake)
+                mistakes.append(error)  # past Hydra, which would print it as well
                 return None
         codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
         return found.get("objective") if isinstance(found, dict) else None

@@ -127,7 +127,7 @@ class _Run:
             try:
                 self._edit(job)
             except RECOVERABLE as error:
-                if full(error):
+                if full(error) or isinstance(error, BrokenPipeError):
                     raise
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.ledger.fail(job.path, reason)

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from oodgan.errors import UserError
 from oodgan.paths import BEST, CHECKPOINTS, LAST, find_checkpoint
+from oodgan.weights.checkpoint import read
 
 
 class Checkpoints(Checkpoint):
@@ -120,12 +121,12 @@ def find(run: str | Path, best: bool = False) -> Path:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint on the CPU, tensors and plain values only.
+    """Read a training's checkpoint on the CPU, tensors and plain values only.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is something else.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} is not a checkpoint that can be read: {error}") from error
+    saved = read(path, "a checkpoint of a training is expected, such as checkpoints/last.ckpt of its folder")
+    if not isinstance(saved, dict) or not {"state_dict", "global_step"} <= saved.keys():
+        raise UserError(f"{path} is no checkpoint of a training: it holds no state_dict or no global_step")
+    return saved
