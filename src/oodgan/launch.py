@@ -97,7 +97,7 @@ def _run(stage: str, given: list[str]) -> int:
             left += sweep.named(stage, left, folder) if several else []
             main = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(task)
             asked = [] if "--hydra-help" in options else [f"stage={stage}", *left]
-            with sweep.prepared(left):
+            with sweep.prepared(left, several):
                 _without_absent(main, _found_here(options, conf), asked)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(sweep.failures() or explain(error, stage)) from error

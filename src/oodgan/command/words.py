@@ -187,7 +187,7 @@ def _container(text: str, as_text: bool) -> str:
         name, *value = _split(part, ":", once=True)
         if not value or not name.strip():
             raise ValueError(f"{part!r} is not name: value")
-        pairs[_unquoted(name.strip())] = value[0].strip()
+        pairs[unquoted(name.strip())] = value[0].strip()
     # A file with its settings, {path: FILE, width: 96}: the numbers beside it are numbers.
     as_path = [name for name in pairs if as_text and ("path" not in pairs or name == "path")]
     return "{" + ", ".join(f"{_key(name)}: {_value(v, False, name in as_path)}" for name, v in pairs.items()) + "}"
@@ -197,7 +197,8 @@ def _is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and _hydra_reads(f"key={text}")
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """The text that stands in Hydra's quotes or with its escapes; inverts `quoted`."""
     if not _is_quoted(text):
         return re.sub(r"\\([()\[\]{}:=,\\ \t])", r"\1", text)
     return str(_parser().parse_override(f"key={text}").value())

@@ -89,7 +89,9 @@ def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tu
         else:
             made[maker] += 1
     if made and not kept:
-        raise UserError(f"all {len(jobs)} pictures are results of edits, as {next(iter(made)) / FILE} says; name photos")
+        raise UserError(
+            f"all {len(jobs)} pictures are results of edits, as {next(iter(made)) / FILE} says; name photos"
+        )
     return kept, made
 
 
