@@ -47,7 +47,7 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
             listing = Listing.of(path, "photos")
             notes += [listing.note] if listing.note else []
             jobs = [Job(path / name, bare(name)) for name in listing.pictures if (path / name).is_file()]
-            jobs, made = _apart(jobs, output, lambda place, top=path.absolute(): top in place.parents)
+            jobs, made = _apart(jobs, output, lambda place, top=path: top.absolute() in place.parents)
             notes += _left_out(made, output, text)
             if not jobs:
                 raise UserError(f"no photo in folder {text}" + (f": {listing.note}" if listing.note else ""))
@@ -89,9 +89,7 @@ def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tu
         else:
             made[maker] += 1
     if made and not kept:
-        raise UserError(
-            f"all {len(jobs)} pictures are results of edits, as {next(iter(made)) / FILE} says; name photos"
-        )
+        raise UserError(f"all {len(jobs)} pictures are results of edits, as {next(iter(made)) / FILE} says")
     return kept, made
 
 
