@@ -212,6 +212,8 @@ def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
     from oodgan.directions.probes import SHIPPED_PROBES, load_probes
 
     attributes = plain(cfg.attributes) if cfg.attributes is not None else list(edits)
+    if not attributes and cfg.probes not in (None, "ffhq"):
+        raise UserError(f"probes={cfg.probes} measure nothing here: say which attributes, such as attributes=[smile]")
     if not attributes or not cfg.probes:
         return {}
     return load_probes(SHIPPED_PROBES if cfg.probes == "ffhq" else Path(cfg.probes), attributes, edits)
