@@ -13,7 +13,8 @@ TEXT = (
     "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "settings", "probes",
     "title", "host", "sheet_by", "wandb", "to", "action", "*.path", "*.root", "*.weights", "*.cache",
     "*.name", "*.probes", "*.published", "*.parsing", "*.mapping", "*.partition", "*.ghosts_from", "logger.*.project",
-    "logger.*.entity", "logger.*.group", "logger.*.notes",
+    "logger.*.entity", "logger.*.group", "logger.*.notes", "logger.*.run_name", "logger.*.experiment_name", "set",
+    "kind", "data.source.labels", "data.source.image", "*.monitor",
 )  # fmt: skip
 """Keys (`*.x`: an `x` at any depth) of one name or path: what is typed is the text, whatever it looks like."""
 
@@ -27,7 +28,7 @@ TEXTS = (
 NEVER_NULL = ("run", "root")
 """Keys in which the word `null` is a name like any other."""
 
-LISTS = ("columns", "attributes")
+LISTS = ("columns", "attributes", "strengths")
 """Keys of a list whose shipped value is null; of the others the shipped value is a list."""
 
 MAPPINGS = ("methods", "edits")
@@ -49,6 +50,7 @@ CHOICES = {
     "logger.*.offline": ("true", "false"),
     "pipeline.use": ("trained", "shipped"),
     "compose.mode": ("difference", "layered", "paper", "poisson"),
+    "*.sees": ("all", "coarse"),
     "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
 }
 """Keys that take one of a few words; what is not listed here is checked by the part that reads it."""
