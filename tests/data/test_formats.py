@@ -98,6 +98,20 @@ def batches(source: Encoded) -> list[dict[str, Any]]:
     return [*module.train_dataloader(), *module.predict_dataloader()]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_old_disks_become_text(kind: str, tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+    if kind in ("lmdb", "parquet"):
+        pytest.importorskip({"lmdb": "lmdb", "parquet": "pyarrow"}[kind])
+    (tmp_path / "faces").mkdir()
+    for i, name in enumerate(["a.png", "caf\udce9.png"]):
+        draw_face(i).save(tmp_path / "faces" / name)
+    source = Folder(tmp_path / "faces", 48)
+    assert convert(source, tmp_path / PLACES[kind], kind if kind == "folder" else None) == 2
+    made = opened(tmp_path / PLACES[kind])
+    assert made.names == ["a.png", "café.png"]
+    assert torch.equal(made[1]["image"], source[1]["image"])
+
+
 def test_workers_read_what_one_process_reads(folder: Folder, tmp_path: Path) -> None:
     pytest.importorskip("lmdb")
     for place in ("shards", "a.lmdb"):

@@ -140,7 +140,7 @@ def test_strengths_lie_in_their_range_and_have_both_signs(generator: StyleGAN2, 
 
 def test_names_make_seeds_and_files() -> None:
     assert name_seed("a.png", 0) == name_seed("a.png", 0) != name_seed("a.png", 1) != name_seed("b.png", 0)
-    assert 0 <= name_seed("a.png", 0) < 2**63
+    assert 0 <= name_seed("a.png", 0) < 2**63 and name_seed("caf\udce9.png", 0) != name_seed("café.png", 0)
     assert "/" not in safe_name("00000/my face.png")
 
 

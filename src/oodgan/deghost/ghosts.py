@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def packed_names(shard: Path) -> list[str]:
 
 def name_seed(name: str, seed: int) -> int:
     """A seed that depends on an image's name and the run's seed only."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+    return int.from_bytes(hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()[:7], "big")
 
 
 def safe_name(name: str) -> str:

@@ -26,6 +26,7 @@ READS = (
     "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
     "data", "trainer", "callbacks", "logger", "search", "identity",
 )  # fmt: skip
+ASTRONAUT = "astronaut"
 log = logging.getLogger("oodgan")
 
 
@@ -33,6 +34,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     for name in cfg.pipeline.stages:
         if name not in common.CHAIN:
             raise unknown("stage for the pipeline", name, common.CHAIN)
+    _check_ends(cfg)
     objective = None
     here = cfg.copy()
     for name in [stage for stage in common.CHAIN if stage in cfg.pipeline.stages]:
@@ -43,6 +45,22 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         log.info("stage %s: %.0f s", name, time.monotonic() - begun)
     _edit_and_report(cfg if cfg.pipeline.use == "shipped" else common.take_own(here))
     return None if objective is None else {"objective": objective}
+
+
+def _check_ends(cfg: DictConfig) -> None:
+    """Raise UserError for photos and edits that the report could not show, before anything is trained for it."""
+    from oodgan.data.images import read_size
+    from oodgan.directions.bank import Bank
+
+    for name in cfg.pipeline.photos:
+        if name != ASTRONAUT:
+            read_size(Path(name))
+    path = cfg.directions.get("path")
+    if path is not None and "directions" not in cfg.pipeline.stages:
+        known = Bank.load(path).names
+        for name in (name for wanted in cfg.pipeline.edits or [] for name in wanted):
+            if name not in known:
+                raise unknown("direction", name, known)
 
 
 def _run_stage(cfg: DictConfig, name: str) -> dict[str, Any] | None:
@@ -95,7 +113,7 @@ def _used(cfg: DictConfig) -> dict[str, str]:
 
 def _photo(name: str) -> Any:
     """A path, or `astronaut`: the public-domain portrait of Eileen Collins that scikit-image carries."""
-    if name != "astronaut":
+    if name != ASTRONAUT:
         return name
     from PIL import Image
     from skimage.data import astronaut
