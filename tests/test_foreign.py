@@ -218,7 +218,7 @@ def test_labels_of_any_shape_are_read_or_one_line(value: Any, cells: list[list[s
 
 def test_what_is_no_checkpoint_of_a_training_is_said(tmp_path: Path) -> None:
     (tmp_path / "page.ckpt").write_text("<!doctype html><p>Quota exceeded")
-    with pytest.raises(UserError, match="looks like a web page .*; a checkpoint of a training is expected"):
+    with pytest.raises(UserError, match=r"looks like a web page .*; a checkpoint of a training is expected"):
         checkpoints.load(tmp_path / "page.ckpt")
     torch.save({"w": VECTOR}, tmp_path / "weights.ckpt")
     with pytest.raises(UserError, match="is no checkpoint of a training: it holds no state_dict"):
