@@ -59,6 +59,10 @@ def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
             if rank() == 0:
                 _usual_modes(temporary)
                 _swap(temporary, folder)
+    except UserError as error:  # of one of the files in it
+        if str(temporary) not in str(error):
+            raise
+        raise UserError(str(error).replace(str(temporary), str(folder))) from error.__cause__
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

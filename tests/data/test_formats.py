@@ -107,7 +107,8 @@ def test_names_of_old_disks_become_text(kind: str, tmp_path: Path, draw_face: Ca
         draw_face(i).save(tmp_path / "faces" / name)
     source = Folder(tmp_path / "faces", 48)
     assert convert(source, tmp_path / PLACES[kind], kind if kind == "folder" else None) == 2
-    made = opened(tmp_path / PLACES[kind])
+    place = tmp_path / PLACES[kind]
+    made = Folder(place / "images", 48) if kind == "folder" else opened(place)
     assert made.names == ["a.png", "café.png"]
     assert torch.equal(made[1]["image"], source[1]["image"])
 

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from oodgan.errors import UserError
+from oodgan.files import refusing
 from oodgan.paths import BEST, CHECKPOINTS, LAST, find_checkpoint
 from oodgan.weights.checkpoint import read
 
@@ -90,18 +91,24 @@ class Checkpoints(Checkpoint):
 
 
 def save(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint beside its place and rename it, from all processes together."""
+    """Write a checkpoint beside its place and rename it, from all processes together.
+
+    Raises:
+        UserError: the disk refuses; what was at `path` is still there then.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     if trainer.is_global_zero:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        trainer.save_checkpoint(temporary)
+        with refusing(path):
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+    finally:
         if trainer.is_global_zero:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            temporary.unlink(missing_ok=True)
     trainer.strategy.barrier("checkpoint")
 
 
