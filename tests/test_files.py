@@ -88,12 +88,10 @@ def test_a_full_disk_is_told_from_one_name_that_is_too_long(tmp_path: Path) -> N
 
 
 def test_a_file_of_a_folder_is_named_by_where_it_would_be(tmp_path: Path) -> None:
-    told = rf"^cannot write {tmp_path / 'folder' / 'file'}: No space left"
+    told = rf"^cannot write {tmp_path / 'folder'}/n{{300}}: File name too long"
     with pytest.raises(UserError, match=told) as error, writing(tmp_path / "folder") as folder:
-        with replacing(folder / "file") as temporary:
-            temporary.symlink_to("/dev/full")
-            temporary.write_text("x")
-    assert full(error.value) and not list(tmp_path.iterdir())
+        write_text(folder / ("n" * 300), "x")
+    assert isinstance(error.value.__cause__, OSError) and not list(tmp_path.iterdir())
 
 
 def test_processes_that_change_one_file_wait_for_each_other(tmp_path: Path) -> None:
