@@ -119,6 +119,7 @@ def test_another_latent_space_names_both_sides(bank: Bank):
     [
         (("a",), torch.ones(2, 16, 512), "for 1 names"),
         (("a", "a"), torch.ones(2, 16, 512), "must be different"),
+        (("a/b",), torch.ones(1, 16, 512), "names of files"),
         (("a",), torch.ones(1, 16, 256), "512"),
         (("a",), torch.full((1, 16, 512), torch.nan), "NaN"),
         (("a", "b"), torch.stack([torch.ones(16, 512), torch.zeros(16, 512)]), "'b' is zero"),

@@ -143,7 +143,7 @@ def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
         raise UserError(f"{key}={value}: at least {least} is expected")
     if key in keys.MAPPINGS and not isinstance(value, DictConfig):
         raise UserError(f"{key}={value}: names with their values are expected, {key}={{name: value, other: value}}")
-    if key in keys.FILES:
+    if key in keys.FILES and isinstance(value, DictConfig):
         _fit_for_files(key, value)
     if not keys.among(key, keys.ANYTHING) and not keys.is_texts(key):
         _of_their_kind(key, value, [v for v in theirs if not _refers(v)])
