@@ -58,7 +58,10 @@ CHOICES = {
 LEAST = {
     "seed": 0, "*.fit.pairs": 1, "*.fit.region_codes": 1, "*.fit.edits_per_code": 1, "diffcam.size": 16, "*.lr": 0,
     "*.batch_size": 1, "pipeline.samples": 0, "*.seed": 0, "data.source.length": 1, "pictures": 0,
-    "*.num_workers": 0,
+    "*.num_workers": 0, "batch_size": 1, "workers": 0, "size": 1, "*.size": 1, "repeats": 1, "nodes": 1,
+    "*.val_every": 1, "*.every": 1, "*.max_steps": 0, "*.steps": 0, "*.warmup": 0, "*.passes": 1, "directions.count": 1,
+    "directions.samples": 1, "calibrate.samples": 1, "metrics.count": 1, "metrics.resolution": 1, "code_cache": 0,
+    "photo_limit": 0, "faces": 0, "per_shard": 1, "side": 1,
 }  # fmt: skip
 """The smallest value of numbers whose readers would end with an error of Python's below it, or make nothing."""
 
