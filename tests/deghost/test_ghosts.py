@@ -141,7 +141,8 @@ def test_strengths_lie_in_their_range_and_have_both_signs(generator: StyleGAN2, 
 def test_names_make_seeds_and_files() -> None:
     assert name_seed("a.png", 0) == name_seed("a.png", 0) != name_seed("a.png", 1) != name_seed("b.png", 0)
     assert 0 <= name_seed("a.png", 0) < 2**63 and name_seed("caf\udce9.png", 0) != name_seed("café.png", 0)
-    assert "/" not in safe_name("00000/my face.png")
+    names = ["00000/my face.png", "00000__my face.png", "00000/my_face.png", "00000__my_face.png", "caf\udce9.png"]
+    assert len({safe_name(name) for name in names}) == len(names) and "/" not in safe_name(names[0])
 
 
 def test_ghosts_collate(ghosts: Ghosts) -> None:

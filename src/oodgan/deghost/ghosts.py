@@ -25,7 +25,7 @@ from oodgan.compose import compose, fold
 from oodgan.data.images import to_uint8
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
-from oodgan.files import save_tensors
+from oodgan.files import fitting, save_tensors
 from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.inverter import Inverter
@@ -80,7 +80,7 @@ class GhostWriter(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], _: int) -> list[str]:
         known = batch.get("has_w_plus")
         for i, name in enumerate(batch["name"]):
-            path = self.folder / f"{safe_name(name)}.safetensors"
+            path = self.folder / fitting(safe_name(name), ".safetensors")
             if not path.exists() and path.stem not in self._packed:
                 code = batch["w_plus"][i : i + 1] if known is not None and bool(known[i]) else None
                 save_tensors(path, self.ghost(batch["image"][i : i + 1], code, name))
@@ -188,5 +188,11 @@ def name_seed(name: str, seed: int) -> int:
 
 
 def safe_name(name: str) -> str:
-    """A file name for an image's name, which may hold folders."""
-    return name.replace("/", "__").replace("\\", "__").replace(" ", "_")
+    """A file name, without ending, for an image's name, which may hold folders: another one for each name.
+
+    >>> safe_name("00000/7.png"), safe_name("my face.png")
+    ('00000__7.png', 'my_face.png~3684f8dd')
+    """
+    plain = name.replace("/", "__").replace("\\", "__").replace(" ", "_")
+    told_apart = plain.replace("__", "/") == name
+    return plain if told_apart else f"{plain}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
