@@ -39,6 +39,8 @@ def test_what_is_shipped_passes(stage, recipe):
         ("+callbacks.mine={a: 1}", "unknown key callbacks.mine"),
         ("root=s3://bucket/runs", "results are written to folders of this machine"),
         ("run=", "run= is empty"),
+        ("root=caf\udce9", "is no UTF-8"),
+        ("inverter.weights=caf\udce9/artifact", "is no UTF-8"),
         ("seed=-1", "seed=-1: at least 0 is expected"),
         ("diffcam.fit.pairs=0", "at least 1 is expected"),
         ("diffcam.fit.val_every=0", "at least 1 is expected"),

@@ -22,6 +22,7 @@ from oodgan.errors import UserError, nearest, unknown
 
 _NO_GROUPS = ("stage", "experiment", "debug", "hparams_search", "hydra")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # OmegaConf's own takes eight times as long
+_OF_WEIGHTS = ("root", "folder", "cache", "run", "sweep")  # safetensors opens no other names than UTF-8
 _ADDRESSES = ("root", "folder", "output", "cache")
 
 
@@ -165,7 +166,17 @@ def _text(key: str, value: Any) -> str:
     if key in _ADDRESSES and "://" in text:
         raise UserError(f"{key}={text}: results are written to folders of this machine (mount the remote one), not to "
                         "addresses")  # fmt: skip
+    if (key in _OF_WEIGHTS or key.endswith(".weights")) and not _is_utf8(text):
+        raise UserError(f"{key}={text} is no UTF-8: weights lie in folders whose names are, choose or name another")
     return value if isinstance(value, str) else text
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _among_choices(key: str, value: Any) -> None:
