@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from oodgan.compose import compose, fold
 from oodgan.data.images import to_uint8
+from oodgan.data.names import readable
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
 from oodgan.files import fitting, save_tensors
@@ -193,6 +194,7 @@ def safe_name(name: str) -> str:
     >>> safe_name("00000/7.png"), safe_name("my face.png")
     ('00000__7.png', 'my_face.png~3684f8dd')
     """
-    plain = name.replace("/", "__").replace("\\", "__").replace(" ", "_")
+    text = readable(name)  # safetensors opens no other names than UTF-8
+    plain = text.replace("/", "__").replace("\\", "__").replace(" ", "_")
     told_apart = plain.replace("__", "/") == name
     return plain if told_apart else f"{plain}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
