@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 TEXT = (
-    "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "settings", "probes",
+    "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "mask", "settings", "probes",
     "title", "host", "sheet_by", "wandb", "to", "action", "*.path", "*.root", "*.weights", "*.cache",
     "*.name", "*.probes", "*.published", "*.parsing", "*.mapping", "*.partition", "*.ghosts_from", "logger.*.project",
     "logger.*.entity", "logger.*.group", "logger.*.notes", "logger.*.run_name", "logger.*.experiment_name", "set",
@@ -68,7 +68,7 @@ LEAST = {
 OPEN = (
     "edits", "methods", "paper", "callbacks", "data.limit", "data.source.sources", "data.source.ratios",
     "directions.attributes", "directions.solve", "directions.polish", "directions.files", "diffcam.aliases",
-    "diffcam.mask.thresholds",
+    "diffcam.mask.thresholds", "parser.reach",
 )  # fmt: skip
 """Mappings whose keys are names that the user chooses, or that the part which reads them checks."""
 

@@ -12,7 +12,7 @@ from oodgan.errors import UserError, unknown
 from oodgan.foreign import reading
 from oodgan.tracking.artifacts import plain
 
-PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search")
+PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "parser")
 PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend")
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 
@@ -26,6 +26,8 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
 
     seeks = any(isinstance(strength, str) for strength in edits.values())
     parts = {name: plain(cfg.get(name)) for name in PARTS if seeks or name != "search"}
+    if not (parts["parser"] or {}).get("network"):  # an edit without a parser is what it was before there was one
+        del parts["parser"]
     for part in parts.values():
         if isinstance(part, dict):
             part.pop("fit", None)

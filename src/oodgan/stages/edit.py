@@ -8,6 +8,7 @@ Detects and aligns faces, edits them, and writes DIR/result/<photo>.png; save=[p
     oodgan edit 'shots/*.webp' 'edits={age: [-1, 0, 1]}'                                a grid of strengths
     oodgan edit group.jpg 'edits={smile: 1}' face=all save=[pasted]                     every face of a photo
     oodgan edit crops/ 'edits={smile: 1}' aligned=true                                  FFHQ-style crops
+    oodgan edit photo.jpg 'edits={smile: 1}' mask=where.png                             only where a picture is white
     oodgan edit frames/ 'edits={smile: 1}' frames=true                                  ordered frames of a video
     oodgan edit photo.jpg settings=photo_settings.yaml                                  as set in `oodgan serve`
 
@@ -49,7 +50,10 @@ if TYPE_CHECKING:
     from oodgan.editing import Editor
     from oodgan.editing.edit import Edit
 
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "identity")
+READS = (
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "parser", "search",
+    "identity",
+)  # fmt: skip
 POSITIONAL = ("*input",)
 RECOVERABLE = (UserError, RuntimeError, ValueError, OSError)  # one photo's trouble, not the whole run's
 LISTED = 60  # more photos are counted, only their failures listed
@@ -163,8 +167,8 @@ class _Run:
 
     def _edits(self, photo: Photo, edits: Mapping[str, float | str], faces: Mapping[int, Face] | None) -> list[Edit]:
         if faces is None:
-            return self.editor.edit([photo], edits, aligned=self.plan.aligned, face=self.plan.face)
-        return [self.editor.edit(photo, edits, face=face) for face in faces.values()]
+            return self.editor.edit([photo], edits, aligned=self.plan.aligned, face=self.plan.face, **self.plan.own)
+        return [self.editor.edit(photo, edits, face=face, **self.plan.own) for face in faces.values()]
 
     def _note(self, notes: Sequence[str]) -> None:
         """Say what was noticed; of frames, that are all alike, once."""

@@ -23,7 +23,7 @@ from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
 READS = (
-    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "parser",
     "data", "trainer", "callbacks", "logger", "search", "identity",
 )  # fmt: skip
 ASTRONAUT = "astronaut"
@@ -78,9 +78,11 @@ def _run_stage(cfg: DictConfig, name: str) -> dict[str, Any] | None:
 def _edit_and_report(cfg: DictConfig) -> None:
     from oodgan.editing import Editor
     from oodgan.editing.report import report
+    from oodgan.parsing.parser import chosen
 
     run = RunFolder.of(cfg)
-    mark = common.mark_of(cfg, ("generator", *_PARTS), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
+    parts = (*_PARTS, *(["parser"] if chosen(cfg.parser) else []))
+    mark = common.mark_of(cfg, ("generator", *parts), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
     if run.report_mark.is_file() and run.report_mark.read_text() == mark:
         _tell(run)
         return

@@ -25,7 +25,10 @@ from omegaconf import DictConfig
 from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
 
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "identity")
+READS = (
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "parser", "search",
+    "identity",
+)  # fmt: skip
 RANGES = {
     "port": (0, 65535),
     "max_upload": (0.001, 10_000),
