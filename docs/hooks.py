@@ -199,3 +199,14 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted((ROOT / "experiments").glob("*/*.png")):
         files.append(File.generated(config, f"experiments/{path.name}", abs_src_path=str(path)))
     return files
+
+
+KEYS = "<!-- keys -->\n"
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """mkdocs' hook: put the table of a stage's keys into its page."""
+    if KEYS not in markdown:
+        return markdown
+    path = CONF / "stage" / f"{Path(page.file.src_uri).stem}.yaml"
+    return markdown.replace(KEYS, _table(explained()[path]))

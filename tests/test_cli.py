@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oodgan.cli import main, positional
+from oodgan.cli import _close_output, main, positional
 from oodgan.command import words
 from oodgan.command.usage import stage_names, stage_usage
 from oodgan.errors import UserError
+from oodgan.files import replacing
+from oodgan.reporting.terminal import console
 
 
 def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -100,6 +105,8 @@ def test_any_file_name_survives_the_override_grammar(name: str) -> None:
         (["edit", "none.jpg", "edits={smile: much}"], "strength 'much' of 'smile'"),
         (["edit", "none.jpg", "edits={smile: 1}", "save=[msk]"], "did you mean 'mask'?"),
         (["edit", "none.jpg", "edits={smile: 1}", "format=gif"], "png, jpg or webp expected"),
+        (["pipeline", "experiment=tiny", "pipeline.photos=none.jpg"], "no such file: none.jpg"),
+        (["pipeline", "pipeline.photos=[]", "pipeline.edits=[{smlie: 1}]"], "did you mean 'smile'?"),
         (["diffcam", "generator=tiny"], "do not fit generator stylegan2-32"),
     ],
 )
@@ -126,6 +133,33 @@ def test_doctor_says_what_is_here(
     assert stop.value.code == 0, said
     assert "torch 2." in said and "mobile_ffhq: not fetched yet" in said and "GB free" in said
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def closed_output() -> Iterator[None]:
+    """The standard output is a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        yield
+        _close_output()
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["weights", "list"], ["edit", "--help"]])
+def test_who_closes_the_output_ends_the_command_quietly(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closed_output(), pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_a_closed_output_is_no_failure_of_rich_or_of_the_disk(tmp_path: Path) -> None:
+    with closed_output(), pytest.raises(BrokenPipeError), replacing(tmp_path / "file"):
+        console().print("a table")
 
 
 def test_weights_are_listed_and_damage_is_found(

@@ -20,7 +20,7 @@ from oodgan.command import words as typed
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 PAGES = [
-    *sorted(DOCS.glob("*.md")),
+    *sorted(DOCS.rglob("*.md")),
     REPOSITORY / "README.md",
     *sorted((REPOSITORY / "experiments").glob("*/README.md")),
 ]
@@ -126,7 +126,7 @@ def test_every_shipped_file_of_weights_has_a_card() -> None:
 
 def test_pictures_are_small_and_all_shown() -> None:
     pictures = list((DOCS / "pictures").iterdir())
-    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
     assert [p.name for p in pictures if f"pictures/{p.name}" not in text] == []
     assert 100_000 < sum(p.stat().st_size for p in pictures) < 1_500_000
 
@@ -159,6 +159,18 @@ def test_pages_build_strictly_and_load_nothing_from_elsewhere(tmp_path: Path) ->
         assert [a for a in loaded.addresses if a.startswith(("http:", "https:", "//"))] == [], page.name
     styles = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "site").rglob("*.css"))
     assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", styles)
+
+
+def test_every_stage_has_a_page() -> None:
+    pages = {path.stem for path in (DOCS / "stages").iterdir()} | {"serve", "export"}  # docs/web.md, docs/export.md
+    assert pages == set(cli.stage_names())
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md"])
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    path = REPOSITORY / page
+    for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
 
 
 def test_files_that_contributors_are_sent_to_exist() -> None:

@@ -87,6 +87,13 @@ def test_a_full_disk_is_told_from_one_name_that_is_too_long(tmp_path: Path) -> N
     assert full(error.value)
 
 
+def test_a_file_of_a_folder_is_named_by_where_it_would_be(tmp_path: Path) -> None:
+    told = rf"^cannot write {tmp_path / 'folder'}/n{{300}}: File name too long"
+    with pytest.raises(UserError, match=told) as error, writing(tmp_path / "folder") as folder:
+        write_text(folder / ("n" * 300), "x")
+    assert isinstance(error.value.__cause__, OSError) and not list(tmp_path.iterdir())
+
+
 def test_processes_that_change_one_file_wait_for_each_other(tmp_path: Path) -> None:
     count = tmp_path / "count"
     count.write_text("0")
@@ -105,7 +112,7 @@ def test_processes_that_change_one_file_wait_for_each_other(tmp_path: Path) -> N
         children.append(child)
     assert all(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 for child in children)
     assert count.read_text() == "100"
-    with locked(count), pytest.raises(UserError, match=r"another process holds .*count for over 0\.1 seconds"):
+    with locked(count), pytest.raises(UserError, match=r"another process has locked .*count for over 0\.1 seconds"):
         assert in_child(lambda: None) == 0
         with locked(count, patience=0.1):
             pass

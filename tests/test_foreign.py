@@ -35,6 +35,7 @@ from oodgan.errors import UserError
 from oodgan.foreign import reading
 from oodgan.tracking.artifacts import Manifest
 from oodgan.tracking.runs import read as read_run
+from oodgan.training import checkpoints
 from oodgan.weights import trained
 from oodgan.weights.checkpoint import read
 
@@ -96,6 +97,7 @@ VECTOR = torch.arange(512.0)
 ENTRANCES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "checkpoint": (".pt", lambda p: torch.save({"g_ema": {"w": VECTOR}, "args": {"size": 8}}, p), read),
     "old checkpoint": (".pt", lambda p: torch.save([VECTOR], p, _use_new_zipfile_serialization=False), read),
+    "training": (".ckpt", lambda p: torch.save({"state_dict": {"w": VECTOR}, "global_step": 3}, p), checkpoints.load),
     "pickle": (".pkl", lambda p: p.write_bytes(pickle.dumps(OrderedDict(w=np.ones(4)))), read),
     "safetensors": (".safetensors", lambda p: save_file({"w": VECTOR}, p, {"a": "b"}), read),
     "direction": (".pt", lambda p: torch.save({"face": {"latent": VECTOR.requires_grad_(False)}}, p), read_direction),
@@ -214,12 +216,21 @@ def test_labels_of_any_shape_are_read_or_one_line(value: Any, cells: list[list[s
         _value_or_one_line(lambda name=name: read_labels(tmp_path / name))
 
 
+def test_what_is_no_checkpoint_of_a_training_is_said(tmp_path: Path) -> None:
+    (tmp_path / "page.ckpt").write_text("<!doctype html><p>Quota exceeded")
+    with pytest.raises(UserError, match=r"looks like a web page .*; a checkpoint of a training is expected"):
+        checkpoints.load(tmp_path / "page.ckpt")
+    torch.save({"w": VECTOR}, tmp_path / "weights.ckpt")
+    with pytest.raises(UserError, match="is no checkpoint of a training: it holds no state_dict"):
+        checkpoints.load(tmp_path / "weights.ckpt")
+
+
 def test_the_file_is_named_once() -> None:
     with pytest.raises(UserError, match=r"^label file a\.csv: no rows$"), reading("a.csv", "label file"):
         raise UserError("no rows")
     with pytest.raises(UserError, match=r"^a\.csv has no rows$"), reading("a.csv", "label file"):
         raise UserError("a.csv has no rows")
-    told = r"^label file a\.csv is damaged or of another kind \(KeyError: 'x'\)$"
+    told = r"^label file a\.csv is damaged or has another format \(KeyError: 'x'\)$"
     with pytest.raises(UserError, match=told), reading("a.csv", "label file"):
         {}["x"]
     with pytest.raises(KeyboardInterrupt), reading("a.csv"):
@@ -241,7 +252,6 @@ OURS = {
     "of an installed package": {"metrics/lpips.py"},
     "guarded by data/images.py's own rule": {"data/images.py", "data/metadata.py", "tracking/page.py"},
     "written, not read": {"data/conversion.py"},
-    "a checkpoint of Lightning": {"training/checkpoints.py"},
 }  # fmt: skip
 
 

@@ -74,13 +74,17 @@ def test_what_was_left_behind_is_not_and_goes(given, variables, capsys):
     assert told.count("note: ") == (told != "")
 
 
-def test_who_forgot_the_launcher_is_told_so(given, capsys):
+def test_who_forgot_the_launcher_is_told_so_once(given, capsys):
+    ranks._note.cache_clear()
     given(BATCH)
     ranks.drop_strays()
     assert "SLURM gave this job 4 tasks, but srun did not start this command" in capsys.readouterr().err
     given(KUBEFLOW)
     ranks.drop_strays()
     assert "RANK=1, WORLD_SIZE=2 are left in the environment" in capsys.readouterr().err
+    given(BATCH)
+    ranks.drop_strays()
+    assert capsys.readouterr().err == ""
 
 
 def test_uneven_steps_are_refused(given):

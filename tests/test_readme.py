@@ -93,7 +93,9 @@ def test_make_knows_what_is_left_out() -> None:
 
 def test_every_stage_is_in_the_table() -> None:
     table = README.partition("## Stages")[2].partition("\n## ")[0]
-    named = {name for cell in re.findall(r"^\| (`.*?) \|", table, flags=re.M) for name in re.findall(r"`(\w+)`", cell)}
+    named = {
+        name for cell in re.findall(r"^\| (\[?`.*?) \|", table, flags=re.M) for name in re.findall(r"`(\w+)`", cell)
+    }
     assert named == set(stage_names())
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
+        print("interrupted; finished results are kept, run the same command again to continue", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         _close_output()

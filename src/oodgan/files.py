@@ -59,6 +59,10 @@ def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
             if rank() == 0:
                 _usual_modes(temporary)
                 _swap(temporary, folder)
+    except UserError as error:  # of one of the files in it
+        if str(temporary) not in str(error):
+            raise
+        raise UserError(str(error).replace(str(temporary), str(folder))) from error.__cause__
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -117,7 +121,7 @@ def refusing(path: str | Path) -> Iterator[None]:
 
 def _refusal(error: BaseException) -> str | None:
     """Why the disk refused (full, too large, not permitted ...), or None for an error that is no disk's."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that was the output's reader, no disk
         return error.strerror or str(error)
     if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
         return str(error).rpartition("I/O error: ")[2]
@@ -159,8 +163,8 @@ def _alive(process: int) -> bool:
 def locked(path: str | Path, patience: float = 60.0) -> Iterator[None]:
     """Hold the lock of a file that several processes change, a hidden `.NAME.lock` beside it.
 
-    Raises `UserError` when another process holds it for more than `patience` seconds (-1: waits as long as it takes),
-    or the disk refuses.
+    Raises `UserError` when another process has locked it for more than `patience` seconds (-1: wait without
+    limit), or the file cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -172,7 +176,9 @@ def locked(path: str | Path, patience: float = 60.0) -> Iterator[None]:
             lock.acquire()
     except UserError as error:
         if isinstance(error.__cause__, Timeout):
-            raise UserError(f"another process holds {path} for over {patience:g} seconds: is it stopped?") from error
+            raise UserError(
+                f"another process has locked {path} for over {patience:g} seconds: is it suspended?"
+            ) from error
         raise
     try:
         yield

@@ -30,11 +30,11 @@ def reading(path: str | Path | None, kind: str = "file") -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{label} cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
-        raise UserError(f"{label} asks for more memory than there is: damaged, or no such file") from error
+        raise UserError(f"{label} needs more memory than is available; it may be damaged") from error
     except RecursionError as error:
         raise UserError(f"{label} cannot be read: it is nested too deeply") from error
     except Exception as error:
-        raise UserError(f"{label} is damaged or of another kind ({_brief(error)})") from error
+        raise UserError(f"{label} is damaged or has another format ({_brief(error)})") from error
 
 
 def _brief(error: Exception) -> str:

@@ -70,7 +70,7 @@ def _run(stage: str, given: list[str]) -> int:
     check_reads(stage, overrides)
     conf, here = config_folder(), os.getcwd()
     codes: list[int] = []
-    mistakes: list[UserError] = []
+    mistakes: list[Exception] = []
 
     def task(cfg: DictConfig) -> Any:
         # A launcher may run this in another process, on another machine.
@@ -82,10 +82,10 @@ def _run(stage: str, given: list[str]) -> int:
                 return follow()
             try:
                 found = sweep.job(cfg, lambda own: _call(stage, own, conf))
-            except UserError as mistake:
-                if several:  # the others go on, and the end tells of all
+            except Exception as error:
+                if several and not isinstance(error, BrokenPipeError):  # the others go on, and the end tells of all
                     raise
-                mistakes.append(mistake)
+                mistakes.append(error)  # past Hydra, which would print it as well
                 return None
         codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
         return found.get("objective") if isinstance(found, dict) else None
@@ -97,7 +97,7 @@ def _run(stage: str, given: list[str]) -> int:
             left += sweep.named(stage, left, folder) if several else []
             main = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(task)
             asked = [] if "--hydra-help" in options else [f"stage={stage}", *left]
-            with sweep.prepared(left):
+            with sweep.prepared(left, several):
                 _without_absent(main, _found_here(options, conf), asked)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(sweep.failures() or explain(error, stage)) from error
@@ -177,7 +177,7 @@ def _folder(option: str, path: str) -> str:
 
 
 def _without_absent(main: Callable[[], Any], options: list[str], asked: list[str]) -> None:
-    """Run Hydra's `main`; `~key` of what is not there has nothing to take away, and is left out with a note."""
+    """Run Hydra's `main`; `~key` for a key that does not exist is ignored with a note."""
     while True:
         try:
             with _arguments([*options, *asked]):
@@ -187,7 +187,7 @@ def _without_absent(main: Callable[[], Any], options: list[str], asked: list[str
             left = [word for word in asked if absent and word.lstrip("~") != absent[1]]
             if not absent or len(left) == len(asked):
                 raise
-            print(f"note: there is no {absent[1]} to take away", file=sys.stderr)
+            print(f"note: there is no key {absent[1]} to delete", file=sys.stderr)
             asked = left
 
 
@@ -231,7 +231,7 @@ def _term_stops() -> Iterator[None]:
         if not received:
             raise
         _requeue()
-        raise Terminated("stopped by SIGTERM; the same command goes on with what is finished") from None
+        raise Terminated("stopped by SIGTERM; run the same command again to continue") from None
     except UserError as error:
         if getattr(error, "signal", "SIGINT") != "SIGINT":
             _requeue()
@@ -242,4 +242,4 @@ def _term_stops() -> Iterator[None]:
 
 def _requeue() -> None:
     if rank() == 0 and slurm.requeue():
-        print("the job is back in SLURM's queue, and goes on from here when it starts again", file=sys.stderr)
+        print("the job was requeued in SLURM and will continue from here", file=sys.stderr)

@@ -10,6 +10,7 @@ srun). They are believed only where all variables of one launcher are there and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import sys
@@ -118,6 +119,7 @@ def drop_strays() -> None:
               "one process. To join several: torchrun ... -m oodgan ...")  # fmt: skip
 
 
+@functools.cache  # once, though each job of a command looks at its environment
 def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 

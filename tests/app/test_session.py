@@ -160,8 +160,8 @@ def test_what_openvino_drew_comes_back_with_it(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "no settings file"),
-        ("{edits: {smile: 1}", "is damaged or of another kind"),
+        ("[1, 2]", "not a settings file"),
+        ("{edits: {smile: 1}", "is damaged or has another format"),
         ("edits: {smile: 1}\noutput: /etc\n", "unknown key"),
         ("generator: {_target_: os.system, command: ls}\n", "os.system"),
         ("inverter: {refine: [{_target_: subprocess.run}]}\n", "subprocess.run"),

@@ -8,10 +8,10 @@ from oodgan.command.usage import stage_usage
 def test_help_shows_the_keys_of_files_that_an_option_begins_from() -> None:
     text = stage_usage("inversion")
     block = text.partition("from loader/default, keys data.KEY:\n")[2].partition("\n\n")[0]
-    assert "batch_size: 8  # over all processes together" in block
+    assert "batch_size: 8  # images per step, summed over all processes" in block
     places = ", ".join(f"inverter.fit.{phase}.KEY" for phase in ("codes", "images", "features"))
     assert f"from fit/default, keys {places}:\n" in text
-    assert text.count("decides which weights are best") == 1  # each file once, wherever its keys stand
+    assert text.count("selects the best weights") == 1  # each file once, wherever its keys stand
 
 
 def test_help_follows_the_options_that_are_chosen() -> None:

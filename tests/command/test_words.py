@@ -26,6 +26,14 @@ def test_names_and_paths_are_the_text_that_was_typed(text):
         assert value(f"{key}={text}") == text
 
 
+@pytest.mark.parametrize("text", ["2024", "1.10", "1e3", "true", "a=b", "写真", "tiny"])
+def test_options_of_groups_are_names(text):
+    for group in ("generator", "data", "experiment", "hydra", "hydra/launcher"):
+        assert value(f"{group}={text}") == text
+    assert value("callbacks=[default,metrics]") == ["default", "metrics"] and value("logger=null") is None
+    assert words.translate("generator=tiny,2024", several=True) == "generator=tiny,'2024'"
+
+
 def test_null_is_nothing_except_as_a_runs_name():
     assert value("resume=null") is None and value("diffcam.weights=null") is None and value("run=null") == "null"
 

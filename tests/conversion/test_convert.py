@@ -238,7 +238,7 @@ def test_nvlabs_pickles_of_other_networks_are_said(tmp_path, generator, nvlabs):
     for channels in (1, 4):
         colours = {n: t[[0] * channels] for n, t in state.items() if n.endswith(("torgb.weight", "torgb.bias"))}
         nvlabs(tmp_path / "colours.pkl", G_ema={**state, **colours})
-        with pytest.raises(UserError, match=rf"colours\.pkl.* draws pictures of {channels} channel"):
+        with pytest.raises(UserError, match=rf"colours\.pkl.* draws images of {channels} channel"):
             convert(tmp_path / "colours.pkl", tmp_path / "out")
 
 

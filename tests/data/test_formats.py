@@ -98,6 +98,21 @@ def batches(source: Encoded) -> list[dict[str, Any]]:
     return [*module.train_dataloader(), *module.predict_dataloader()]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_old_disks_become_text(kind: str, tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+    if kind in ("lmdb", "parquet"):
+        pytest.importorskip({"lmdb": "lmdb", "parquet": "pyarrow"}[kind])
+    (tmp_path / "faces").mkdir()
+    for i, name in enumerate(["a.png", "caf\udce9.png"]):
+        draw_face(i).save(tmp_path / "faces" / name)
+    source = Folder(tmp_path / "faces", 48)
+    assert convert(source, tmp_path / PLACES[kind], kind if kind == "folder" else None) == 2
+    place = tmp_path / PLACES[kind]
+    made = Folder(place / "images", 48) if kind == "folder" else opened(place)
+    assert made.names == ["a.png", "café.png"]
+    assert torch.equal(made[1]["image"], source[1]["image"])
+
+
 def test_workers_read_what_one_process_reads(folder: Folder, tmp_path: Path) -> None:
     pytest.importorskip("lmdb")
     for place in ("shards", "a.lmdb"):
@@ -196,7 +211,7 @@ def test_shards_that_cannot_work(tmp_path: Path) -> None:
     (tmp_path / "cut.tar").write_bytes(b"not a tar file at all" * 40)
     for name, told in (
         ("a.tar.gz", "unpack it"),
-        ("cut.tar", "damaged or of another kind"),
+        ("cut.tar", "damaged or has another format"),
         ("no*.tar", "no tar shards"),
     ):
         with pytest.raises(UserError, match=told):

@@ -41,6 +41,15 @@ def test_write_then_read(tmp_path: Path, suffix: str) -> None:
     assert [p.name for p in path.parent.iterdir()] == [f"a{suffix}"]
 
 
+def test_a_format_that_cannot_hold_so_many_pixels_is_told_before(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (16400, 1))
+    with pytest.raises(
+        UserError, match=r"wide\.webp: WEBP holds at most 16383 pixels a side, not 16400 x 1; png holds"
+    ):
+        images.write_image(wide, tmp_path / "wide.webp")
+    assert not list(tmp_path.iterdir()) and images.write_image(wide, tmp_path / "wide.jpg").is_file()
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = images.write_image(gradient(), tmp_path / "a.png")
     before = path.read_bytes()

@@ -91,7 +91,7 @@ def test_parsing_masks_keep_their_classes(tiny_faces: Path, tmp_path: Path) -> N
     assert parsing.shape == (48, 48) and parsing.dtype == torch.int64
     assert parsing.unique().tolist() == [0, 5, 18] and (parsing[:, 24:] == 18).all() and (parsing[:24, :8] == 5).all()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty holds no pictures"):
+    with pytest.raises(UserError, match="empty contains no images"):
         Folder(tiny_faces, parsing=tmp_path / "empty")
 
 
@@ -130,7 +130,7 @@ def test_zip_damage(tiny_faces: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="00003.png"):
         assert len(Zip(pack(tiny_faces, tmp_path / "a.zip"))) == 11
     (tmp_path / "b.zip").write_text("no archive")
-    for name, words in (("b.zip", "is damaged or of another kind"), ("c.zip", "no such file")):
+    for name, words in (("b.zip", "is damaged or has another format"), ("c.zip", "no such file")):
         with pytest.raises(UserError, match=words):
             Zip(tmp_path / name)
 

@@ -183,8 +183,10 @@ def test_ghosts_say_whether_their_target_is_known(
 
 def test_names_make_seeds_and_files() -> None:
     assert name_seed("a.png", 0) == name_seed("a.png", 0) != name_seed("a.png", 1) != name_seed("b.png", 0)
-    assert 0 <= name_seed("a.png", 0) < 2**63
-    assert "/" not in safe_name("00000/my face.png")
+    assert 0 <= name_seed("a.png", 0) < 2**63 and name_seed("caf\udce9.png", 0) != name_seed("café.png", 0)
+    names = ["00000/my face.png", "00000__my face.png", "00000/my_face.png", "00000__my_face.png", "caf\udce9.png"]
+    assert len({safe_name(name) for name in names}) == len(names) and "/" not in safe_name(names[0])
+    assert safe_name("caf\udce9.png").startswith("café.png~"), "safetensors opens no other names than UTF-8"
 
 
 def test_ghosts_collate(ghosts: Ghosts) -> None:

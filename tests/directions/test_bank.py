@@ -119,6 +119,7 @@ def test_another_latent_space_names_both_sides(bank: Bank):
     [
         (("a",), torch.ones(2, 16, 512), "for 1 names"),
         (("a", "a"), torch.ones(2, 16, 512), "must be different"),
+        (("a/b",), torch.ones(1, 16, 512), "names of files"),
         (("a",), torch.ones(1, 16, 256), "512"),
         (("a",), torch.full((1, 16, 512), torch.nan), "NaN"),
         (("a", "b"), torch.stack([torch.ones(16, 512), torch.zeros(16, 512)]), "'b' is zero"),
@@ -135,7 +136,7 @@ def test_files_that_are_no_bank(tmp_path: Path):
     with pytest.raises(UserError, match="no direction bank at"):
         Bank.load(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(UserError, match="is damaged or of another kind"):
+    with pytest.raises(UserError, match="is damaged or has another format"):
         Bank.load(tmp_path / "text.safetensors")
     save_file({"vectors": torch.ones(1, 16, 512)}, str(tmp_path / "other.safetensors"))
     with pytest.raises(UserError, match="directions=import"):

@@ -108,7 +108,7 @@ def test_mistakes(tmp_path: Path, generator: StyleGAN2):
         (str(tmp_path / "missing.npy"), "missing.npy does not exist"),
         (str(tmp_path / "x.onnx"), "x.onnx does not exist"),
         ({"path": "a.npy", "layer": 3}, "did you mean 'layers'"),
-        ({"layers": "3"}, "names no path"),
+        ({"layers": "3"}, "has no path"),
     ]
     for entry, told in cases:
         with pytest.raises(UserError, match=told):

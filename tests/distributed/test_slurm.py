@@ -161,7 +161,7 @@ def test_a_job_whose_time_is_over_is_queued_again_and_ends_as_one_that_was_not(s
     shown = slurm.wait(number, ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"))
     output = (tmp_path / "out").read_text()
     assert shown["JobState"] == "COMPLETED" and shown["Restarts"] == "1", output[-3000:]
-    assert "DUE TO TIME LIMIT" in output and "the job is back in SLURM's queue" in output
+    assert "DUE TO TIME LIMIT" in output and "the job was requeued in SLURM" in output
     assert_same_end(uninterrupted, tmp_path / "runs/tiny/diffcam")
 
 

@@ -134,7 +134,7 @@ def test_all_forms_of_a_photo_give_the_same(editor: Editor, draw_face, tmp_path:
         (torch.zeros(1, 8, 8), "shape"),
         (torch.zeros(2, 3, 8, 8), "or a list"),
         (torch.full((3, 8, 8), 200.0), r"\[-1, 1\]"),
-        ({"photo": 1}, "dict is no photo"),
+        ({"photo": 1}, "dict is not a photo"),
         ("nowhere.png", "no such file: nowhere.png"),
     ],
 )
@@ -238,3 +238,61 @@ def test_the_shipped_parts_edit_a_real_photo(astronaut: Image.Image) -> None:
     assert float(change[outside].max()) == 0
     corners = np.asarray(edit.pasted)[:, :40], np.asarray(astronaut)[:, :40]
     assert np.array_equal(*corners)
+
+
+def test_a_mask_of_the_users_own_narrows_the_edit_or_stands_in_its_place(editor: Editor, face: Image.Image) -> None:
+    drawn = np.zeros((64, 64), np.uint8)
+    drawn[:32] = 255  # the upper half may change
+    edits = {"smile": 1.0}
+    own, alone = editor.edit(face, edits, aligned=True, mask=drawn), editor.edit(face, edits, aligned=True)
+    upper = torch.zeros(1, 1, 32, 32)
+    upper[:, :, :16] = 1
+    rows = [row for row in range(32) if row not in (15, 16)]  # where the mask's edge is resampled
+    expected = (alone.tensors["mask"] * upper)[:, :, rows]
+    assert torch.allclose(own.tensors["mask"][:, :, rows], expected, atol=1e-6)
+    assert torch.equal(own.tensors["result"][:, :, 17:], own.tensors["photo"][:, :, 17:])
+    replaced = editor.edit(face, edits, aligned=True, mask=Image.fromarray(drawn), mask_mode="replace")
+    assert torch.allclose(replaced.tensors["mask"][:, :, rows], upper[:, :, rows], atol=1e-6)
+    assert not editor.edit(face, {"smile": 0.0}, aligned=True, mask=drawn, mask_mode="replace").tensors["mask"].any()
+
+
+def test_an_own_mask_lies_where_the_photo_does(editor: Editor, face: Image.Image) -> None:
+    """Cut out with the face: a crop of the photo's pixels as mask is the crop of the photo."""
+    from oodgan.data.detect import Face
+
+    wide = Image.new("RGB", (160, 120), (90, 90, 90))
+    wide.paste(face.resize((96, 96)), (30, 12))
+    wide = wide.convert("L").convert("RGB")
+    landmarks = np.array([[60, 50], [95, 55], [76, 70], [62, 85], [92, 88]], np.float64)
+    found = Face((40, 20, 115, 105), 0.99, landmarks)
+    edit = editor.edit(wide, {"smile": 1.0}, face=found, mask=wide, mask_mode="replace")
+    assert torch.allclose(edit.tensors["mask"] * 2 - 1, edit.tensors["photo"][:, :1], atol=1e-5)
+
+
+def test_an_own_mask_of_another_size_is_refused(editor: Editor, face: Image.Image) -> None:
+    with pytest.raises(UserError, match="the mask array is 64 x 32 px, but the photo is 64 x 64"):
+        editor.edit(face, {"smile": 1.0}, aligned=True, mask=np.zeros((32, 64), np.uint8))
+    with pytest.raises(UserError, match="unknown mask_mode 'add'; known: multiply, replace"):
+        editor.edit(face, {"smile": 1.0}, aligned=True, mask=np.zeros((64, 64), np.uint8), mask_mode="add")
+
+
+def test_a_parser_keeps_the_mask_to_what_the_attribute_may_reach(editor: Editor, face: Image.Image) -> None:
+    from oodgan.parsing.classes import NAMES
+    from oodgan.parsing.parser import Parser
+    from oodgan.parsing.reach import Limits, Reach
+
+    class UpperHalfHat(torch.nn.Module):
+        def forward(self, photos: Tensor) -> Tensor:
+            scores = torch.zeros(len(photos), len(NAMES), *photos.shape[2:])
+            scores[:, NAMES.index("skin")] = 9
+            scores[:, NAMES.index("hat"), : photos.shape[2] // 2] = 99
+            return scores
+
+    free = editor.edit(face, {"smile": 1.0}, aligned=True).tensors["mask"]
+    editor.parser = Parser(UpperHalfHat(), 32, Limits({"age": Reach()}, feather=0))
+    kept = editor.edit(face, {"smile": 1.0}, aligned=True).tensors
+    assert free[:, :, :16].any() and not kept["mask"][:, :, :16].any()
+    assert torch.allclose(kept["mask"][:, :, 16:], free[:, :, 16:], atol=0.05)
+    assert torch.equal(kept["result"][:, :, :16], kept["photo"][:, :, :16])
+    age = editor.edit(face, {"age": 1.0}, aligned=True).tensors["mask"]
+    assert age[:, :, :16].any()  # an attribute that may reach all

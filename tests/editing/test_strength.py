@@ -217,7 +217,7 @@ def test_what_cannot_be_sought_is_refused_before_any_work(grey: Editor, edits: d
 
 def test_directions_that_were_not_measured_have_no_auto(grey: Editor) -> None:
     grey.bank = Bank(grey.bank.names, grey.bank.vectors, "grey-0", "grey-0")
-    with pytest.raises(UserError, match=r"do not say what strength 1 shows: say smile: \+1sd"):
+    with pytest.raises(UserError, match=r"does not record the change at strength 1: use smile: \+1sd"):
         grey.checked({"smile": "auto"})
     assert grey.checked({"smile": "+1sd"}) == {"smile": Target(1.0)}
 

@@ -88,7 +88,7 @@ WRONG = {
         (f / "near" / f"{i}.png").rename(f / "near" / f"x{i}.png") for i in range(COUNT)
     ],
     "mixed sizes": lambda f: Image.new("RGB", (64, 64)).save(f / "near/3.png"),
-    "holds no pictures": lambda f: [(f / "near" / f"{i}.png").unlink() for i in range(COUNT)],
+    "contains no images": lambda f: [(f / "near" / f"{i}.png").unlink() for i in range(COUNT)],
     "is not an image": lambda f: (f / "near/2.png").write_bytes(b"no picture"),
     "must be square": lambda f: [Image.new("RGB", (48, 40)).save(f / "near" / f"{i}.png") for i in range(COUNT)],
     "enlarged pictures are not measured": lambda f: [

@@ -170,7 +170,7 @@ def test_one_line_for_what_cannot_be_measured(tmp_path, draw_face):
     wrong = {
         "at least 2": {"samples": 1},
         "did you mean 'smile'": {"attributes": ["smil"]},
-        "give photos=FOLDER": {"masks": str(tmp_path)},
+        "set photos=FOLDER": {"masks": str(tmp_path)},
         "there is no folder": {"photos": str(tmp_path / "nowhere")},
         "has the name of one of the photos": {"photos": str(tmp_path / "photos"), "masks": str(tmp_path / "parsing")},
     }

@@ -135,7 +135,7 @@ def test_wrong_folders(folders, draw_face):
     with pytest.raises(UserError, match="no folder"):
         matched(folders, {"ours": str(folders / "nowhere")})
     (folders / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="contains no images"):
         matched(folders, {"ours": str(folders / "empty")})
     draw_face(0).save(folders / "empty" / "other.png")
     with pytest.raises(UserError, match=r"photos are named like '0\.png', pictures of ours like 'other\.png'"):

@@ -117,7 +117,7 @@ def test_restyle_refines_from_its_own_inversion(photo):
     second = first + (photo - seen(first)).mean()
     torch.testing.assert_close(inverter(photo), second, rtol=1e-3, atol=1e-4)
     inverter._generator = [None]
-    with pytest.raises(UserError, match="give it the generator"):
+    with pytest.raises(UserError, match="pass it the generator"):
         inverter(photo)
 
 
@@ -153,5 +153,5 @@ def test_wrong_settings_are_said(tmp_path):
     with pytest.raises(UserError, match="no weights"):
         PSP(weights=tmp_path / "psp_ffhq_encode.pt")
     (tmp_path / "weights.safetensors").write_bytes(b"not one")
-    with pytest.raises(UserError, match=r"weights file .* is damaged or of another kind"):
+    with pytest.raises(UserError, match=r"weights file .* is damaged or has another format"):
         PSP(weights=tmp_path)

@@ -188,7 +188,7 @@ def test_a_strength_is_sought_recorded_and_told(
         ("{smile: +1xd}", "strength '+1xd' of 'smile' (did you mean '+1sd'?)"),
         ("{smile: [auto, 1]}", "edits.smile: 'auto' in a list of strengths"),
         ("{age: auto}", "unknown attribute for auto"),
-        ("{smile: auto}", "do not say what strength 1 shows"),
+        ("{smile: auto}", "does not record the change at strength 1"),
     ],
 )
 def test_what_cannot_be_sought_is_one_line(
@@ -210,4 +210,21 @@ def test_frames_take_numbers(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     assert oodgan("photos", "edits={smile: auto}", "frames=true", aligned=False) == 2
-    assert "edits={smile: auto} would choose anew for each frame" in capsys.readouterr().err
+    assert "edits={smile: auto} would choose a new strength for each frame" in capsys.readouterr().err
+
+
+def test_an_own_mask_decides_and_is_part_of_the_settings(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = np.zeros((48, 48), np.uint8)
+    drawn[:, 24:] = 255
+    Image.fromarray(drawn).save("where.png")
+    words = ["photos/a.png", "edits={smile: 1.0}", "save=[mask]"]
+    assert oodgan(*words, "mask=where.png", "mask_mode=replace") == 0
+    mask = np.asarray(Image.open("out/mask/a.png"))
+    assert mask[:, :15].max() == 0 and mask[:, 17:].min() == 255
+    assert oodgan(*words) == 2  # what another mask gave is not written over
+    assert oodgan(*words, "mask=nowhere.png") == 2
+    assert "mask=nowhere.png: there is no such file" in capsys.readouterr().err
+    assert oodgan(*words, "mask=where.png", "mask_mode=add") == 2
+    assert "unknown mask_mode 'add'; known: multiply, replace" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_frames_come_out_whole_under_their_names(
     (tmp_path / "frames" / "shot13.png").write_bytes(b"\x89PNG broken")
     assert oodgan("frames", *EDIT, "save=[mask]", "window=3", aligned=False) == 1
     said = capsys.readouterr()
-    assert "not seen in 2 of 6 frames" in said.err and "5 edited, 0 skipped as finished, 1 failed" in said.out
+    assert "not detected in 2 of 6 frames" in said.err and "5 edited, 0 skipped as finished, 1 failed" in said.out
     order = [line.split("/")[-1] for line in said.err.splitlines() if line.startswith("[")]
     assert order == [f"shot{n}.png" for n in range(8, 14)]
     names = {f"shot{n}.png" for n in range(8, 13)}

@@ -105,9 +105,17 @@ def test_a_result_alone_is_no_photo_and_is_not_written_over(
         assert oodgan(*words) == 2
         assert "are results of edits, as " in capsys.readouterr().err
     assert oodgan("out/result/a.png", EDIT, "replace=true") == 2
-    assert "would be written over" in capsys.readouterr().err
+    assert "would overwrite" in capsys.readouterr().err
     assert Path("out/result/a.png").read_bytes() == before
     assert oodgan("out/result/a.png", EDIT, "output=again") == 0
+    assert oodgan(".", EDIT, "output=all") == 0
+    told = capsys.readouterr()
+    assert "2 edited" in told.out and "results of earlier edits below . left out: 1 in " in told.err
+    named = [find([text], Path("all")).photos for text in ("out/result", "out/result/*.png", "o*/result/*.png")]
+    assert [[job.path.name for job in jobs] for jobs in named] == [["a.png"]] * 3
+    assert [job.path.parent.name for job in find(["**/*.png"], Path("all")).photos] == ["photos"]
+    with pytest.raises(UserError, match="all 1 pictures are results of edits"):
+        find(["out"], Path("all"))
 
 
 def test_a_full_disk_ends_the_run_at_once(

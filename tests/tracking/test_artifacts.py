@@ -64,7 +64,7 @@ def test_manifests_come_back(tmp_path):
     assert (found.generator, found.directions, found.seed, found.metrics) == ("g-1", ["smile"], 3, {"acc": 0.5})
     assert found.files == ["weights"] and found.version and found.value_range == (-1.0, 1.0)
     (tmp_path / "art" / MANIFEST).write_text("{")
-    with pytest.raises(UserError, match="is damaged or of another kind"):
+    with pytest.raises(UserError, match="is damaged or has another format"):
         Manifest.load(tmp_path / "art")
     with pytest.raises(UserError, match="no such folder"):
         Manifest.load(tmp_path / "none")

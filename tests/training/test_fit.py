@@ -1,3 +1,4 @@
+import resource
 import sys
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_training_learns_and_keeps_best_and_last(tmp_path):
     assert result.checkpoint.name == "best.ckpt"
     assert result.metrics["val/loss"] == pytest.approx(values[-1])
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
+def test_a_disk_that_refuses_leaves_no_half_checkpoint(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        with pytest.raises(UserError, match=r"^cannot write .*\.ckpt: File too large"):
+            run(Gan(), tmp_path / "run", steps=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "run/checkpoints").iterdir())
 
 
 def test_checkpoints_hold_no_frozen_weights(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import oodgan  # noqa: F401
+from oodgan.cli import main
 from oodgan.errors import UserError
 from oodgan.training import sweep
 
@@ -144,6 +145,17 @@ def test_jobs_that_run_together_get_a_gpu_each(tmp_path):
     jobs[1].communicate("\n", timeout=30)
     third.communicate("\n", timeout=30)
     assert free in {"2", "5"}
+
+
+def test_the_end_tells_of_all_jobs_that_failed(tmp_path, capsys):
+    words = ["experiment=tiny", f"root={tmp_path}/it's", "sweep=s", "diffcam.fit.batch_size=0,-1,many"]
+    with pytest.raises(SystemExit) as stop:
+        main(["diffcam", "-m", *words])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: 3 of 3 jobs failed: 0 (diffcam.fit.batch_size=0): ")
+    assert "; 1 (diffcam.fit.batch_size=-1): " in told and "; 2 (diffcam.fit.batch_size=many): " in told
+    assert states(tmp_path / "it's" / "sweeps" / "s") == dict.fromkeys(range(3), "failed")
 
 
 def test_a_job_is_run_once(tmp_path, monkeypatch):

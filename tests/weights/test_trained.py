@@ -62,13 +62,13 @@ def test_a_damaged_or_foreign_file_is_refused(weights: Path, tmp_path: Path) -> 
     whole = weights.read_bytes()
     for damaged in (whole[:-3], whole[:4], b"", b"not a safetensors file at all"):
         weights.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"weights file .* is damaged or of another kind"):
+        with pytest.raises(UserError, match=r"weights file .* is damaged or has another format"):
             trained.load(weights, "encoder")
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match="holds unnamed weights"):
         trained.load(tmp_path / "foreign.safetensors", "encoder")
     bank = Bank(("smile",), torch.ones(1, 4, 512), "tiny-1", "tiny-1").save(tmp_path / "bank.safetensors")
-    with pytest.raises(UserError, match="is damaged or of another kind"):
+    with pytest.raises(UserError, match="is damaged or has another format"):
         trained.load(bank, "encoder")
 
 

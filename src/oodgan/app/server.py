@@ -73,7 +73,7 @@ def stay_local(*allowed: str) -> None:
             address = arguments[_ADDRESSED[event]]
             host = address[0] if isinstance(address, tuple) else address if event == "socket.getaddrinfo" else None
             if not is_local(host) and host not in allowed:
-                raise PermissionError(f"oodgan serve fetches nothing from elsewhere: {host} refused")
+                raise PermissionError(f"oodgan serve must not open connections to other servers: {host} refused")
 
     sys.addaudithook(refuse)
     # The server looks at its own page when it starts: not by way of a proxy.

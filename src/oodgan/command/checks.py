@@ -22,6 +22,7 @@ from oodgan.errors import UserError, nearest, unknown
 
 _NO_GROUPS = ("stage", "experiment", "debug", "hparams_search", "hydra")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # OmegaConf's own takes eight times as long
+_OF_WEIGHTS = ("root", "folder", "cache", "run", "sweep")  # safetensors opens no other names than UTF-8
 _ADDRESSES = ("root", "folder", "output", "cache")
 
 
@@ -39,7 +40,7 @@ def checked(cfg: DictConfig, conf: Path) -> DictConfig:
         known = shipped(conf)
         _look_at(made, "", known)
         for key in _strange(OmegaConf.to_container(made, resolve=False), "", known):  # type: ignore[arg-type]
-            raise UserError(f"nothing reads {key}{nearest(key, known)}: leave it out, or correct its name")
+            raise UserError(f"unknown key {key}{nearest(key, known)}: leave it out, or correct its name")
     return made
 
 
@@ -143,7 +144,7 @@ def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
         raise UserError(f"{key}={value}: at least {least} is expected")
     if key in keys.MAPPINGS and not isinstance(value, DictConfig):
         raise UserError(f"{key}={value}: names with their values are expected, {key}={{name: value, other: value}}")
-    if key in keys.FILES:
+    if key in keys.FILES and isinstance(value, DictConfig):
         _fit_for_files(key, value)
     if not keys.among(key, keys.ANYTHING) and not keys.is_texts(key):
         _of_their_kind(key, value, [v for v in theirs if not _refers(v)])
@@ -153,7 +154,7 @@ def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
 def _fit_for_files(key: str, names: DictConfig) -> None:
     for name in map(str, names):
         if not name.strip() or name.startswith(".") or any(c in name for c in "/\\\0"):
-            raise UserError(f"{key}: {name!r} names files: it may hold no / or \\, nor begin with a dot")
+            raise UserError(f"{key}: {name!r} names files: it must not contain / or \\ or start with a dot")
 
 
 def _text(key: str, value: Any) -> str:
@@ -165,7 +166,17 @@ def _text(key: str, value: Any) -> str:
     if key in _ADDRESSES and "://" in text:
         raise UserError(f"{key}={text}: results are written to folders of this machine (mount the remote one), not to "
                         "addresses")  # fmt: skip
+    if (key in _OF_WEIGHTS or key.endswith(".weights")) and not _is_utf8(text):
+        raise UserError(f"{key}={text} is no UTF-8: weights lie in folders whose names are, choose or name another")
     return value if isinstance(value, str) else text
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _among_choices(key: str, value: Any) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 TEXT = (
-    "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "settings", "probes",
+    "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "mask", "settings", "probes",
     "title", "host", "sheet_by", "wandb", "to", "action", "*.path", "*.root", "*.weights", "*.cache",
     "*.name", "*.probes", "*.published", "*.parsing", "*.mapping", "*.partition", "*.ghosts_from", "logger.*.project",
-    "logger.*.entity", "logger.*.group", "logger.*.notes",
+    "logger.*.entity", "logger.*.group", "logger.*.notes", "logger.*.run_name", "logger.*.experiment_name", "set",
+    "kind", "data.source.labels", "data.source.image", "*.monitor",
 )  # fmt: skip
 """Keys (`*.x`: an `x` at any depth) of one name or path: what is typed is the text, whatever it looks like."""
 
@@ -27,13 +28,13 @@ TEXTS = (
 NEVER_NULL = ("run", "root")
 """Keys in which the word `null` is a name like any other."""
 
-LISTS = ("columns", "attributes")
+LISTS = ("columns", "attributes", "strengths")
 """Keys of a list whose shipped value is null; of the others the shipped value is a list."""
 
 MAPPINGS = ("methods", "edits")
 """Keys of {name: value}, where the configs leave it open."""
 
-FILES = ("methods",)
+FILES = ("methods", "edits", "directions.files", "directions.attributes")
 """Mappings whose names become names of files."""
 
 ANYTHING = (
@@ -49,6 +50,7 @@ CHOICES = {
     "logger.*.offline": ("true", "false"),
     "pipeline.use": ("trained", "shipped"),
     "compose.mode": ("difference", "layered", "paper", "poisson", "blended"),
+    "*.sees": ("all", "coarse"),
     "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
 }
 """Keys that take one of a few words; what is not listed here is checked by the part that reads it."""
@@ -56,14 +58,17 @@ CHOICES = {
 LEAST = {
     "seed": 0, "*.fit.pairs": 1, "*.fit.region_codes": 1, "*.fit.edits_per_code": 1, "diffcam.size": 16, "*.lr": 0,
     "*.batch_size": 1, "pipeline.samples": 0, "*.seed": 0, "data.source.length": 1, "pictures": 0,
-    "*.num_workers": 0,
+    "*.num_workers": 0, "batch_size": 1, "workers": 0, "size": 1, "*.size": 1, "repeats": 1, "nodes": 1,
+    "*.val_every": 1, "*.every": 1, "*.max_steps": 0, "*.steps": 0, "*.warmup": 0, "*.passes": 1, "directions.count": 1,
+    "directions.samples": 1, "calibrate.samples": 1, "metrics.count": 1, "metrics.resolution": 1, "code_cache": 0,
+    "photo_limit": 0, "faces": 0, "per_shard": 1, "side": 1,
 }  # fmt: skip
 """The smallest value of numbers whose readers would end with an error of Python's below it, or make nothing."""
 
 OPEN = (
     "edits", "methods", "paper", "callbacks", "data.limit", "data.source.sources", "data.source.ratios",
     "directions.attributes", "directions.solve", "directions.polish", "directions.files", "diffcam.aliases",
-    "diffcam.mask.thresholds",
+    "diffcam.mask.thresholds", "parser.reach",
 )  # fmt: skip
 """Mappings whose keys are names that the user chooses, or that the part which reads them checks."""
 

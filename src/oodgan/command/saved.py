@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
     with reading(None, f"config={path}"):
         found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     if not isinstance(found, dict):
-        raise UserError(f"config={path} is no configuration: it holds no keys")
+        raise UserError(f"config={path} is not a configuration: it has no keys")
     return {str(key): value for key, value in found.items()}
 
 

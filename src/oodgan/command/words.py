@@ -12,6 +12,7 @@ import string
 from collections.abc import Iterator, Sequence
 
 from oodgan.command.keys import NEVER_NULL, OPEN, is_text, is_texts
+from oodgan.command.usage import config_folders
 from oodgan.errors import UserError, nearest
 
 _FLAGS = ("--hydra-help", "--resolve", "--run", "-r", "-m", "--multirun")
@@ -79,12 +80,16 @@ def translate(word: str, several: bool = False) -> str:
     ("run='1.10'", 'seed=1', "output='写真'", "resume='a/epoch=1.ckpt'")
     >>> translate('edits={"smile": 1.0}'), translate("edits.smile=1")
     ('++edits={smile: 1.0}', '++edits.smile=1')
+    >>> translate("generator=2024"), translate("generator=tiny")
+    ("generator='2024'", 'generator=tiny')
 
     Raises:
         UserError: with the word, and how it could be written.
     """
     head, equals, value = word.partition("=")
     key = key_of(word)
+    if equals and (key in _groups() or key.startswith("hydra/")):
+        return f"{head}=" + ",".join(map(_option, _split(value, ",")))
     if not equals or key.startswith("hydra"):
         return word
     text, texts = is_text(key), is_texts(key)
@@ -102,6 +107,19 @@ def translate(word: str, several: bool = False) -> str:
         return _checked(made, head, value)
     except ValueError as error:
         raise UserError(f"{key}={value} cannot be read: {error}{_advice(key, value)}") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _groups() -> set[str]:
+    return {folder.name for conf in config_folders() for folder in conf.glob("*/")}
+
+
+def _option(text: str) -> str:
+    """The name of a group's option: what Hydra would read as a number or a yes-or-no is text, too."""
+    if not _hydra_reads(f"key={text}"):
+        return quoted(text)
+    value = _parser().parse_override(f"key={text}").value()
+    return quoted(text) if isinstance(value, bool | int | float) else text
 
 
 def quoted(text: str) -> str:
@@ -187,7 +205,7 @@ def _container(text: str, as_text: bool) -> str:
         name, *value = _split(part, ":", once=True)
         if not value or not name.strip():
             raise ValueError(f"{part!r} is not name: value")
-        pairs[_unquoted(name.strip())] = value[0].strip()
+        pairs[unquoted(name.strip())] = value[0].strip()
     # A file with its settings, {path: FILE, width: 96}: the numbers beside it are numbers.
     as_path = [name for name in pairs if as_text and ("path" not in pairs or name == "path")]
     return "{" + ", ".join(f"{_key(name)}: {_value(v, False, name in as_path)}" for name, v in pairs.items()) + "}"
@@ -197,7 +215,8 @@ def _is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and _hydra_reads(f"key={text}")
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """The text that stands in Hydra's quotes or with its escapes; inverts `quoted`."""
     if not _is_quoted(text):
         return re.sub(r"\\([()\[\]{}:=,\\ \t])", r"\1", text)
     return str(_parser().parse_override(f"key={text}").value())

@@ -64,7 +64,7 @@ def _variant(encoder: State, opts: dict[str, Any], content: Mapping[str, Any], t
         raise UserError(f"its encoder is a {said}; supported: {', '.join(ENCODERS)}")
     resnet = "conv1.weight" in encoder and "body.15.conv2.weight" in encoder
     if resnet != ENCODERS.get(str(said), "resnet" if resnet else "").endswith("resnet"):
-        raise UserError(f"its encoder is said to be a {said}, but its tensors are of another network")
+        raise UserError(f"its encoder claims to be a {said}, but its tensors are of another network")
     if not resnet and "body.0.res_layer.5.fc1.weight" not in encoder:
         raise UserError("its encoder has neither the IR-SE50 backbone nor ReStyle's ResNet-34")
     if said is not None:

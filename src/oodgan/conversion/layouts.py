@@ -89,7 +89,7 @@ def from_nvlabs_generator(state: State) -> tuple[State, Tensor | None]:
         elif layer:
             _nvlabs_layer(renamed, int(layer[1]), layer[2], layer[3], tensor)
         else:
-            raise UserError(f"the generator holds {name}, which StyleGAN2 has not")
+            raise UserError(f"the generator holds {name}, which is not part of StyleGAN2")
     return renamed, state.get("mapping.w_avg")
 
 
@@ -120,7 +120,7 @@ def from_nvlabs_discriminator(state: State) -> State:
             continue
         block = re.fullmatch(r"b(\d+)\.(\w+)\.(weight|bias)", name)
         if not block:
-            raise UserError(f"the discriminator holds {name}, which StyleGAN2's has not")
+            raise UserError(f"the discriminator holds {name}, which is not part of StyleGAN2's")
         at = f"convs.{sizes.index(int(block[1])) + 1}"
         weight = block[3] == "weight"
         # Where the layer lies: (prefix, position of the weight, position of the bias).

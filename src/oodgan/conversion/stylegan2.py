@@ -37,7 +37,7 @@ def _stylegan2_architecture(state: State) -> dict[str, int]:
     resolution = 4 << (len(ups) // 2)
     channels = state["to_rgb1.conv.weight"].shape[1]
     if channels != 3:
-        raise UserError(f"the generator draws pictures of {channels} channel(s); RGB (3) is supported")
+        raise UserError(f"the generator draws images of {channels} channel(s); RGB (3) is supported")
     if resolution > LARGEST:
         raise UserError(f"the generator has layers up to {resolution} px; at most {LARGEST} are supported")
     widths = {4: state["input.input"].shape[1]}

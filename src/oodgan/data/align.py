@@ -109,7 +109,7 @@ def choose(faces: Sequence[Face], face: str | int = "largest", name: str = "the 
     Raises `UserError` when there is no face or no such one; warns when `largest` passes others over.
     """
     if not faces:
-        raise UserError(f"no face found in {name}; if it is an FFHQ-style crop already, say aligned=true")
+        raise UserError(f"no face found in {name}; if it is an FFHQ-style crop already, use aligned=true")
     if face == "all":
         return list(faces)
     if face == "largest":

@@ -17,7 +17,7 @@ from PIL import Image
 
 from oodgan.data import images
 from oodgan.data.encoded import LABELS, MASK, Encoded, centre, read_parsing
-from oodgan.data.names import bare, distinct
+from oodgan.data.names import bare, distinct, readable
 from oodgan.errors import UserError, unknown
 from oodgan.files import refusing, replacing, to_json, writing
 
@@ -70,9 +70,9 @@ def convert(
         raise unknown("form", form, ("png", "jpg"))
     if per_shard < 1 or (size is not None and size < 1):
         raise UserError(f"per_shard={per_shard} and size={size}: at least 1 expected")
-    distinct(source.names, bare, "would be one sample: rename one of them")
+    distinct(source.names, lambda name: bare(readable(name)), "would be one sample: rename one of them")
     if to.exists() and not replace:
-        raise UserError(f"{to} exists already; choose another place, or say replace=true")
+        raise UserError(f"{to} exists already; choose another place, or use replace=true")
     with _WRITERS[kind](to, source, per_shard) as write:
         for index in track(range(len(source)), len(source)):
             write(_entry(source, index, size, form, quality))
@@ -80,7 +80,7 @@ def convert(
 
 
 def _entry(source: Encoded, index: int, size: int | None, form: str, quality: int) -> Entry:
-    name, labels = source.name(index), source.labels(index)
+    name, labels = readable(source.name(index)), source.labels(index)
     image, mask = source.encoded(index)
     mask = mask.read_bytes() if isinstance(mask, Path) else mask
     if size is None:

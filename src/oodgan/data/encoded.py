@@ -194,8 +194,8 @@ def read_parsing(source: str | Path | IO[bytes], size: int | None = None, name: 
     label = name or (str(source) if isinstance(source, str | Path) else "the mask")
     with reading(label, "parsing mask"), Image.open(source, formats=("PNG",)) as picture:
         if picture.mode not in ("P", "L"):
-            raise UserError(f"{label} is no parsing mask: mode {picture.mode}, expected palette or grey")
+            raise UserError(f"{label} is not a parsing mask: mode {picture.mode}, expected palette or grey")
         if (highest := max(picture.getextrema())) >= CLASSES:  # type: ignore[operator]
-            raise UserError(f"{label} is no parsing mask: value {highest}, and classes are 0 to {CLASSES - 1}")
+            raise UserError(f"{label} is not a parsing mask: value {highest}, and classes are 0 to {CLASSES - 1}")
         classes = picture if size is None else centre(picture).resize((size, size), Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(classes, dtype=np.int64))

@@ -47,6 +47,7 @@ FORMATS = ("png", "jpg", "webp")
 MAX_PIXELS = 100_000_000
 """Photos up to this many pixels are read at full size; larger ones (decompression bombs too) are refused undecoded."""
 
+_LARGEST = {"WEBP": 16383, "JPEG": 65535}
 _ENCODERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -270,6 +271,10 @@ def write_image(
         if not bool(torch.isfinite(image).all()):
             raise ValueError(f"{path.name} would hold NaN or infinite pixels")
         image = to_pil(image)
+    if max(image.size) > _LARGEST.get(encoder, max(image.size)):
+        size = f"{image.width} x {image.height}"
+        raise UserError(f"cannot write {path}: {encoder} holds at most {_LARGEST[encoder]} pixels a side, not {size}; "
+                        "png holds more")  # fmt: skip
     options: dict[str, object] = {"exif": exif or b"", "icc_profile": icc}
     options |= {"compress_level": 4} if encoder == "PNG" else {"quality": quality}
     if encoder == "JPEG":

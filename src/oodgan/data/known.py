@@ -63,4 +63,4 @@ class Known:
         try:
             write_text(self.file, json.dumps(self.answers, separators=(",", ":")))
         except UserError as refused:
-            log.info("what was checked is not remembered: %s", refused)
+            log.info("the list of checked files is not saved: %s", refused)

@@ -68,7 +68,7 @@ def _text(raw: bytes) -> str:
     try:
         return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig", "strict")
     except UnicodeDecodeError as error:
-        raise UserError(f"it is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+        raise UserError(f"it is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
 
 
 def _from_text(name: str, text: str) -> Labels:
@@ -107,7 +107,7 @@ def _from_json(text: str) -> Labels:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise UserError(f"it is no JSON: {error}") from error
+        raise UserError(f"it is not JSON: {error}") from error
     if isinstance(data, list) and all(isinstance(row, dict) for row in data):
         return _collect((f"entry {i}", r.get("file"), r.get("attribute"), r.get("value")) for i, r in enumerate(data))
     if not isinstance(data, dict):

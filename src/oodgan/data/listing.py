@@ -59,7 +59,7 @@ class Listing:
     def files(self) -> dict[str, Path]:
         """Relative path -> file of each picture. Raises `UserError` when there is none."""
         if not self.pictures:
-            raise UserError(f"{self.root} holds no pictures" + (f": {self.note}" if self.others else ""))
+            raise UserError(f"{self.root} contains no images" + (f": {self.note}" if self.others else ""))
         return {name: self.root / name for name in self.pictures}
 
 

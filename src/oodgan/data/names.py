@@ -6,6 +6,7 @@ Two names mean the same image when they are equal, or one is the end of the othe
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -33,6 +34,19 @@ def bare(name: str) -> str:
     """
     stem, _, ending = name.rpartition(".")
     return stem if stem and f".{ending}".lower() in SUFFIXES and not stem.endswith("/") else name
+
+
+def readable(name: str) -> str:
+    """A file's name as text: one of an old disk, which is not UTF-8, is read as Latin-1.
+
+    >>> readable("caf\\udce9.png"), readable("写真.png")
+    ('café.png', '写真.png')
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
+    return name
 
 
 def short(names: Iterable[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ from torch.utils.data import Dataset
 
 from oodgan.compose import compose, fold
 from oodgan.data.images import to_uint8
+from oodgan.data.names import readable
+from oodgan.data.splits import stable_fraction
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
 from oodgan.errors import unknown
-from oodgan.files import save_tensors
+from oodgan.files import fitting, save_tensors
 from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.inverter import Inverter
@@ -102,7 +105,7 @@ class GhostWriter(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], _: int) -> list[str]:
         known = batch.get("has_w_plus")
         for i, name in enumerate(batch["name"]):
-            path = self.folder / f"{safe_name(name)}.safetensors"
+            path = self.folder / fitting(safe_name(name), ".safetensors")
             if not path.exists() and path.stem not in self._packed:
                 code = batch["w_plus"][i : i + 1] if known is not None and bool(known[i]) else None
                 save_tensors(path, self.ghost(batch["image"][i : i + 1], code, name))
@@ -181,7 +184,7 @@ def _packed(images: Sequence[Tensor], mask: Tensor, code: Tensor) -> dict[str, T
 
 
 class Ghosts(Dataset[dict[str, Any]]):
-    """The ghosts of a folder, by name: float images in [-1, 1], `mask` in [0, 1], `code` (L, 512), `known` (1,).
+    """The ghosts of a folder, ordered by a hash of their names: float images in [-1, 1], `mask` in [0, 1], `code` (L, 512), `known` (1,).
 
     They lie in shards (`pack`) or, as older artifacts have them, in a file each; a row is read without the others.
     """
@@ -193,7 +196,8 @@ class Ghosts(Dataset[dict[str, Any]]):
                 found += [(name, path, row) for row, name in enumerate(packed_names(path))]
             else:
                 found.append((path.stem, path, None))
-        self.rows = sorted(found, key=lambda entry: entry[0])
+        # Mixed, so that the last ones, which training holds out, are of all kinds.
+        self.rows = sorted(found, key=lambda entry: (stable_fraction(entry[0]), entry[0]))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -235,9 +239,16 @@ def packed_names(shard: Path) -> list[str]:
 
 def name_seed(name: str, seed: int) -> int:
     """A seed that depends on an image's name and the run's seed only."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+    return int.from_bytes(hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()[:7], "big")
 
 
 def safe_name(name: str) -> str:
-    """A file name for an image's name, which may hold folders."""
-    return name.replace("/", "__").replace("\\", "__").replace(" ", "_")
+    """A file name, without ending, for an image's name, which may hold folders: another one for each name.
+
+    >>> safe_name("00000/7.png"), safe_name("my face.png")
+    ('00000__7.png', 'my_face.png~3684f8dd')
+    """
+    text = readable(name)  # safetensors opens no other names than UTF-8
+    plain = text.replace("/", "__").replace("\\", "__").replace(" ", "_")
+    told_apart = plain.replace("__", "/") == name
+    return plain if told_apart else f"{plain}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"

@@ -26,7 +26,7 @@ class DeghostModule(FitModule):
     Losses may ask for `result`, `target`, `coarse` and everything in the batch. `network` is the published `Deghoster`,
     which sees the coarse image alone, or a `LightDeghoster`. Every loss of the coarse image itself is logged too
     (`val/NAME_coarse`): what the network has to be better than. In rows whose target is not known (`known` is 0),
-    result, coarse image and target are the same to such losses. Arguments are those of `FitModule`; `losses` are the
+    losses that compare the result with the target are 0. Arguments are those of `FitModule`; `losses` are the
     published ones when None.
     """
 
@@ -59,8 +59,10 @@ class DeghostModule(FitModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         known = super().validation_step(batch, batch_idx)
-        coarse = _where_known(known, known["coarse"], known["target"])
-        untreated = self.losses({**known, "result": coarse}, self.losses.named(without=LOGITS))
+        target = _where_known(known, known["target"], known["coarse"])
+        untreated = self.losses(
+            {**known, "result": known["coarse"], "target": target}, self.losses.named(without=LOGITS)
+        )
         self.log_validation({f"{name}_coarse": value for name, value in untreated.items()}, count_of(known))
         return known
 

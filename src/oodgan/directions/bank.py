@@ -85,6 +85,8 @@ class Bank:
             )
         if len(set(self.names)) != len(self.names) or not all(self.names):
             raise UserError(f"direction names must be different and not empty: {', '.join(self.names)}")
+        if strange := [name for name in self.names if any(letter in name for letter in "/\\\0")]:
+            raise UserError(f"direction names become names of files and hold no / or \\: {', '.join(strange)}")
         if not bool(torch.isfinite(self.vectors).all()):
             raise UserError("directions hold NaN or infinite values")
         still = [name for name, vector in zip(self.names, self.vectors, strict=True) if not bool(vector.any())]
@@ -247,5 +249,5 @@ def _read(file: Path) -> tuple[dict[str, str], Tensor]:
     with safe_open(str(file), "pt") as stored:
         metadata = stored.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise UserError(f"{file} is no direction bank (import other files with directions=import)")
+            raise UserError(f"{file} is not a direction bank (import other files with directions=import)")
         return metadata, stored.get_tensor("vectors").float()

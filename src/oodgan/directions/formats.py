@@ -81,7 +81,7 @@ def _listed(files: Any) -> dict[str, dict[str, Any]]:
     listed = {str(n): {"path": e} if isinstance(e, str | Path) else dict(e) for n, e in files.items()}
     for name, entry in listed.items():
         if "path" not in entry:
-            raise UserError(f"direction {name!r} names no path")
+            raise UserError(f"direction {name!r} has no path")
     return listed
 
 

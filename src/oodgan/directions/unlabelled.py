@@ -27,7 +27,7 @@ class SefaDiscovery:
         chosen = parse_layers(self.layers, generator.num_ws)
         maps = [matrix for layer, matrix in style_maps(generator) if layer in chosen]
         if not maps:
-            raise UserError(f"generator {generator.id} has no style layers in layers {self.layers}")
+            raise UserError(f"generator {generator.id} has no style layers among layers {self.layers}")
         stacked = torch.cat([matrix / matrix.norm() * len(matrix) ** 0.5 for matrix in maps])
         values, vectors = torch.linalg.eigh(stacked.T.double() @ stacked.double())
         found = vectors.flip(1).T[: self.count].float()

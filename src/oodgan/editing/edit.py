@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oodgan.data import images
 from oodgan.data.align import paste_back
+from oodgan.editing.own_mask import OwnMask
 from oodgan.editing.subject import Subject, once
 from oodgan.errors import unknown
 from oodgan.inversion.value import Inversion
@@ -50,10 +51,10 @@ class Edit:
 
     def __init__(
         self, editor: Editor, subject: Subject, edits: dict[str, float], seconds: dict[str, float],
-        chosen: Mapping[str, Choice] | None = None,
+        chosen: Mapping[str, Choice] | None = None, own: OwnMask | None = None,
     ) -> None:  # fmt: skip
         self.edits, self.seconds, self.subject, self.chosen = edits, seconds, subject, dict(chosen or {})
-        self.tensors = Tensors(editor, subject, edits, seconds)
+        self.tensors = Tensors(editor, subject, edits, seconds, own)
 
     @property
     def label(self) -> str:
@@ -108,8 +109,13 @@ class Edit:
 class Tensors(Mapping[str, Tensor]):
     """The images of an edit by name (`IMAGES`), each computed by its step of the editor when it is looked up."""
 
-    def __init__(self, editor: Editor, subject: Subject, edits: Mapping[str, float], seconds: dict[str, float]) -> None:
+    def __init__(
+        self, editor: Editor, subject: Subject, edits: Mapping[str, float], seconds: dict[str, float],
+        own: OwnMask | None = None,
+    ) -> None:  # fmt: skip
         self._editor, self._subject, self._edits, self._seconds = editor, subject, edits, seconds
+        self._own = None if own is None else own.on(subject)  # refused now when it is of another size
+        self._replaced = own is not None and own.mode == "replace"
         self._found: dict[str, Tensor] = {"photo": subject.photo}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -146,10 +152,17 @@ class Tensors(Mapping[str, Tensor]):
         if name == "edited":
             return editor.decode(self.edited)
         if name == "mask":
-            return editor.mask(**have, edits=self._edits)
+            return self._mask(have)
         if name == "coarse":
             return editor.compose(**have)
         return editor.deghost(**have, w_plus=self.edited.w_plus)
+
+    def _mask(self, have: Mapping[str, Tensor]) -> Tensor:
+        """The editor's mask, with the user's own where there is one."""
+        if self._own is not None and self._replaced and any(self._edits.values()):
+            return self._own
+        mask = self._editor.mask(**have, edits=self._edits)
+        return mask if self._own is None else mask * self._own
 
 
 def paste(edits: Sequence[Edit]) -> Image.Image:

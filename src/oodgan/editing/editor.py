@@ -16,6 +16,7 @@ from oodgan.compose import compose
 from oodgan.data.detect import Face
 from oodgan.directions.bank import Bank
 from oodgan.editing.edit import Edit
+from oodgan.editing.own_mask import OwnMask
 from oodgan.editing.strength import Search, Strength, Target, parse
 from oodgan.editing.subject import Picture, Subject, Subjects, once
 from oodgan.errors import UserError, unknown
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from oodgan.diffcam.masks import Masker
     from oodgan.generators.protocol import Generator
     from oodgan.inversion.inverter import Inverter
+    from oodgan.parsing.parser import Parser
 
 
 Edits = Mapping[str, "float | str | Target"]
@@ -49,6 +51,7 @@ class Editor:
         device: where everything is computed.
         transfer: how the residuals of an inversion follow an edit (`oodgan.inversion.transfer`); None: unchanged.
         search: chooses strengths that are asked for by their change (`oodgan.editing.strength`); None: the default one.
+        parser: keeps masks to the parts of the face that their attributes may reach; None: to none.
 
     Example::
 
@@ -74,13 +77,14 @@ class Editor:
         device: torch.device | str = "cpu",
         transfer: Transfer | None = None,
         search: Search | None = None,
+        parser: Parser | None = None,
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
         self.synthesis: Callable[..., Tensor] = generator.synthesis  # another backend may take its place
         self.transfer: Transfer = transfer or Whole()
-        self.search = search or Search()
-        for part in (generator, inverter, masker, remover, self.transfer):
+        self.search, self.parser = search or Search(), parser
+        for part in (generator, inverter, masker, remover, self.transfer, parser):
             if isinstance(part, nn.Module):
                 part.to(self.device).eval()
         self.subjects = Subjects(generator.resolution, self.device)
@@ -99,6 +103,7 @@ class Editor:
         from oodgan.editing import strength
         from oodgan.export import backend
         from oodgan.inversion import cache, transfer
+        from oodgan.parsing import parser
 
         device, chosen = _device(str(cfg.get("accelerator", "cpu"))), str(cfg.get("backend", "torch"))
         backend.check(chosen, device)
@@ -115,6 +120,7 @@ class Editor:
             device,
             transfer.build(cfg.get("transfer"), generator, bool(cfg["inverter"].get("residual"))),
             strength.build(cfg.get("search")),
+            parser.build(cfg.get("parser")),
         )
         if chosen == "openvino":
             backend.accelerate(editor, cfg)
@@ -168,11 +174,15 @@ class Editor:
 
     @torch.no_grad()
     def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """Step 3: where the edit changed meaning. Nothing is marked when no strength differs from 0."""
+        """Step 3: where the edit changed meaning, as far as the parser lets its attributes reach.
+
+        Nothing is marked when no strength differs from 0.
+        """
         names = [name for name, strength in edits.items() if strength]
         if not names:
             return torch.zeros_like(photo[:, :1])
-        return self.masker(inverted, edited, names, photo)
+        mask = self.masker(inverted, edited, names, photo)
+        return mask if self.parser is None else self.parser.limit(photo, mask, edits)
 
     @torch.no_grad()
     def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
@@ -197,13 +207,31 @@ class Editor:
         *,
         aligned: bool = ...,
         face: str | int | Face = ...,
+        mask: Picture | None = ...,
+        mask_mode: str = ...,
     ) -> list[Edit]: ...
     @overload
     def edit(  # type: ignore[overload-overlap]
-        self, picture: Picture, edits: Edits, *, aligned: bool = ..., face: Literal["all"]
+        self,
+        picture: Picture,
+        edits: Edits,
+        *,
+        aligned: bool = ...,
+        face: Literal["all"],
+        mask: Picture | None = ...,
+        mask_mode: str = ...,
     ) -> list[Edit]: ...
     @overload
-    def edit(self, picture: Picture, edits: Edits, *, aligned: bool = ..., face: str | int | Face = ...) -> Edit: ...
+    def edit(
+        self,
+        picture: Picture,
+        edits: Edits,
+        *,
+        aligned: bool = ...,
+        face: str | int | Face = ...,
+        mask: Picture | None = ...,
+        mask_mode: str = ...,
+    ) -> Edit: ...
     def edit(
         self,
         picture: Any,
@@ -211,6 +239,8 @@ class Editor:
         *,
         aligned: bool = False,
         face: str | int | Face = "largest",
+        mask: Picture | None = None,
+        mask_mode: str = "multiply",
     ):
         """Edit a photo; the faces are found now, the rest is computed when it is asked for.
 
@@ -221,12 +251,16 @@ class Editor:
                 changes such as "+1sd" are strengths to be found, at once (`Edit.chosen`).
             aligned: the picture is an FFHQ-style crop already.
             face: `largest`, `all`, a number from 0, largest first, or a `Face` that was found already.
+            mask: a picture of the photo's size, white where it may change; as a path or in any form that photos take.
+            mask_mode: `multiply` (change only where the edit's own mask and this one allow it) or `replace` (this one
+                alone says where).
 
         Returns:
             An `Edit`; a list of them for a list of pictures (in their order) or for `face="all"`.
 
         Raises:
-            UserError: an unknown attribute, a strength that is no number, an unreadable photo, no such face.
+            UserError: an unknown attribute, a strength that is no number, an unreadable photo, no such face, a mask of
+                another size than the photo.
 
         Example::
 
@@ -238,28 +272,30 @@ class Editor:
             assert one.photo.size == other.photo.size == (1024, 1024)
         """
         edits = self.checked(edits)
+        own = None if mask is None else OwnMask.read(mask, mask_mode)
         many = isinstance(picture, list | tuple)
         found: list[Edit] = []
         for one in picture if many else [picture]:
             start = time.perf_counter()
             subjects = self.subjects.find(one, aligned, face)
             seconds = (time.perf_counter() - start) / len(subjects)
-            found += [self.begin(subject, edits, {"align": seconds}) for subject in subjects]
+            found += [self.begin(subject, edits, {"align": seconds}, own) for subject in subjects]
         return found if many or face == "all" else found[0]
 
     def begin(
-        self, subject: Subject, edits: Mapping[str, Strength], seconds: dict[str, float] | None = None
+        self, subject: Subject, edits: Mapping[str, Strength], seconds: dict[str, float] | None = None,
+        own: OwnMask | None = None,
     ) -> Edit:  # fmt: skip
         """The edit of a face by `checked` edits; strengths that are asked for by their change are found now."""
         seconds = {} if seconds is None else seconds
         start = time.perf_counter()
         if not any(isinstance(strength, Target) for strength in edits.values()):
-            return Edit(self, subject, dict(edits), seconds)  # type: ignore[arg-type]
+            return Edit(self, subject, dict(edits), seconds, own=own)  # type: ignore[arg-type]
         inversion, _ = once(subject, self.invert)
         inverted = time.perf_counter()
         strengths, chosen = self.search(self, inversion, edits)
         seconds |= {"invert": inverted - start, "strength": time.perf_counter() - inverted}
-        return Edit(self, subject, strengths, seconds, chosen)
+        return Edit(self, subject, strengths, seconds, chosen, own)
 
     def sweep(
         self, picture: Picture, name: str, strengths: Iterable[float], also: Edits | None = None,
@@ -275,7 +311,7 @@ class Editor:
                 edit.edited.resize((256, 256)).save(f"{edit.label}.png")
         """
         if face == "all":
-            raise UserError("a sweep is of one face: face='largest' or a number from 0")
+            raise UserError("a sweep needs one face: face='largest' or a number from 0")
         every = [{**(also or {}), name: strength} for strength in strengths]
         return [self.edit(picture, edits, aligned=aligned, face=face) for edits in every]
 
@@ -300,7 +336,7 @@ def _device(accelerator: str) -> str:
     if accelerator in ("mps", "auto") and torch.backends.mps.is_available():
         return "mps"
     if accelerator in ("gpu", "cuda", "mps"):
-        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; say accelerator=cpu")
+        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; use accelerator=cpu")
     return "cpu"
 
 

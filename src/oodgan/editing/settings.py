@@ -12,7 +12,7 @@ from oodgan.errors import UserError, unknown
 from oodgan.foreign import reading
 from oodgan.tracking.artifacts import plain
 
-PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search")
+PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "parser")
 PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend")
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 
@@ -26,6 +26,8 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
 
     seeks = any(isinstance(strength, str) for strength in edits.values())
     parts = {name: plain(cfg.get(name)) for name in PARTS if seeks or name != "search"}
+    if not (parts["parser"] or {}).get("network"):  # an edit without a parser is what it was before there was one
+        del parts["parser"]
     for part in parts.values():
         if isinstance(part, dict):
             part.pop("fit", None)
@@ -70,7 +72,7 @@ def _load(path: Path) -> dict[str, Any]:
             raise UserError("it refers to parts of itself (&, *), which settings do not")
         found = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(found, dict):
-        raise UserError(f"settings={path} is no settings file: the web page (oodgan serve) writes them")
+        raise UserError(f"settings={path} is not a settings file of the web page (oodgan serve)")
     for key in found:
         if key not in (*PLAIN, *PARTS):
             raise unknown(f"key in {path}", str(key), (*PLAIN, *PARTS))

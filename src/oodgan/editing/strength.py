@@ -239,7 +239,7 @@ class Search:
             return target.sd
         curve = bank.calibration.get(name, {}).get("samples")
         if not curve:
-            raise UserError(f"{name}: {AUTO}, but these directions do not say what strength 1 shows: say {name}: +1sd")
+            raise UserError(f"{name}: {AUTO}, but this bank does not record the change at strength 1: use {name}: +1sd")
         points = sorted(zip([0.0, *curve["strength"]], [0.0, *curve["move"]], strict=True))
         return float(np.interp(1.0, [s for s, _ in points], [m for _, m in points]))
 

@@ -59,19 +59,19 @@ def read_picture(picture: Picture) -> Photo:
         return Photo(_from_array(picture), "array")
     if isinstance(picture, Tensor):
         return Photo(_from_tensor(picture), "tensor")
-    raise UserError(f"a {type(picture).__name__} is no photo: give a path, a PIL picture, an array or a tensor")
+    raise UserError(f"a {type(picture).__name__} is not a photo: give a path, a PIL picture, an array or a tensor")
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if not fits or not array.size:
-        raise UserError(f"an array of shape {array.shape} is no photo: (H, W, 3) expected")
+        raise UserError(f"an array of shape {array.shape} is not a photo: (H, W, 3) expected")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise UserError("a photo as a float array has values in [0, 1]; use uint8 for 0 to 255")
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise UserError(f"an array of {array.dtype} is no photo: uint8, or float in [0, 1] expected")
+        raise UserError(f"an array of {array.dtype} is not a photo: uint8, or float in [0, 1] expected")
     picture = Image.fromarray(np.ascontiguousarray(array))
     return picture if picture.mode == "RGB" else images.to_pil(images.from_pil(picture))
 
@@ -80,7 +80,7 @@ def _from_tensor(tensor: Tensor) -> Image.Image:
     plane = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
     if plane.ndim != 3 or plane.shape[0] != 3:
         raise UserError(
-            f"a tensor of shape {tuple(tensor.shape)} is no photo: (3, H, W) in [-1, 1] expected, or a list"
+            f"a tensor of shape {tuple(tensor.shape)} is not a photo: (3, H, W) in [-1, 1] expected, or a list"
         )
     if not plane.is_floating_point() or not bool(torch.isfinite(plane).all()) or float(plane.abs().max()) > 1.01:
         raise UserError("a photo as a tensor is a float tensor with values in [-1, 1]")

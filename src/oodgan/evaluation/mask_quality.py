@@ -21,6 +21,7 @@ from oodgan.inversion.value import Inversion
 from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside, MaskShareOnParts
 from oodgan.metrics.regions import PARTS, ConsistentChange, activations
 from oodgan.nn.resize import shrink
+from oodgan.parsing.parser import Parser
 
 HELD_OUT = 2**40  # first seed of the held-out samples: far beyond all that training draws from
 SIDE = 64  # pixels of the masks that are kept to be held against the regions
@@ -32,10 +33,12 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to make masks, and the composition that belongs to it (a mode of `oodgan.compose.compose`)."""
+    """One way to make masks, the composition that belongs to it (a mode of `oodgan.compose.compose`), and the parser
+    that limits them, if any."""
 
     masker: Masker
     mode: str
+    parser: Parser | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ class MaskQuality:
         for kind, (logits, maps) in looks.items():
             masker, mode = self.kinds[kind].masker, self.kinds[kind].mode
             mask = masker(inverted, edited, [name], photo, maps)
+            if (parser := self.kinds[kind].parser) is not None:
+                mask = parser.limit(photo, mask, {name: self.strength})
             seen = self.observed[name][kind]
             seen.masks.append(shrink(mask, self.side)[0, 0].cpu())
             seen.named.append(float(int(logits.argmax(1)) == masker.classes[name]))

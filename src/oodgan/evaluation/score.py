@@ -27,6 +27,7 @@ from oodgan.metrics.base import PerImage
 from oodgan.metrics.distribution import INCEPTION, PYTORCH_FID, inception_features, pytorch_fid_features
 from oodgan.metrics.masks import MaskArea, MaskShareOnParts
 from oodgan.metrics.registry import build_per_image
+from oodgan.parsing.parser import build as build_parser
 
 Item = dict[str, Any]
 
@@ -43,6 +44,7 @@ class Job:
         masks: whether masks are measured: their area and, with `parts`, their share on the parts of these attributes.
         probes: (attribute, version, sign) -> probe: their change from photo to result becomes a column.
         photo_features: False when the photos' set statistics are known already.
+        parser: the config group of a parser that tells the parts of photos without parsing masks; None: none does.
         reals: the photos that FID compares the results with, when they are not the edited ones themselves.
     """
 
@@ -58,6 +60,7 @@ class Job:
     probes: Mapping[tuple[str, str, float], Probe] = field(default_factory=dict)
     photo_features: bool = True
     reals: Sequence[Pair] = ()
+    parser: Mapping[str, Any] | None = None
 
     @property
     def methods(self) -> list[str]:
@@ -129,6 +132,7 @@ class Scorer(pl.LightningModule):
         self.pending = [pair for pair in job.pairs if pair.name not in done]
         self.metrics = job.build()
         self._maker: Any = None
+        self._parser = build_parser(job.parser)
 
     def test_dataloader(self) -> DataLoader[Item]:
         data = PairDataset(self.pending, self.job.protocol)
@@ -139,7 +143,7 @@ class Scorer(pl.LightningModule):
         for item in batch:
             self._complete(item)
         photos = torch.stack([item["photo"] for item in batch]).to(self.device)
-        inputs = {"target": photos, "labels": self._labels(batch)}
+        inputs = {"target": photos, "labels": self._labels(batch, photos)}
         values, features = [], []
         extract, _ = extractor(self.job.protocol)
         for method in self.job.methods:
@@ -161,11 +165,16 @@ class Scorer(pl.LightningModule):
         # Whoever reads the store next must find every process's part.
         self.trainer.strategy.barrier()
 
-    def _labels(self, batch: list[Item]) -> Tensor:
-        # A photo without a parsing mask has no region: class -1 is in none.
+    def _labels(self, batch: list[Item], photos: Tensor) -> Tensor:
+        """The parsing masks; where a photo has none, what the parser says, or else -1, which is in no region."""
         size = self.job.protocol.resolution
-        missing = torch.full((size, size), -1)
-        return torch.stack([missing if i["labels"] is None else i["labels"] for i in batch]).to(self.device)
+        if self._parser is None:
+            known = torch.full((len(batch), size, size), -1)
+        else:
+            known = self._parser.celebamask(photos, size).cpu()
+        return torch.stack([k if i["labels"] is None else i["labels"] for k, i in zip(known, batch, strict=True)]).to(
+            self.device
+        )
 
     def _masks(self, batch: list[Item], method: str) -> Tensor:
         # What has no mask has nothing to measure: nan.

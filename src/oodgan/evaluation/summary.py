@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:
 
     digest = hashlib.sha256(f"{extractor(protocol)[1]} {protocol.preparation}".encode())
     for pair in pairs:
-        digest.update(f"{pair.name} {sha256_of(pair.photo)}\n".encode())
+        digest.update(os.fsencode(f"{pair.name} {sha256_of(pair.photo)}\n"))
     return digest.hexdigest()[:16]
 
 

@@ -165,7 +165,7 @@ class PSP(nn.Module):
         if not self.refines:
             codes = self.encoder(x) + self.latent_avg
         elif generator is None:
-            raise UserError("a ReStyle encoder looks at its own inversion: give it the generator")
+            raise UserError("a ReStyle encoder reads its own inversion: pass it the generator")
         else:
             codes = self.latent_avg.expand(len(x), -1, -1)
             for _ in range(self.iterations):

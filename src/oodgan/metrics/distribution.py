@@ -124,7 +124,9 @@ class FID(Metric):
         """The distance; nan with a warning when a side has fewer than two images."""
         counts = [int(self.real_count), int(self.fake_count)]  # type: ignore[arg-type]
         if min(counts) < 2:
-            warnings.warn(f"{self.name} needs at least 2 images a side, has {counts[0]} real and {counts[1]} made ones")
+            warnings.warn(
+                f"{self.name} needs at least 2 images on each side, got {counts[0]} real and {counts[1]} generated"
+            )
             return torch.tensor(math.nan)
         return torch.tensor(frechet_distance(*self._gaussian("real"), *self._gaussian("fake")), dtype=torch.float64)
 
@@ -181,7 +183,9 @@ class KID(Metric):
         """The squared distance (may be a little below 0); nan with a warning below two images a side."""
         real, fake = self.kept(real=True)[0].double(), self.kept(real=False)[0].double()
         if min(len(real), len(fake)) < 2:
-            warnings.warn(f"{self.name} needs at least 2 images a side, has {len(real)} real and {len(fake)} made ones")
+            warnings.warn(
+                f"{self.name} needs at least 2 images on each side, got {len(real)} real and {len(fake)} generated"
+            )
             return torch.tensor(math.nan)
         return _inside(real) + _inside(fake) - 2 * _kernel(real, fake).mean()
 

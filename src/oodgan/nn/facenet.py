@@ -89,7 +89,7 @@ class IdentityLoss(nn.Module):
         super().__init__()
         self.recogniser: Recogniser = recogniser or FaceNet()
         if not self.recogniser.differentiable:
-            raise UserError(f"{self.recogniser.name} gives no gradients: it can measure identity, and be no loss")
+            raise UserError(f"{self.recogniser.name} gives no gradients: use it as a metric, not as a loss")
 
     def forward(self, result: Tensor, target: Tensor) -> Tensor:
         """(B, 3, R, R) in [-1, 1] each -> scalar in [0, 2]; the gradient goes to `result` only."""

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from oodgan.errors import UserError
 from oodgan.nn.resize import resize_area
 from oodgan.parsing.classes import NAMES, celebamask, numbers
+from oodgan.parsing.reach import Limits
+from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
 _PALETTE = torch.tensor(
@@ -29,6 +31,7 @@ class Parser(nn.Module):
     Args:
         network: classifies pixels (`oodgan.parsing.network.ParserNetwork`).
         size: pixels at which it looks at photos.
+        limits: which parts the masks of attributes may reach; None: those of no attribute in particular.
 
     Example::
 
@@ -41,9 +44,9 @@ class Parser(nn.Module):
 
     names = NAMES
 
-    def __init__(self, network: nn.Module, size: int = 256) -> None:
+    def __init__(self, network: nn.Module, size: int = 256, limits: Limits | None = None) -> None:
         super().__init__()
-        self.network, self.size = network.eval(), size
+        self.network, self.size, self.limits = network.eval(), size, limits or Limits()
 
     @torch.no_grad()
     def forward(self, photos: Tensor, size: int | None = None) -> Tensor:
@@ -69,6 +72,14 @@ class Parser(nn.Module):
         """
         return self(photos, size)[:, numbers(names)].sum(1, keepdim=True).clamp(0, 1)
 
+    def limit(self, photos: Tensor, masks: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """Masks (B, 1, R, R) in [0, 1] of an edit of these photos, within what its attributes may reach.
+
+        `edits` is {attribute: strength}; those of strength 0 do not count.
+        """
+        active = {name: strength for name, strength in edits.items() if strength}
+        return self.limits(self(photos), masks, active) if active else masks
+
 
 def coloured(classes: Tensor) -> Tensor:
     """Classes (B, H, W) -> pictures (B, 3, H, W) in [-1, 1], one colour a class; black where unknown."""
@@ -81,7 +92,25 @@ def build(cfg: Mapping[str, Any] | None) -> Parser | None:
 
     Raises UserError for weights that are missing or of other classes.
     """
-    return None if not cfg or not cfg.get("network") else Parser(load_network(cfg), cfg["size"]).eval()
+    if not chosen(cfg):
+        return None
+    assert cfg is not None
+    limits = Limits.from_config(cfg.get("reach"), cfg.get("feather", 0.01))
+    return Parser(load_network(cfg), cfg["size"], limits).eval()
+
+
+def chosen(cfg: Mapping[str, Any] | None) -> bool:
+    """Whether a config group `parser` names a parser: `parser=none` does not."""
+    return bool(cfg and cfg.get("network"))
+
+
+def decisive(cfg: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a result that a parser had a part in depends on: {"parser": ...}, empty for `parser=none`."""
+    if not chosen(cfg):
+        return {}
+    assert cfg is not None
+    settings = {key: plain(cfg.get(key)) for key in ("network", "size", "reach", "feather")}
+    return {"parser": {**settings, "weights": trained.mark(trained.configured(cfg, "parser", "parser"))}}
 
 
 def load_network(cfg: Mapping[str, Any]) -> nn.Module:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command end as for any other output whose reader is gone; rich would end it with exit code 1."""
+        raise
+
+
 def console(stderr: bool = False) -> Console:
     """A console that prints text as it is: brackets and colons in the names of files and runs are no markup."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    return _Console(stderr=stderr, markup=False, emoji=False, highlight=False)

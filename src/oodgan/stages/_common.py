@@ -140,7 +140,7 @@ def finished(cfg: DictConfig, mark: str) -> bool:
         return True
     if (folder / MANIFEST).exists() and not cfg.replace:
         raise UserError(
-            f"{folder} was made with other settings; give run=ANOTHER_NAME, or replace=true to write over it"
+            f"{folder} was made with other settings; give run=ANOTHER_NAME, or replace=true to overwrite it"
         )
     return False
 

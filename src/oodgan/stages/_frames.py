@@ -40,5 +40,5 @@ def place(jobs: Sequence[Job], face: str, window: int, say: Callable[[str], None
     steady = {number: smooth(track, window) for number, track in tracks.items()}
     without = sum(not faces for faces in by_frame(steady, len(jobs)))
     if without:
-        say(f"the face is not seen in {without} of {len(jobs)} frames: they stay as they are")
+        say(f"the face was not detected in {without} of {len(jobs)} frames: they are copied unchanged")
     return dict(zip((job.path for job in jobs), by_frame(steady, len(jobs)), strict=True))

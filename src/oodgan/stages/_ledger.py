@@ -95,11 +95,11 @@ class Ledger:
             foreign = next((f for f in files if f.exists()), None)
             if foreign is not None:
                 raise UserError(f"{foreign} exists and was not made by this command; choose another output folder, or "
-                                "say replace=true")  # fmt: skip
+                                "use replace=true")  # fmt: skip
         elif not self._same(entry, mark, source):
             why = self._difference(entry, mark) or f"another photo ({entry.get('photo')})"
             raise UserError(f"{self.folder} holds results of {name} made with {why}; choose another output folder, or "
-                            "say replace=true")  # fmt: skip
+                            "use replace=true")  # fmt: skip
 
     @staticmethod
     def _same(entry: Mapping[str, Any], mark: str, source: str) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from oodgan.data.listing import Listing, is_picture, passed_over
@@ -31,21 +32,23 @@ class Jobs:
 
 
 def find(inputs: Iterable[str], output: Path) -> Jobs:
-    """The photos of files, folders (at any depth) and globs; of folders and globs without earlier results in `output`.
+    """The photos of files, folders (at any depth) and globs; of folders and globs without the results of earlier edits.
+
+    Results count as photos where the input itself names their folder (`out/result`), unless `output` is `out` again.
 
     Raises:
         UserError: an input that matches nothing, or two photos whose results would have one name.
     """
     found: dict[Path, Job] = {}
     notes: list[str] = []
-    made = _made(output)
     for text in map(str, inputs):
         path = Path(text).expanduser()
         if path.is_dir():
             listing = Listing.of(path, "photos")
             notes += [listing.note] if listing.note else []
             jobs = [Job(path / name, bare(name)) for name in listing.pictures if (path / name).is_file()]
-            jobs = _new(jobs, made, text)
+            jobs, made = _apart(jobs, output, lambda place, top=path: top.absolute() in place.parents)
+            notes += _left_out(made, output, text)
             if not jobs:
                 raise UserError(f"no photo in folder {text}" + (f": {listing.note}" if listing.note else ""))
         elif path.exists():
@@ -55,7 +58,8 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
             jobs = [Job(p, bare(p.name)) for p in matching if is_picture(p.name)]
             others = [str(p) for p in matching if not is_picture(p.name)]
             notes += [passed_over(others, text)] if others else []
-            jobs = _new(jobs, made, text)
+            jobs, made = _apart(jobs, output, lambda place, pattern=path: place.name not in pattern.parts)
+            notes += _left_out(made, output, text)
             if not jobs:
                 raise UserError(f"no photo matches {text}")
         else:
@@ -65,17 +69,39 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
     return Jobs(_distinct(list(found.values())), notes)
 
 
-def _made(output: Path) -> list[Path]:
-    """The folders that an edit has written its pictures to, if this is the output of one."""
-    return [(output / kind).resolve() for kind in KINDS] if (output / FILE).is_file() else []
+def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tuple[list[Job], Counter[Path]]:
+    """The photos, and how many pictures lie in the results of each earlier edit, by its output folder.
+
+    An edit's results lie in folders of known names (`KINDS`) beside its record; of the input's own, only `unnamed` ones
+    count as results.
+
+    Raises:
+        UserError: all are results.
+    """
+    made: Counter[Path] = Counter()
+    kept: list[Job] = []
+    recorded = cache(lambda folder: (folder / FILE).is_file())
+    for job in jobs:
+        kinds = [place for place in job.path.absolute().parents if place.name in KINDS and recorded(place.parent)]
+        maker = next((place.parent for place in kinds if unnamed(place) or _same(place.parent, output)), None)
+        if maker is None:
+            kept.append(job)
+        else:
+            made[maker] += 1
+    if made and not kept:
+        raise UserError(f"all {len(jobs)} pictures are results of edits, as {next(iter(made)) / FILE} says")
+    return kept, made
 
 
-def _new(jobs: list[Job], made: list[Path], text: str) -> list[Job]:
-    """The photos that are no results of earlier edits. Raises `UserError` when all are."""
-    kept = [job for job in jobs if not any(folder in job.path.resolve().parents for folder in made)]
-    if jobs and not kept:
-        raise UserError(f"all photos of {text} are results of edits, as {made[0].parent / FILE} says; name others")
-    return kept
+def _left_out(made: Counter[Path], output: Path, text: str) -> list[str]:
+    """What to say of other edits' results; that those of this one are no photos goes without saying."""
+    others = {folder: count for folder, count in made.items() if not _same(folder, output)}
+    found = ", ".join(f"{count} in {folder}" for folder, count in others.items())
+    return [f"results of earlier edits below {text} left out: {found}"] if others else []
+
+
+def _same(folder: Path, other: Path) -> bool:
+    return folder.resolve() == other.resolve()
 
 
 def _expand(pattern: Path) -> Iterator[Path]:

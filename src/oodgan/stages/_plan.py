@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from oodgan.data.images import FORMATS
 from oodgan.editing.edit import strength_text
+from oodgan.editing.own_mask import MODES
 from oodgan.editing.strength import Target, parse
 from oodgan.errors import UserError, nearest, unknown
-from oodgan.files import below
+from oodgan.files import below, digest
 from oodgan.stages._ledger import SAVED
 from oodgan.stages._photos import Job
 
@@ -39,6 +40,8 @@ class Plan:
     face: str
     replace: bool
     window: int = 0
+    mask: Path | None = None
+    mask_mode: str = MODES[0]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Plan:
@@ -60,7 +63,7 @@ class Plan:
             raise UserError(f"quality={cfg.quality}: 1 to 100 expected")
         return cls(
             Path(str(cfg.output)).expanduser(), combos, lists, tuple(save), str(cfg.format), int(cfg.quality),
-            bool(cfg.aligned), str(cfg.face), bool(cfg.get("replace", False)), window,
+            bool(cfg.aligned), str(cfg.face), bool(cfg.get("replace", False)), window, *_mask(cfg),
         )  # fmt: skip
 
     @property
@@ -70,7 +73,13 @@ class Plan:
     @property
     def marks(self) -> dict[str, Any]:
         """What decides the pixels beside the edits and the parts."""
-        return {"frames": self.window} if self.window else {}
+        own = {} if self.mask is None else {"mask": digest(self.mask), "mask_mode": self.mask_mode}
+        return own | ({"frames": self.window} if self.window else {})
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The keywords of `Editor.edit` that say what the user's own mask is."""
+        return {} if self.mask is None else {"mask": self.mask, "mask_mode": self.mask_mode}
 
     def file(self, kind: str, job: Job, face: int | None = None, edits: Mapping[str, Any] | None = None) -> Path:
         """Where a picture goes: `<output>/<kind>/<name>[_face<i>][_<strengths>].<format>`."""
@@ -129,8 +138,18 @@ def _strength(name: str, value: Any) -> Any:
 def _fixed_for_frames(window: int, wanted: Mapping[str, Any]) -> None:
     text = next((f"{name}: {value}" for name, value in wanted.items() if isinstance(value, str)), None)
     if window and text:
-        raise UserError(f"edits={{{text}}} would choose anew for each frame and flicker: find the strength on one "
-                        "frame, without frames=true, and give it as a number")  # fmt: skip
+        raise UserError(f"edits={{{text}}} would choose a new strength for each frame, which flickers: find the "
+                        "strength on one frame without frames=true, and give it as a number")  # fmt: skip
+
+
+def _mask(cfg: DictConfig) -> tuple[Path | None, str]:
+    mode = str(cfg.get("mask_mode", MODES[0]))
+    if mode not in MODES:
+        raise unknown("mask_mode", mode, MODES)
+    path = Path(str(cfg.mask)).expanduser() if cfg.get("mask") else None
+    if path is not None and not path.is_file():
+        raise UserError(f"mask={path}: there is no such file; a picture of the photo's size, white where it may change")
+    return path, mode
 
 
 def _window(cfg: DictConfig) -> int:

@@ -1,4 +1,4 @@
-"""Compare runs: settings that differ, numbers, curves, pictures
+"""Compare training runs: settings that differ, final metrics, curves, pictures
 
 `oodgan compare RUN RUN ...`, `oodgan compare sweep=NAME`, `oodgan compare wandb=ENTITY/PROJECT`.
 Writes comparison.md, comparison.csv and comparison.html to `output`, and the table to the terminal.

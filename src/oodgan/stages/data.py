@@ -1,14 +1,14 @@
 """Check or convert a data set: oodgan data check SOURCE, oodgan data convert SOURCE to=PLACE
 
-    oodgan data check faces/                                    damage, sizes, duplicates, alignment, parts of the split
+    oodgan data check faces/                                    damage, sizes, duplicates, alignment, split
     oodgan data check CelebAMask-HQ data=celebamask             with CelebA-HQ's official split
     oodgan data convert ffhq.zip to=ffhq256 side=256            tar shards of 1000 images of 256 px
-    oodgan data convert CelebAMask-HQ to=celeba.lmdb side=512   masks and labels go along; also .zip and .parquet
+    oodgan data convert CelebAMask-HQ to=celeba.lmdb side=512   with masks and labels; also .zip and .parquet
     oodgan data convert shards/ to=faces kind=folder            images/, masks/ and labels.json
 
 SOURCE is a folder of images, a zip archive (NVlabs' dataset_tool's too), WebDataset's tar shards, LMDB, parquet or
-Arrow files, or CelebAMask-HQ as it is distributed. Damaged images are named; they make `check` end with exit code 1,
-and are left out by `convert`. Names stay, so a split does.
+Arrow files, or CelebAMask-HQ as it is distributed. Damaged images are listed; `check` then ends with exit
+code 1, and `convert` leaves them out. Names are kept, and with them the split.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Train the deghoster on ghosts: coarse image -> fine image
+"""Train the deghoster, which removes artifacts of the composition
 
-Reads the ghosts of `deghoster.ghosts_from`, by default those of the same run.
+Reads the training pairs of `deghoster.ghosts_from`, by default those of the same run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     source = Path(cfg.deghoster.get("ghosts_from") or RunFolder.of(cfg).stage("ghosts").artifact)
     if not source.exists():
         raise UserError(
-            f"no ghosts at {source}: make them first by oodgan ghosts run={cfg.run}, or deghoster.ghosts_from=PATH"
+            f"no ghosts at {source}: write them first with oodgan ghosts run={cfg.run}, or deghoster.ghosts_from=PATH"
         )
     manifest = require(Manifest.load(source), stage="ghosts", generator=generator.id)
     mark = common.fit_mark(cfg, ("deghoster",), generator=generator.id, ghosts=manifest.fingerprint)

@@ -1,6 +1,7 @@
-"""Train Diff-CAM: name an edit from two images, and so find where it is
+"""Train Diff-CAM, which locates an edit from the images before and after it
 
-Random samples are edited along a random direction each; the network names the direction from (inverted, edited).
+Random samples are edited along random directions. The network classifies the direction from (inverted, edited), and its
+class activation map then shows where the edit is.
 """
 
 from __future__ import annotations

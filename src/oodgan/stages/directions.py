@@ -1,6 +1,7 @@
-"""Discover or import named edit directions, calibrate them, and write a bank with its card
+"""Find or import edit directions, calibrate them, and write a bank with its card
 
-`directions=probe` learns them from labelled faces, `sefa` and `ganspace` find unnamed ones, `import` reads others'.
+`directions=probe` learns them from labelled faces, `sefa` and `ganspace` find unnamed ones, `import` reads published
+files.
 """
 
 from __future__ import annotations

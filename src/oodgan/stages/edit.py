@@ -1,25 +1,27 @@
 """Edit photos: oodgan edit PHOTO_OR_FOLDER 'edits={smile: 1.0}' output=DIR
 
-The faces are found, edited and written as DIR/result/<photo>.png; save=[pasted,mask,...] writes more beside it.
+Detects and aligns faces, edits them, and writes DIR/result/<photo>.png; save=[pasted,mask,...] writes more images.
 
     oodgan edit photo.jpg 'edits={smile: 1.0}' output=edited
-    oodgan edit photo.jpg 'edits={smile: auto, age: -1sd}'                              strengths found by the change
+    oodgan edit photo.jpg 'edits={smile: auto, age: -1sd}'                              automatic strengths
     oodgan edit shots/ 'edits={eyeglasses: 1, age: -0.5}' save=[pasted] format=jpg      a folder, two attributes
     oodgan edit 'shots/*.webp' 'edits={age: [-1, 0, 1]}'                                a grid of strengths
     oodgan edit group.jpg 'edits={smile: 1}' face=all save=[pasted]                     every face of a photo
     oodgan edit crops/ 'edits={smile: 1}' aligned=true                                  FFHQ-style crops
+    oodgan edit photo.jpg 'edits={smile: 1}' mask=where.png                             only where a picture is white
     oodgan edit frames/ 'edits={smile: 1}' frames=true                                  ordered frames of a video
     oodgan edit photo.jpg settings=photo_settings.yaml                                  as set in `oodgan serve`
 
-Finished photos are skipped when the same command runs again; results of other settings are never written over unless
-replace=true says so. The exit code is 1 when some of many photos failed, 2 for a mistake in the command.
+Finished photos are skipped when the same command runs again. Results made with other settings are overwritten only
+with replace=true. The exit code is 1 when some of many photos failed, 2 for a mistake in the command.
 
-`auto` is the change that strength 1 makes on samples, `+1sd` one standard deviation of the attribute: the strength is
-found on small previews, within the direction's useful range and `search.identity`, and said in edits.json.
+`auto` asks for the change that strength 1 makes on samples, `+1sd` for one standard deviation of the attribute. The
+strength is searched on small previews, within the direction's useful range and above the identity `search.identity`,
+and recorded in edits.json.
 
-frames=true takes the photos in natural order (frame2 before frame10), follows the face through them and smooths its
-place over `window` frames. The frames come out whole, at their own size, as DIR/pasted/<frame>.png; frames without
-the face stay as they are. Each frame is edited by itself: the alignment is steady, more is not claimed.
+frames=true edits the frames of a video in natural order (frame2 before frame10). The face is tracked and its position
+smoothed over `window` frames. Whole frames are written as DIR/pasted/<frame>.png; frames without the face are copied
+unchanged. Each frame is edited independently, so texture can flicker although the alignment is steady.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ if TYPE_CHECKING:
     from oodgan.editing import Editor
     from oodgan.editing.edit import Edit
 
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "identity")
+READS = (
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "parser", "search",
+    "identity",
+)  # fmt: skip
 POSITIONAL = ("*input",)
 RECOVERABLE = (UserError, RuntimeError, ValueError, OSError)  # one photo's trouble, not the whole run's
 LISTED = 60  # more photos are counted, only their failures listed
@@ -91,13 +96,13 @@ def _finished(job: Job, plan: Plan, ledger: Ledger, mark: str) -> bool:
 
 
 def _spare_photos(jobs: Sequence[Job], plan: Plan) -> None:
-    """Raise UserError when a picture would be written over one of the photos, whatever `replace` says."""
+    """Raise UserError when an image would overwrite one of the photos, even with `replace`."""
     folders = {(plan.output / kind).resolve() for kind in KINDS}
     photos = {path for job in jobs if not folders.isdisjoint((path := job.path.resolve()).parents)}
     for job in jobs if photos else ():
         for file in plan.files(job, [None]):
             if file.resolve() in photos:
-                raise UserError(f"the result of {job.path} would be written over {file}: choose another output folder")
+                raise UserError(f"the result of {job.path} would overwrite {file}: choose another output folder")
 
 
 def _digest(path: Path) -> str:
@@ -126,7 +131,7 @@ class _Run:
             try:
                 self._edit(job)
             except RECOVERABLE as error:
-                if full(error):
+                if full(error) or isinstance(error, BrokenPipeError):
                     raise
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.ledger.fail(job.path, reason)
@@ -162,8 +167,8 @@ class _Run:
 
     def _edits(self, photo: Photo, edits: Mapping[str, float | str], faces: Mapping[int, Face] | None) -> list[Edit]:
         if faces is None:
-            return self.editor.edit([photo], edits, aligned=self.plan.aligned, face=self.plan.face)
-        return [self.editor.edit(photo, edits, face=face) for face in faces.values()]
+            return self.editor.edit([photo], edits, aligned=self.plan.aligned, face=self.plan.face, **self.plan.own)
+        return [self.editor.edit(photo, edits, face=face, **self.plan.own) for face in faces.values()]
 
     def _note(self, notes: Sequence[str]) -> None:
         """Say what was noticed; of frames, that are all alike, once."""

@@ -1,4 +1,4 @@
-"""Score methods side by side: metrics with confidence intervals, tables, and the pictures behind them."""
+"""Score methods on the same photos: metrics with confidence intervals, tables, and the images that they come from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oodgan.evaluation.score import Job
 
 READS = (
-    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "parser",
     "metrics", "trainer", "logger", "search", "identity",
 )  # fmt: skip
 
@@ -36,6 +36,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     from oodgan.evaluation.photo_set import PhotoSet
     from oodgan.evaluation.protocol import Protocol
     from oodgan.evaluation.store import Store
+    from oodgan.parsing.parser import chosen, decisive
     from oodgan.ranks import rank
     from oodgan.training.engine import described, local_processes
     from oodgan.training.spread import spread
@@ -45,7 +46,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     rows = variants(plain(cfg.methods) or {}, plain(cfg.get("strengths")))
     methods = {row: variant.source for row, variant in rows.items()}
     masks = Path(cfg.masks) if cfg.masks else None
-    if masks is None:
+    if masks is None and not chosen(cfg.parser):
         protocol = _without_regions(protocol)
     edits = _edits(cfg, methods)
     maker = _maker(cfg, edits, methods)
@@ -60,6 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         "maker": maker,
         "at": results.at(cfg),
     }
+    settings |= decisive(cfg.parser)
     settings["set"] = results.named_set(cfg)
     settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity")), plain(cfg.get("judges"))]
     mark = fingerprint(settings, _inputs([*pairs, *reals], output))
@@ -108,12 +110,14 @@ def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str])
     """Hash of what the built-in methods' pictures depend on beside the photos: the editor's parts and the edits."""
     from oodgan.evaluation.methods import BUILT_IN
     from oodgan.evaluation.paper import PAPER
+    from oodgan.parsing.parser import decisive
 
     if not set(methods.values()) & set(BUILT_IN):
         return "none"
 
     parts = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "paper")
     config = {part: plain(cfg.get(part)) for part in parts}
+    config |= decisive(cfg.parser)
     return fingerprint({"parts": config, "edits": edits, "published": PAPER}, results.sources_of(cfg))
 
 
@@ -158,7 +162,9 @@ def _job(
     from oodgan.evaluation.score import Job
     from oodgan.evaluation.summary import statistics_key, statistics_path
     from oodgan.metrics.regions import PARTS
+    from oodgan.parsing.parser import chosen
 
+    parsed = bool(cfg.masks) or chosen(cfg.parser)
     known = bool(protocol.sets) and statistics_path(statistics_key(pairs, protocol)).is_file()
     return Job(
         pairs=pairs,
@@ -169,10 +175,11 @@ def _job(
         maker=MakerFactory(plain(cfg)),
         identity=_identity(cfg),
         masks=any(pair.masks for pair in pairs),
-        parts=list(edits) if cfg.masks and all(name.lower() in PARTS for name in edits) else [],
+        parts=list(edits) if parsed and all(name.lower() in PARTS for name in edits) else [],
         probes=_probes(cfg, edits) | judges.build(plain(cfg.get("judges")) or [], edits, protocol.resolution),
         photo_features=not known and not reals,
         reals=reals,
+        parser=plain(cfg.parser) if chosen(cfg.parser) else None,
     )
 
 
@@ -212,6 +219,8 @@ def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
     from oodgan.directions.probes import SHIPPED_PROBES, load_probes
 
     attributes = plain(cfg.attributes) if cfg.attributes is not None else list(edits)
+    if not attributes and cfg.probes not in (None, "ffhq"):
+        raise UserError(f"probes={cfg.probes} measure nothing here: say which attributes, such as attributes=[smile]")
     if not attributes or not cfg.probes:
         return {}
     return load_probes(SHIPPED_PROBES if cfg.probes == "ffhq" else Path(cfg.probes), attributes, edits)

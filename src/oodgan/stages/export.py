@@ -1,13 +1,13 @@
 """Write the deployed networks as ONNX or OpenVINO files, checked against PyTorch
 
-Encoder, generator (mapping; synthesis at full size and as previews), Diff-CAM and deghoster, each with its speed beside
-PyTorch's in a table.
+Writes encoder, generator (mapping; synthesis at full size and as previews), Diff-CAM and deghoster, and a table of
+their speed beside PyTorch's.
 
     oodgan export                                        ONNX: runs/default/export/artifact/*.onnx
     oodgan export format=openvino run=deploy
     oodgan export format=[onnx,openvino] threads=2       both, in one table
 
-The files take one image at a time, in float32. To edit with OpenVINO nothing has to be exported: say
+The files take one image at a time, in float32. Editing with OpenVINO needs no export: use
 `oodgan edit ... backend=openvino`.
 """
 

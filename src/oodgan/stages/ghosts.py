@@ -1,7 +1,7 @@
-"""Compose ghosts to train the deghoster on, from the images of `data`
+"""Write the training pairs of the deghoster (ghosts) from the images of `data`
 
-Written through `Trainer.predict`, so that the same engine spreads it over processes; a second run goes on where the
-first stopped.
+Runs through `Trainer.predict`, so it uses several processes or machines as a training does. An interrupted run
+continues when the command is given again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     count = pack(partial)
     if not count:
-        raise UserError(f"no ghost was made: none of the images of data could be read ({skipped} skipped)")
+        raise UserError(f"no ghosts were written: none of the images of data could be read ({skipped} skipped)")
     common.write_artifact(
         cfg,
         made_by,

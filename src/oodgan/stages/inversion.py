@@ -1,8 +1,8 @@
-"""Train an encoder: photo -> w+ code of the generator
+"""Train the encoders: photo -> latent code w+, and photo -> feature residual
 
-First the exact codes of rendered samples are regressed (cheap: the frozen features are computed once), then, if
-`inverter.fit.images.max_steps` is above 0, image losses are minimised on the images of `data`. An inverter with a
-`residual` has a last phase, `features`, which trains the network that predicts the residual from the finished codes.
+The first phase regresses the known codes of rendered samples (cheap: the frozen features are computed only once). If
+`inverter.fit.images.max_steps` is above 0, the second minimises image losses on the images of `data`. For an inverter
+with a `residual`, the last phase, `features`, trains the network that predicts it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     open_encoder = load_encoder if cfg.inverter.fit.get("continue_from_weights") else build_encoder
     encoder = open_encoder(cfg.inverter, generator).train()
     if cfg.inverter.fit.codes.max_steps and not hasattr(encoder, "describe"):
-        raise UserError(f"inverter={cfg.inverter.name} learns from images only: give inverter.fit.codes.max_steps=0")
+        raise UserError(f"inverter={cfg.inverter.name} is trained on images only: set inverter.fit.codes.max_steps=0")
     results: dict[str, FitResult] = {}
     if cfg.inverter.fit.codes.max_steps:
         results["codes"] = _phase(cfg, generator, encoder, _codes(cfg, generator, encoder), "codes", mark)

@@ -1,8 +1,8 @@
-"""Measure masks: do they sit where the attribute is, are they small, and does the edit survive them
+"""Measure masks: are they where the attribute is, how large are they, how much of the edit do they keep
 
-Every attribute, with the published masks (`paper`) beside the configured ones (`ours`), on held-out samples and, where
-`photos` is given, on real photos; with parsing masks also by the parts of the face. Writes table.md, masks.json and a
-picture of all regions and mean masks into <folder>/artifact.
+Compares the published masks (`paper`) with the configured ones (`ours`) for every attribute, on held-out samples and,
+with `photos`, on real photos; with parsing masks also by parts of the face. Writes table.md, masks.json and a
+picture of all regions and mean masks to <folder>/artifact.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ READS = (
     "diffcam",
     "compose",
     "deghoster",
+    "parser",
     "logger",
     "identity",
 )
@@ -46,6 +47,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         UserError: an attribute that Diff-CAM or the directions do not know, no photos, no masks of their names.
     """
     from oodgan.evaluation.mask_report import markdown, picture
+    from oodgan.parsing.parser import chosen
     from oodgan.stages import _common as common
 
     if cfg.samples < 2:
@@ -53,7 +55,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     photos = _photos(cfg)
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
-    groups = ("inverter", "transfer", "diffcam", "compose")
+    groups = ("inverter", "transfer", "diffcam", "compose", *(["parser"] if chosen(cfg.parser) else []))
     mark = common.mark_of(cfg, groups, generator=generator.id, bank=bank.id, **_inputs(cfg, photos))
     folder = StageFolder.of(cfg).artifact
     if common.finished(cfg, mark):
@@ -81,7 +83,7 @@ def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
 
     if not cfg.photos:
         if cfg.masks:
-            raise UserError("masks are those of photos: give photos=FOLDER too")
+            raise UserError("parsing masks belong to photos: set photos=FOLDER too")
         return []
     photos = Photos.of(Path(cfg.photos).expanduser())
     chosen = sorted(sorted(photos.files, key=stable_fraction)[: cfg.photo_limit])
@@ -134,18 +136,21 @@ def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]
     from oodgan.editing.editor import _device
     from oodgan.evaluation.mask_quality import Kind
     from oodgan.evaluation.paper import paper_config
+    from oodgan.parsing import parser
 
     device = _device(str(cfg.get("accelerator", "cpu")))
     generator.to(device)  # type: ignore[attr-defined]
     config = plain(cfg)
     found: dict[str, Kind] = {}
+    limiting = parser.build(config.get("parser"))
     loaded: dict[str, masks.Loaded] = {}
     for name, parts in (("paper", paper_config(config)), ("ours", config)):
         group = parts["diffcam"]
         network = fingerprint({key: value for key, value in group.items() if key != "mask"})
         loaded[network] = loaded.get(network) or masks.load_network(group, generator.id)
         masker = masks.build(group, generator, bank, loaded[network]).to(device).eval()
-        found[name] = Kind(masker, str((parts.get("compose") or {}).get("mode", "difference")))
+        mode = str((parts.get("compose") or {}).get("mode", "difference"))
+        found[name] = Kind(masker, mode, limiting.to(device) if limiting is not None and name == "ours" else None)
     return found
 
 

@@ -64,6 +64,6 @@ def _check_masks(data: Any) -> None:
     part = data.part("train")
     if len(part) and "parsing" not in part[0]:
         raise UserError(
-            "the parser learns from photos with parsing masks, these have none: give data.source.parsing=FOLDER, or "
-            "data=celebamask"
+            "the parser is trained on photos with parsing masks, and these have none: set data.source.parsing=FOLDER, "
+            "or data=celebamask"
         )

@@ -1,8 +1,8 @@
-"""Run all stages in order, skipping what is up to date, then edit the photos and write a report
+"""Run all training stages that are not up to date, then edit the photos and write a report
 
-`experiment=demo` does this on the embedded generator, `experiment=tiny` on a 32 px random one in seconds. Stages that
-`pipeline.stages` names train into `<root>/<run>/<stage>`; where `pipeline.use` is `shipped`, the edits are made with
-the shipped weights all the same, and the report shows the trainings' curves.
+`experiment=demo` uses the embedded generator, `experiment=tiny` a random 32 px one and takes about a minute. The stages
+in `pipeline.stages` write to `<root>/<run>/<stage>`. With `pipeline.use=shipped`, the photos are edited with the
+shipped weights, and the report still shows the training curves.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
 READS = (
-    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster",
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "parser",
     "data", "trainer", "callbacks", "logger", "search", "identity",
 )  # fmt: skip
+ASTRONAUT = "astronaut"
 log = logging.getLogger("oodgan")
 
 
@@ -33,6 +34,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     for name in cfg.pipeline.stages:
         if name not in common.CHAIN:
             raise unknown("stage for the pipeline", name, common.CHAIN)
+    _check_ends(cfg)
     objective = None
     here = cfg.copy()
     for name in [stage for stage in common.CHAIN if stage in cfg.pipeline.stages]:
@@ -43,6 +45,22 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         log.info("stage %s: %.0f s", name, time.monotonic() - begun)
     _edit_and_report(cfg if cfg.pipeline.use == "shipped" else common.take_own(here))
     return None if objective is None else {"objective": objective}
+
+
+def _check_ends(cfg: DictConfig) -> None:
+    """Raise UserError for photos and edits that the report could not show, before anything is trained for it."""
+    from oodgan.data.images import read_size
+    from oodgan.directions.bank import Bank
+
+    for name in cfg.pipeline.photos:
+        if name != ASTRONAUT:
+            read_size(Path(name))
+    path = cfg.directions.get("path")
+    if path is not None and "directions" not in cfg.pipeline.stages:
+        known = Bank.load(path).names
+        for name in (name for wanted in cfg.pipeline.edits or [] for name in wanted):
+            if name not in known:
+                raise unknown("direction", name, known)
 
 
 def _run_stage(cfg: DictConfig, name: str) -> dict[str, Any] | None:
@@ -60,9 +78,11 @@ def _run_stage(cfg: DictConfig, name: str) -> dict[str, Any] | None:
 def _edit_and_report(cfg: DictConfig) -> None:
     from oodgan.editing import Editor
     from oodgan.editing.report import report
+    from oodgan.parsing.parser import chosen
 
     run = RunFolder.of(cfg)
-    mark = common.mark_of(cfg, ("generator", *_PARTS), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
+    parts = (*_PARTS, *(["parser"] if chosen(cfg.parser) else []))
+    mark = common.mark_of(cfg, ("generator", *parts), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
     if run.report_mark.is_file() and run.report_mark.read_text() == mark:
         _tell(run)
         return
@@ -95,7 +115,7 @@ def _used(cfg: DictConfig) -> dict[str, str]:
 
 def _photo(name: str) -> Any:
     """A path, or `astronaut`: the public-domain portrait of Eileen Collins that scikit-image carries."""
-    if name != "astronaut":
+    if name != ASTRONAUT:
         return name
     from PIL import Image
     from skimage.data import astronaut

@@ -1,7 +1,6 @@
-"""Fit the embedded generator's preview head: a 256 px image at a fraction of the full one's cost
+"""Fit the embedded generator's preview head: a 256 px image at a fraction of the cost of the full one
 
-Half of what it learns from are samples; the other half are inverted photos of `data`, with residuals on the activations
-as feature-space inversion leaves them.
+It is fitted on samples and on inverted photos of `data`, with the residuals of feature-space inversion.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Edit photos on a web page of this machine: oodgan serve
+"""Edit photos in the browser: oodgan serve
 
 The page is at http://127.0.0.1:7860: drop a photo, move the sliders, download the result and its settings.
 
     oodgan serve
-    oodgan serve port=8000 max_upload=10 keep=5         small uploads, forgotten after five minutes
-    oodgan serve deghoster=none compose=paper           other parts, as in `oodgan edit`
+    oodgan serve port=8000 max_upload=10 keep=5         small uploads, deleted after five minutes
+    oodgan serve deghoster=none compose=paper           other parts, as for `oodgan edit`
     oodgan serve backend=openvino                       decodes faster on a CPU
-    oodgan serve host=0.0.0.0                           for everyone in the network, without a password
+    oodgan serve host=0.0.0.0                           open to the network, without a password
 
-Nothing is fetched from elsewhere and nothing is sent. Photos stay in memory and in a folder of their own, and are
-deleted when they are unused for `keep` minutes and when the server ends (Ctrl-C).
+The page loads nothing from other servers and sends nothing. Photos stay in memory and in a temporary folder, and are
+deleted after `keep` minutes without use and when the server stops (Ctrl-C).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from omegaconf import DictConfig
 from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
 
-READS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "identity")
+READS = (
+    "generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "parser", "search",
+    "identity",
+)  # fmt: skip
 RANGES = {
     "port": (0, 65535),
     "max_upload": (0.001, 10_000),
@@ -53,7 +56,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         studio.warm_up()
         stay_local(str(cfg.host))
         page = Page(studio)
-        print(f"the page is at {page.launch()} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        print(f"the page is at {page.launch()} (Ctrl-C stops it)", file=sys.stderr, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
         page.close()

@@ -1,12 +1,12 @@
-"""List, fetch, verify or convert weights: oodgan weights list|fetch NAME|verify|convert FILE
+"""List, download, verify or convert weights: oodgan weights list|fetch NAME|verify|convert FILE
 
-    oodgan weights list                        what there is, with licence and use
+    oodgan weights list                        names, licences, what needs them
     oodgan weights fetch mobile_ffhq           download, compare sha256, unpack (fetch all: everything)
-    oodgan weights verify                      compare what lies in the cache with the hashes noted
+    oodgan weights verify                      compare the cached files with their recorded hashes
     oodgan weights convert psp_ffhq_encode.pt output=psp_ffhq
 
-Weights lie in $OODGAN_CACHE (default ~/.cache/oodgan). Without a network, put the archives that `list` names into a
-folder named by OODGAN_ARCHIVES.
+Weights are stored in $OODGAN_CACHE (default ~/.cache/oodgan). Without a network, put the archives that `list`
+names into a folder named by OODGAN_ARCHIVES.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def check_trusted(config: Any, key: str = "") -> None:
         return
     if "_target_" in config and not _trusted(str(config["_target_"]), bool(config.get("_partial_"))):
         raise UserError(
-            f"the checkpoint wants to build {config['_target_']} for {key.lstrip('.') or 'itself'}: import its package "
-            "first if it is your own network or loss, or give the argument yourself"
+            f"the checkpoint names the class {config['_target_']} for {key.lstrip('.') or 'itself'}: import its "
+            "package first if it is your own network or loss, or give the argument yourself"
         )
     for name, each in config.items():
         check_trusted(each, f"{key}.{name}")

@@ -12,7 +12,9 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from oodgan.errors import UserError
+from oodgan.files import refusing
 from oodgan.paths import BEST, CHECKPOINTS, LAST, find_checkpoint
+from oodgan.weights.checkpoint import read
 
 
 class Checkpoints(Checkpoint):
@@ -89,18 +91,24 @@ class Checkpoints(Checkpoint):
 
 
 def save(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint beside its place and rename it, from all processes together."""
+    """Write a checkpoint beside its place and rename it, from all processes together.
+
+    Raises:
+        UserError: the disk refuses; what was at `path` is still there then.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     if trainer.is_global_zero:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        trainer.save_checkpoint(temporary)
+        with refusing(path):
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+    finally:
         if trainer.is_global_zero:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            temporary.unlink(missing_ok=True)
     trainer.strategy.barrier("checkpoint")
 
 
@@ -120,12 +128,12 @@ def find(run: str | Path, best: bool = False) -> Path:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint on the CPU, tensors and plain values only.
+    """Read a training's checkpoint on the CPU, tensors and plain values only.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is something else.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} is not a checkpoint that can be read: {error}") from error
+    saved = read(path, "a checkpoint of a training is expected, such as checkpoints/last.ckpt of its folder")
+    if not isinstance(saved, dict) or not {"state_dict", "global_step"} <= saved.keys():
+        raise UserError(f"{path} is no checkpoint of a training: it holds no state_dict or no global_step")
+    return saved

@@ -270,7 +270,7 @@ class FitModule(pl.LightningModule):
         """A module as it was when the checkpoint was written, its networks built again unless they are given.
 
         Raises:
-            UserError: the checkpoint wants to build something that is no network, loss, optimiser or schedule.
+            UserError: the checkpoint names a class that is not a network, loss, optimiser or schedule.
         """
         from oodgan.training import checkpoints
 

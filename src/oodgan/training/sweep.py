@@ -11,16 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from oodgan.command import saved
-from oodgan.command.words import key_of, quoted
+from oodgan.command.words import key_of, quoted, unquoted
 from oodgan.errors import UserError
 from oodgan.files import write_json, write_text
-from oodgan.paths import JOB, StageFolder
+from oodgan.paths import JOB, StageFolder, sweep_folder
 
 _OF_ALL = ("sweep", "root")  # words of the sweep, not of a job
 _begun = 0.0
+_folder: Path | None = None
 _slot: Any = None
 
 
@@ -55,7 +57,7 @@ def named(stage: str, overrides: Sequence[str], conf: Path) -> list[str]:
 
 
 def _given(overrides: Sequence[str], key: str) -> str | None:
-    values = [word.partition("=")[2].strip("'") for word in overrides if key_of(word) == key]
+    values = [unquoted(word.partition("=")[2]) for word in overrides if key_of(word) == key]
     return values[-1] if values and values[-1] not in ("", "null") else None
 
 
@@ -78,10 +80,12 @@ def _configured_root(stage: str, overrides: Sequence[str], conf: Path) -> str:
 
 
 @contextlib.contextmanager
-def prepared(overrides: Sequence[str]) -> Iterator[None]:
-    """Make our own sweeper and launcher known to Hydra, and notice when the jobs begin (`failures`)."""
-    global _begun
+def prepared(overrides: Sequence[str], several: bool = True) -> Iterator[None]:
+    """Make our own sweeper and launcher known to Hydra, and notice where and when the jobs begin (`failures`)."""
+    global _begun, _folder
     _begun = time.time()
+    place = SimpleNamespace(root=_given(overrides, "root"), sweep=_given(overrides, "sweep"))
+    _folder = sweep_folder(place) if several else None
     if any("optuna" in word or "study" in word for word in overrides):
         from oodgan.training.study import register
 
@@ -95,14 +99,17 @@ def prepared(overrides: Sequence[str]) -> Iterator[None]:
 
 def failures() -> str:
     """What failed in the sweep that this process has just run, one after the other; "" outside of sweeps."""
-    hydra = _hydra()
-    if hydra is None or not _is_multirun(hydra):
+    if _folder is None:
         return ""
-    jobs = sorted(Path(str(hydra.sweep.dir)).glob(f"*/{JOB}"), key=lambda path: path.parent.name.zfill(9))
+    jobs = sorted(_folder.glob(f"*/{JOB}"), key=lambda path: path.parent.name.zfill(9))
     fresh = [path for path in jobs if path.stat().st_mtime >= _begun - 1]
     notes = [(path.parent.name, read_job(path.parent) or {}) for path in fresh]
     failed = [(name, note) for name, note in notes if note.get("state") == "failed"]
-    reasons = [f"{name} ({' '.join(note['overrides'])}): {note.get('error', 'lost')}" for name, note in failed]
+    alike = set.intersection(*(set(note.get("overrides", [])) for _, note in notes)) if len(notes) > 1 else set()
+    reasons = []
+    for name, note in failed:
+        own = " ".join(word for word in note["overrides"] if word not in alike)
+        reasons.append(f"{name} ({own}): {note.get('error', 'lost')}")
     return f"{len(failed)} of {len(jobs)} jobs failed: {'; '.join(reasons)}" if failed else ""
 
 

@@ -225,7 +225,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _refusal(path: Path, name: str) -> UserError:
-    return UserError(f"{path} refused: it is a pickle that asks for {name}, which weights have no need of")
+    return UserError(f"{path} refused: it is a pickle that asks for {name}, which weights do not need")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -37,7 +37,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metada
     }
     for name, value in kept.items():
         if value.is_floating_point() and bool((value.isinf() & tensors[name].detach().cpu().isfinite()).any()):
-            raise UserError(f"{name} holds values that half precision cannot: save it without half=True")
+            raise UserError(f"{name} has values outside the range of half precision: save it without half=True")
     save_tensors(path, kept, {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
 
 

@@ -43,7 +43,7 @@ class RestrictedUnpickler(pickle.Unpickler):
             return self._replace[(module, name)]
         if (module, name) in self._allow:
             return super().find_class(_renamed(module), name)
-        raise UserError(f"refused to load a pickle that asks for {module}.{name}: weights need no such thing")
+        raise UserError(f"refused to load a pickle that asks for {module}.{name}: weights do not need it")
 
 
 def _renamed(module: str) -> str:

@@ -1,0 +1,146 @@
+"""Which parts of a face the mask of an attribute may reach, and which it takes whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oodgan.errors import UserError, unknown
+from oodgan.nn.resize import blur
+from oodgan.parsing.classes import NAMES, numbers
+
+OCCLUDERS = ("background", "hat", "glasses", "jewellery", "cloth")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the mask of one attribute may do.
+
+    Attributes:
+        parts: of the face that it may reach; None: all.
+        near: parts that it stays near to; none: anywhere on `parts`.
+        within: how near, as a share of the picture's width; it fades from half of that.
+        whole: parts that it takes whole, whatever Diff-CAM says of them.
+        removes: parts that it takes whole when the attribute is taken away (a strength below 0).
+    """
+
+    parts: Sequence[str] | None = None
+    near: Sequence[str] = ()
+    within: float = 0.1
+    whole: Sequence[str] = ()
+    removes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for names in (self.parts or (), self.near, self.whole, self.removes):
+            numbers(names)
+        if not 0 < self.within <= 1:
+            raise UserError(f"within={self.within} is a share of the picture's width, above 0 and at most 1")
+
+    @classmethod
+    def of(cls, attribute: str, settings: Mapping[str, Any] | None) -> Reach:
+        """From plain values; UserError naming the attribute for a key that there is not, or an unknown part."""
+        for key in settings or {}:
+            if key not in cls.__dataclass_fields__:
+                raise unknown(f"key of parser.reach.{attribute}", key, cls.__dataclass_fields__)
+        try:
+            return cls(**(settings or {}))
+        except UserError as error:
+            raise UserError(f"parser.reach.{attribute}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of masks by the parts of the face.
+
+    Args:
+        reach: attribute, in lower case -> its `Reach`. Others may reach everything but `OCCLUDERS`.
+        feather: width of the fade at a limit, as a share of the picture's width. It lies on the side that may be
+            reached, so that what may not stays untouched.
+    """
+
+    reach: Mapping[str, Reach] = field(default_factory=dict)
+    feather: float = 0.01
+
+    @classmethod
+    def from_config(cls, reach: Mapping[str, Any] | None, feather: float = 0.01) -> Limits:
+        """From the keys of a config group `parser`. Raises UserError for what is none of them."""
+        if not 0 <= feather <= 0.2:
+            raise UserError(f"parser.feather={feather} is a share of the picture's width, from 0 to 0.2")
+        return cls({name.lower(): Reach.of(name, settings) for name, settings in (reach or {}).items()}, feather)
+
+    def of(self, attribute: str) -> Reach:
+        """What an attribute's mask may reach."""
+        return self.reach.get(attribute.lower(), _OTHERS)
+
+    def __call__(self, parts: Tensor, mask: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """The mask within the limits of the attributes of an edit, several of them united.
+
+        Args:
+            parts: (B, K, S, S), probabilities of the parser's classes in the photo.
+            mask: (B, 1, R, R) in [0, 1].
+            edits: {attribute: strength}, none of them 0.
+
+        Returns:
+            (B, 1, R, R) in [0, 1].
+        """
+        every = [self.of(name) for name in edits]
+        allowed = torch.stack([self._allowed(parts, reach) for reach in every]).amax(0)
+        whole = torch.stack([_whole(parts, r, s) for r, s in zip(every, edits.values(), strict=True)]).amax(0)
+        size = mask.shape[-1]
+        return (torch.maximum(mask, _resized(whole, size)) * _resized(allowed, size)).clamp(0, 1)
+
+    def _allowed(self, parts: Tensor, reach: Reach) -> Tensor:
+        if reach.parts is None:
+            return torch.ones_like(parts[:, :1])
+        allowed = _inside(_sum(parts, reach.parts), round(self.feather * parts.shape[-1]))
+        return allowed * _near(_sum(parts, reach.near), reach.within) if reach.near else allowed
+
+
+_OTHERS = Reach(parts=tuple(name for name in NAMES if name not in OCCLUDERS))
+
+
+def _sum(parts: Tensor, names: Sequence[str]) -> Tensor:
+    return parts[:, numbers(names)].sum(1, keepdim=True)
+
+
+def _inside(region: Tensor, radius: int) -> Tensor:
+    """0 where a soft region ends and beyond, 1 from `radius` pixels inside of it."""
+    return (2 * blur(region, radius) - 1).clamp(0, 1) * (region > 0.5)
+
+
+def _near(region: Tensor, within: float) -> Tensor:
+    """1 on the region and up to half of `within` from it, 0 from `within` on; 1 everywhere where there is no region."""
+    width = region.shape[-1]
+    steps = max(1, round(within * width / 2))
+    sure = (region > 0.5).float()
+    found = blur(_dilated(sure, steps + steps // 2), steps // 2)
+    return torch.where(sure.amax((1, 2, 3), keepdim=True) > 0, found, 1.0)
+
+
+def _whole(parts: Tensor, reach: Reach, strength: float) -> Tensor:
+    names = (*reach.whole, *(reach.removes if strength < 0 else ()))
+    if not names:
+        return torch.zeros_like(parts[:, :1])
+    radius = max(1, parts.shape[-1] // 64)
+    return blur(_dilated((_sum(parts, names) > 0.5).float(), radius), radius // 2)
+
+
+def _dilated(region: Tensor, radius: int) -> Tensor:
+    """The largest value within `radius` pixels, by an octagon: a square and a diamond would show their corners."""
+    if radius < 1:
+        return region
+    found = region
+    for i in range(radius):
+        rows = F.max_pool2d(found, (3, 1), 1, (1, 0))
+        columns = F.max_pool2d(found, (1, 3), 1, (0, 1))
+        found = torch.maximum(rows, columns) if i % 2 else F.max_pool2d(found, 3, 1, 1)
+    return found
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False) if x.shape[-1] != size else x

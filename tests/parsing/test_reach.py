@@ -1,0 +1,78 @@
+"""Limits of masks by the parts of a face."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from oodgan.errors import UserError
+from oodgan.launch import compose
+from oodgan.parsing.classes import NAMES, numbers
+from oodgan.parsing.reach import OCCLUDERS, Limits, Reach
+
+
+def parts() -> torch.Tensor:
+    """A face of 64 px: a hat above, skin below, a mouth in it, glasses at the left."""
+    labels = torch.full((64, 64), NAMES.index("skin"))
+    labels[:16] = NAMES.index("hat")
+    labels[44:50, 26:38] = NAMES.index("mouth")
+    labels[24:32, 4:20] = NAMES.index("glasses")
+    return torch.nn.functional.one_hot(labels, len(NAMES)).movedim(-1, 0)[None].float()
+
+
+EVERYWHERE = torch.ones(1, 1, 64, 64)
+
+
+def is_of(*names: str) -> torch.Tensor:
+    return parts()[:, numbers(names)].sum(1, keepdim=True) > 0.5
+
+
+def test_what_covers_the_face_is_left_alone_and_the_limit_fades_on_the_other_side() -> None:
+    found = Limits(feather=0.05)(parts(), EVERYWHERE, {"freckles": 1.0})
+    assert not found[is_of(*OCCLUDERS)].any()
+    assert found[0, 0, 40, 50] == 1  # far from any limit
+    column = found[0, 0, 14:22, 50]
+    assert column[:2].sum() == 0 and 0 < column[2] < column[3] < column[4] <= 1
+    assert torch.equal(Limits()(parts(), EVERYWHERE * 0.3, {"freckles": 1.0})[0, 0, 40, 50], torch.tensor(0.3))
+
+
+def test_an_attribute_reaches_its_own_parts_near_to_what_it_is_about() -> None:
+    limits = Limits({"smile": Reach(["skin", "mouth"], near=["mouth"], within=0.2)}, feather=0)
+    found = limits(parts(), EVERYWHERE, {"Smile": 1.0})[0, 0]
+    assert found[47, 32] == 1 and found[47, 24] == 1  # on it, and near to it
+    assert found[47, 5] == 0 and found[20, 32] == 0  # too far
+    both = limits(parts(), EVERYWHERE, {"smile": 1.0, "freckles": 1.0})[0, 0]
+    assert both[20, 32] == 1 and both[8, 32] == 0  # of two attributes what either may reach
+    no_mouth = parts()
+    no_mouth[:, numbers(["skin"])] += no_mouth[:, numbers(["mouth"])]
+    no_mouth[:, numbers(["mouth"])] = 0
+    assert limits(no_mouth, EVERYWHERE, {"smile": 1.0})[0, 0, 20, 32] == 1  # nothing to be near to
+
+
+def test_a_part_is_taken_whole_when_it_is_taken_away() -> None:
+    reach = Reach(["skin", "glasses"], removes=["glasses"])
+    limits, nowhere = Limits({"eyeglasses": reach}, feather=0), EVERYWHERE * 0
+    assert not limits(parts(), nowhere, {"eyeglasses": 1.0}).any()
+    taken = limits(parts(), nowhere, {"eyeglasses": -1.0})
+    assert bool((taken[is_of("glasses")] > 0.99).all()) and taken.mean() < 0.1 and not taken[is_of("hat")].any()
+    assert torch.equal(Limits({"yaw": Reach()})(parts(), EVERYWHERE, {"yaw": 1.0}), EVERYWHERE)
+
+
+def test_settings_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"unknown key of parser\.reach\.smile 'nearby'.*near"):
+        Limits.from_config({"smile": {"nearby": ["mouth"]}})
+    with pytest.raises(UserError, match=r"parser\.reach\.smile: unknown class of the parser 'lips'"):
+        Limits.from_config({"smile": {"parts": ["lips"]}})
+    with pytest.raises(UserError, match=r"within=0 is a share"):
+        Limits.from_config({"smile": {"within": 0}})
+    with pytest.raises(UserError, match=r"parser\.feather=3"):
+        Limits.from_config({}, 3)
+
+
+def test_the_shipped_limits_are_of_the_shipped_directions() -> None:
+    from oodgan.directions.bank import Bank, locate
+
+    cfg = compose("edit", ["parser=light", "edits={smile: 1}", "input=a.png"]).parser
+    limits = Limits.from_config(cfg.reach, cfg.feather)
+    assert set(limits.reach) == set(Bank.load(locate("ffhq")).names)
+    assert "glasses" not in (limits.of("smile").parts or ()) and "glasses" in limits.of("eyeglasses").removes
