@@ -184,7 +184,9 @@ def _packed(images: Sequence[Tensor], mask: Tensor, code: Tensor) -> dict[str, T
 
 
 class Ghosts(Dataset[dict[str, Any]]):
-    """The ghosts of a folder, ordered by a hash of their names: float images in [-1, 1], `mask` in [0, 1], `code` (L, 512), `known` (1,).
+    """The ghosts of a folder, ordered by a hash of their names.
+
+    Float images in [-1, 1], `mask` in [0, 1], `code` (L, 512), `known` (1,).
 
     They lie in shards (`pack`) or, as older artifacts have them, in a file each; a row is read without the others.
     """
