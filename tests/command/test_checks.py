@@ -78,8 +78,9 @@ def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
 def test_names_that_become_files_can_be_such(name):
     with pytest.raises(UserError, match="names files: it must not contain"):
         checks.checked(OmegaConf.merge(compose("evaluate"), {"methods": {name: "plain"}}), config_folder())
-    with pytest.raises(UserError, match=r"edits: .* names files"):
-        checks.checked(OmegaConf.merge(compose("edit"), {"edits": {name: 1}}), config_folder())
+    with pytest.raises(UserError, match=r"directions\.files: .* names files"):
+        own = {"directions": {"files": {name: "a.pt"}}}
+        checks.checked(OmegaConf.merge(compose("directions"), own), config_folder())
 
 
 def test_names_keep_their_letters():

@@ -34,7 +34,7 @@ LISTS = ("columns", "attributes", "strengths")
 MAPPINGS = ("methods", "edits")
 """Keys of {name: value}, where the configs leave it open."""
 
-FILES = ("methods", "edits", "directions.files", "directions.attributes")
+FILES = ("methods", "directions.files", "directions.attributes")
 """Mappings whose names become names of files."""
 
 ANYTHING = (
