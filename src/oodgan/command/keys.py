@@ -19,7 +19,7 @@ TEXT = (
 """Keys (`*.x`: an `x` at any depth) of one name or path: what is typed is the text, whatever it looks like."""
 
 TEXTS = (
-    "input", "runs", "name", "labels", "images", "methods", "columns", "maximize", "save", "attributes",
+    "input", "runs", "name", "labels", "images", "methods", "columns", "maximize", "save", "attributes", "judges",
     "directions.files", "diffcam.aliases", "pipeline.stages", "pipeline.photos", "metrics.metrics", "metrics.sets",
     "*.tags",
 )  # fmt: skip
