@@ -105,6 +105,10 @@ def test_any_file_name_survives_the_override_grammar(name: str) -> None:
         (["edit", "none.jpg", "edits={smile: much}"], "strength 'much' of 'smile'"),
         (["edit", "none.jpg", "edits={smile: 1}", "save=[msk]"], "did you mean 'mask'?"),
         (["edit", "none.jpg", "edits={smile: 1}", "format=gif"], "png, jpg or webp expected"),
+        (
+            ["export", "sizes=16,32"],
+            "sizes=16,32: a list is written sizes=[16,32]; for a sweep over the values, add -m",
+        ),
         (["pipeline", "experiment=tiny", "pipeline.photos=none.jpg"], "no such file: none.jpg"),
         (["pipeline", "pipeline.photos=[]", "pipeline.edits=[{smlie: 1}]"], "did you mean 'smile'?"),
         (["diffcam", "generator=tiny"], "do not fit generator stylegan2-32"),

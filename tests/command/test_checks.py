@@ -60,8 +60,8 @@ def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
     cfg = checked("evaluate", "photos=2020", "methods={a: 7}", "attributes=smile,age", "metrics.metrics=psnr")
     assert list(cfg.attributes) == ["smile", "age"] and list(cfg.metrics.metrics) == ["psnr"]
     assert cfg.photos == "2020" and cfg.methods == {"a": "7"}
-    more = checked("evaluate", "photos=1", "methods={a: 7}", "set=2024", "strengths=0.5")
-    assert more.set == "2024" and list(more.strengths) == [0.5]
+    more = checked("evaluate", "photos=1", "methods={a: 7}", "set=2024", "strengths=0.5", "judges=a,b")
+    assert more.judges == ["a", "b"] and more.set == "2024" and list(more.strengths) == [0.5]
     assert checked("inversion", "data=folder", "data.source.root=1", "data.source.labels=07").data.source.labels == "07"
     assert list(checked("export", "sizes=16").sizes) == [16]
     assert list(checked("compare", "runs=5", "columns=val/loss").runs) == ["5"]
@@ -78,8 +78,9 @@ def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
 def test_names_that_become_files_can_be_such(name):
     with pytest.raises(UserError, match="names files: it must not contain"):
         checks.checked(OmegaConf.merge(compose("evaluate"), {"methods": {name: "plain"}}), config_folder())
-    with pytest.raises(UserError, match=r"edits: .* names files"):
-        checks.checked(OmegaConf.merge(compose("edit"), {"edits": {name: 1}}), config_folder())
+    with pytest.raises(UserError, match=r"directions\.files: .* names files"):
+        own = {"directions": {"files": {name: "a.pt"}}}
+        checks.checked(OmegaConf.merge(compose("directions"), own), config_folder())
 
 
 def test_names_keep_their_letters():

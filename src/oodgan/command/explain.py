@@ -50,6 +50,11 @@ def _option(match: re.Match[str], error: BaseException, stage: str) -> str:
     return f"unknown option {group}={option}{nearest(option, options)}; known: {', '.join(options)}"
 
 
+def _several(match: re.Match[str], error: BaseException, stage: str) -> str:
+    key, values = match.groups()
+    return f"{key}={values}: a list is written {key}=[{values}]; for a sweep over the values, add -m"
+
+
 def _missing(match: re.Match[str], error: BaseException, stage: str) -> str:
     key = re.search(r"full_key: (\S+)", str(error))
     name = key[1] if key else match[1]
@@ -93,6 +98,7 @@ _PATTERNS: list[tuple[str, Any]] = [
     (r"Could not override '([^']+)'", _key),
     (r"Could not find '([^']+)/([^']+)'", _option),
     (r"Error merging override (.+)", lambda match, *_: f"{match[1]}: a list [a,b] and a mapping {{a: b}} are not one"),
+    (r"Ambiguous value for argument '([^'=]+)=([^']*)'", _several),
     (r"Missing mandatory value: (\S+)", _missing),
     (r"Key '([^']+)' is not in struct", _absent),
     (r"Error locating target '([^']+)'", _module),

@@ -19,7 +19,7 @@ TEXT = (
 """Keys (`*.x`: an `x` at any depth) of one name or path: what is typed is the text, whatever it looks like."""
 
 TEXTS = (
-    "input", "runs", "name", "labels", "images", "methods", "columns", "maximize", "save", "attributes",
+    "input", "runs", "name", "labels", "images", "methods", "columns", "maximize", "save", "attributes", "judges",
     "directions.files", "diffcam.aliases", "pipeline.stages", "pipeline.photos", "metrics.metrics", "metrics.sets",
     "*.tags",
 )  # fmt: skip
@@ -34,7 +34,7 @@ LISTS = ("columns", "attributes", "strengths")
 MAPPINGS = ("methods", "edits")
 """Keys of {name: value}, where the configs leave it open."""
 
-FILES = ("methods", "edits", "directions.files", "directions.attributes")
+FILES = ("methods", "directions.files", "directions.attributes")
 """Mappings whose names become names of files."""
 
 ANYTHING = (

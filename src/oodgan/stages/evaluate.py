@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     rows = variants(plain(cfg.methods) or {}, plain(cfg.get("strengths")))
     methods = {row: variant.source for row, variant in rows.items()}
     masks = Path(cfg.masks) if cfg.masks else None
-    if masks is None and not chosen(cfg.parser):
+    if masks is None and not chosen(cfg.get("parser")):
         protocol = _without_regions(protocol)
     edits = _edits(cfg, methods)
     maker = _maker(cfg, edits, methods)
@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         "maker": maker,
         "at": results.at(cfg),
     }
-    settings |= decisive(cfg.parser)
+    settings |= decisive(cfg.get("parser"))
     settings["set"] = results.named_set(cfg)
     settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity")), plain(cfg.get("judges"))]
     mark = fingerprint(settings, _inputs([*pairs, *reals], output))
@@ -117,7 +117,7 @@ def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str])
 
     parts = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "paper")
     config = {part: plain(cfg.get(part)) for part in parts}
-    config |= decisive(cfg.parser)
+    config |= decisive(cfg.get("parser"))
     return fingerprint({"parts": config, "edits": edits, "published": PAPER}, results.sources_of(cfg))
 
 
@@ -164,7 +164,7 @@ def _job(
     from oodgan.metrics.regions import PARTS
     from oodgan.parsing.parser import chosen
 
-    parsed = bool(cfg.masks) or chosen(cfg.parser)
+    parsed = bool(cfg.masks) or chosen(cfg.get("parser"))
     known = bool(protocol.sets) and statistics_path(statistics_key(pairs, protocol)).is_file()
     return Job(
         pairs=pairs,
@@ -179,7 +179,7 @@ def _job(
         probes=_probes(cfg, edits) | judges.build(plain(cfg.get("judges")) or [], edits, protocol.resolution),
         photo_features=not known and not reals,
         reals=reals,
-        parser=plain(cfg.parser) if chosen(cfg.parser) else None,
+        parser=plain(cfg.get("parser")) if chosen(cfg.get("parser")) else None,
     )
 
 

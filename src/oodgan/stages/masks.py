@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     photos = _photos(cfg)
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
-    groups = ("inverter", "transfer", "diffcam", "compose", *(["parser"] if chosen(cfg.parser) else []))
+    groups = ("inverter", "transfer", "diffcam", "compose", *(["parser"] if chosen(cfg.get("parser")) else []))
     mark = common.mark_of(cfg, groups, generator=generator.id, bank=bank.id, **_inputs(cfg, photos))
     folder = StageFolder.of(cfg).artifact
     if common.finished(cfg, mark):

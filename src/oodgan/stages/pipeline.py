@@ -81,7 +81,7 @@ def _edit_and_report(cfg: DictConfig) -> None:
     from oodgan.parsing.parser import chosen
 
     run = RunFolder.of(cfg)
-    parts = (*_PARTS, *(["parser"] if chosen(cfg.parser) else []))
+    parts = (*_PARTS, *(["parser"] if chosen(cfg.get("parser")) else []))
     mark = common.mark_of(cfg, ("generator", *parts), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
     if run.report_mark.is_file() and run.report_mark.read_text() == mark:
         _tell(run)
