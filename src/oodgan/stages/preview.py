@@ -22,6 +22,7 @@ from oodgan.inversion.feature import FeatureEncoder, predict
 from oodgan.stages import _common as common
 from oodgan.training.progress import track
 
+READS = ("generator", "inverter", "data")
 log = logging.getLogger("oodgan")
 
 
