@@ -1,6 +1,6 @@
 """The command: `oodgan <stage> key=value ...`, `-m` for sweeps.
 
-Nothing heavy is imported before a stage is known, so that `oodgan --help` answers at once.
+Heavy packages are imported only when a stage runs, so that `oodgan --help` is fast.
 """
 
 from __future__ import annotations
@@ -72,18 +72,18 @@ def _main(arguments: list[str]) -> int:
 
 
 def positional(stage: str, given: Sequence[str]) -> list[str]:
-    """Turn plain words into overrides, by the stage's `POSITIONAL`: names in order, the last `*name` takes the rest.
+    """Turn positional arguments into overrides by the stage's `POSITIONAL`: names in order, `*name` takes the rest.
 
-    Words that hold `=` (and are no file) or begin with `+` or `~` are overrides, and stay as they are.
+    Words with `=` that are not files, and words that start with `+` or `~`, are overrides already and are not changed.
 
     Raises:
-        UserError: more words than the stage takes.
+        UserError: more arguments than the stage takes.
     """
     names = constant(stage, "POSITIONAL")
     plain: list[str] = []
     rest: list[str] = []
     for word in given:
-        assigns = "=" in word and not os.path.exists(word)  # a photo's name may hold a = too
+        assigns = "=" in word and not os.path.exists(word)  # the name of a photo may contain =
         (rest if assigns or word.startswith(("+", "~")) else plain).append(word)
     found: list[str] = []
     for name in names:
@@ -100,7 +100,7 @@ def positional(stage: str, given: Sequence[str]) -> list[str]:
 
 
 def _cut_by_the_shell(overrides: Sequence[str]) -> None:
-    """Say what is wrong with `edits={smile: 1}` without quotes, of which the shell makes two words."""
+    """Raise the error for `edits={smile: 1}` without quotes, which the shell splits into two words."""
     for word in overrides:
         value = word.partition("=")[2]
         if value[:1] in ("{", "["):
@@ -130,8 +130,8 @@ def _completion(option: str, rest: list[str]) -> int:
 
 
 def _print_anything() -> None:
-    """Let a terminal that knows few letters show the others escaped, instead of ending the command at its last line."""
-    logging.raiseExceptions = False  # no traceback for each message to who has closed the output
+    """Escape characters that the terminal cannot show, instead of failing when they are printed."""
+    logging.raiseExceptions = False  # no traceback for each message when the output was closed
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):  # not a text stream of Python's own
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What a user can do wrong, said in one line."""
+"""The exception for mistakes of the user, and messages that suggest the right name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The command prints it as one line and ends with exit code 2.
+    """A mistake that the user can correct. The command prints it as one line and exits with code 2.
 
-    The message says what was wrong, with which value, and what would be right.
+    The message names what is wrong, the value, and what would be right.
     """
 
 
@@ -26,7 +26,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def unknown(kind: str, word: str, words: Iterable[str]) -> UserError:
-    """The error for a name that is not among the known ones.
+    """Return the error for an unknown name, with the nearest and all known names.
 
     >>> str(unknown("direction", "smlie", ["beard", "smile"]))
     "unknown direction 'smlie' (did you mean 'smile'?); known: beard, smile"

@@ -1,6 +1,6 @@
-"""Files and folders that are whole or not there, and what tells them apart.
+"""Atomic writing of files and folders, and their hashes.
 
-They are written under a temporary name and renamed when complete, so that a half-written one is never read.
+They are written under a temporary name and renamed when complete, so that an incomplete one is never read.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _counter = itertools.count()
 
 @contextlib.contextmanager
 def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
+    """Yield a temporary folder that is renamed to `folder` if the block succeeds, and removed otherwise.
 
-    Of several processes only the first one's stays.
+    With several processes, only the folder of the first is kept.
 
     Raises:
-        UserError: `folder` exists with something in it and `replace` is false, or the disk refuses.
+        UserError: `folder` is not empty and `replace` is false, or it cannot be written.
     """
     folder = Path(folder).absolute()
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -92,9 +92,9 @@ def _swap(temporary: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` when the block ends well, and is removed otherwise.
+    """Yield a temporary path that is renamed to `path` if the block succeeds, and removed otherwise.
 
-    Folders on the way are made. Raises `UserError` when the disk refuses; what was at `path` is still there then.
+    Parent folders are created. Raises `UserError` if the file cannot be written; an existing `path` is kept then.
     """
     path = Path(path)
     temporary = path.with_name(f".oodgan-{_machine()}-{os.getpid()}-{next(_counter)}.partial")
@@ -110,7 +110,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def refusing(path: str | Path) -> Iterator[None]:
-    """Turn the disk's refusal to write something at `path` into a `UserError`."""
+    """Turn errors of writing to `path` into a `UserError`."""
     try:
         yield
     except Exception as error:
@@ -141,7 +141,7 @@ def _machine() -> str:
 
 
 def sweep(folder: Path, deep: bool = True) -> None:
-    """Delete what killed processes of this machine left half-written in a folder (`replacing`), and below it."""
+    """Delete temporary files that killed processes of this machine left in a folder (`replacing`), and below it."""
     pattern = ".oodgan-*.partial"
     for path in (folder.rglob if deep else folder.glob)(pattern) if folder.is_dir() else ():
         match = _TEMPORARY.fullmatch(path.name)
@@ -216,7 +216,7 @@ def below(folder: Path, name: str, ending: str) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one, never a part.
+    """Write a small file atomically: a reader sees the old or the new text.
 
     A file name that is not UTF-8 stands in it with its odd bytes as `\\udcXX`. Raises `UserError` as `replacing`.
     """
@@ -225,7 +225,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:
-    """Strict JSON, which every reader takes: NaN and infinities become null.
+    """Return strict JSON: NaN and infinities become null.
 
     >>> to_json({"fid": float("nan"), "count": 1}, indent=None)
     '{"fid": null, "count": 1}\\n'

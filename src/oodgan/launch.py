@@ -38,7 +38,7 @@ class Terminated(UserError):
 
 
 def config_folder() -> Path:
-    """Where the configs lie: beside `src` in a checkout, inside the package when installed from a wheel."""
+    """Return the folder of the configs: beside `src` in a checkout, inside the package when installed from a wheel."""
     for folder in config_folders():
         if (folder / "config.yaml").is_file():
             return folder
@@ -46,7 +46,7 @@ def config_folder() -> Path:
 
 
 def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
-    """Compose a stage's configuration without running it (the same that the command would run)."""
+    """Return the composed configuration of a stage, as the command would use it, without running it."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
@@ -55,9 +55,12 @@ def compose(stage: str, overrides: list[str] | None = None) -> DictConfig:
 
 
 def run(stage: str, given: list[str]) -> int:
-    """Run `oodgan <stage> given`; returns the exit code. Raises UserError for what the user can mend.
+    """Run `oodgan <stage> given` and return the exit code.
 
-    Of the processes that torchrun or srun started, the first runs the stage; see `oodgan.ranks`.
+    With torchrun or srun, only the first process runs the stage; see `oodgan.ranks`.
+
+    Raises:
+        UserError: a mistake that the user can correct.
     """
     _find_plugins()
     with joined() as follow, _term_stops():
@@ -113,7 +116,7 @@ def _run(stage: str, given: list[str]) -> int:
 
 
 def _call(stage: str, cfg: DictConfig, conf: Path) -> Any:
-    """Check a composed configuration, and run the stage with it. Raises UserError for what the user can mend."""
+    """Check a composed configuration and run the stage with it. Raises UserError for mistakes of the user."""
     try:
         cfg = checks.checked(cfg, conf)
         module = importlib.import_module(f"oodgan.stages.{stage}")
@@ -130,7 +133,7 @@ def _call(stage: str, cfg: DictConfig, conf: Path) -> Any:
 
 
 def _foreign(error: Exception) -> Exception:
-    """Errors of libraries and of the disk that a user can mend, as UserError; others as they are."""
+    """Convert errors of libraries and of the disk that a user can correct to UserError; return others unchanged."""
     kind = f"{type(error).__module__}.{type(error).__name__}"
     if isinstance(error, OSError) and (error.filename or error.errno in _DISK):
         return UserError(f"{error.filename or 'the disk'}: {error.strerror}")
@@ -146,7 +149,7 @@ def _foreign(error: Exception) -> Exception:
 
 
 def check_reads(stage: str, overrides: list[str]) -> None:
-    """Refuse settings of parts that the stage does not use: they would have no effect."""
+    """Raise UserError for settings of parts that the stage does not use, since they would have no effect."""
     reads, groups = constant(stage, "READS"), checks.groups(config_folder())
     for word in overrides:
         group = words.key_of(word).partition(".")[0]
@@ -156,7 +159,7 @@ def check_reads(stage: str, overrides: list[str]) -> None:
 
 
 def _found_here(options: list[str], conf: Path) -> list[str]:
-    """Hydra's options with the folders that they name seen from the working folder, and our configs behind them."""
+    """Return Hydra's options with folders relative to the working folder, and our configs added to the search path."""
     found, paths = [], ("--config-path", "-cp", "--config-dir", "-cd")
     for before, word in zip(["", *options], options, strict=False):
         name, given, value = word.partition("=")
@@ -193,7 +196,7 @@ def _without_absent(main: Callable[[], Any], options: list[str], asked: list[str
 
 @contextlib.contextmanager
 def _arguments(given: list[str]) -> Iterator[None]:
-    """Hydra reads its words from `sys.argv`, the options first."""
+    """Put arguments into `sys.argv`, where Hydra reads them."""
     former, sys.argv = sys.argv, ["oodgan", *given]
     try:
         yield
@@ -202,7 +205,7 @@ def _arguments(given: list[str]) -> Iterator[None]:
 
 
 def _find_plugins() -> None:
-    """Let `_target_` name modules that lie in the working folder, after all that is installed."""
+    """Let `_target_` find modules in the working folder, after installed packages."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
@@ -210,9 +213,9 @@ def _find_plugins() -> None:
 
 @contextlib.contextmanager
 def _term_stops() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does; a SLURM job that may be queued again then is, to go on where it was.
+    """Handle SIGTERM like Ctrl-C, and requeue a SLURM job that may be requeued.
 
-    Of several ranks the first decides: the others wait for it, so that none of them ends the job too early.
+    With several ranks, the first one decides and the others wait for it, so that none ends the job too early.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""One edit of one face: its pictures and tensors, each made by the editor's step when it is first looked at."""
+"""One edit of one face. Its images and tensors are computed when they are first accessed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEPS = {"inverted": "invert", "edited": "edit", "mask": "mask", "coarse": "comp
 
 
 def strength_text(strength: float) -> str:
-    """A strength with its sign, in as many digits as tell it from any other.
+    """Return a strength with its sign, in as many digits as needed.
 
     >>> strength_text(1.0), strength_text(-0.5), strength_text(0.1234567)
     ('+1', '-0.5', '+0.1234567')
@@ -39,7 +39,7 @@ def strength_text(strength: float) -> str:
 
 
 class Edit:
-    """One edit of one face. Pictures are computed when first asked for, with what they need, and kept.
+    """One edit of one face. Images are computed when first accessed, together with what they depend on, and kept.
 
     `photo`, `inverted`, `edited`, `coarse` and `result` are R x R RGB pictures, `mask` is a grey one, `pasted` is the
     whole photo at its own size with the result put back.
@@ -166,7 +166,7 @@ class Tensors(Mapping[str, Tensor]):
 
 
 def paste(edits: Sequence[Edit]) -> Image.Image:
-    """Put the results of edits of one photo (one for each face) back into it, at the photo's own size."""
+    """Return the photo, at its own size, with the results of edits (one for each face) pasted back."""
     whole = edits[0].subject.source.image
     for edit in edits:
         result = edit.tensors["result"][0].cpu()

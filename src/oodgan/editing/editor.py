@@ -1,6 +1,6 @@
-"""The paper's figure in code: invert, edit, mask, compose, deghost; and the public Python API around it.
+"""The editor: invert, edit, mask, compose, deghost, and the public Python API for it.
 
-What it answers with is an `oodgan.editing.edit.Edit`.
+`Editor.edit` returns an `oodgan.editing.edit.Edit`.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ Edits = Mapping[str, "float | str | Target"]
 
 
 class Editor:
-    """Edits faces in real photos, one step after the other as the paper does (section 3, figure 2).
+    """Edits faces in real photos in the five steps of the paper (section 3, figure 2).
 
     Each step is a method on tensors: images (1, 3, R, R) in [-1, 1], codes (1, L, 512), masks (1, 1, R, R) in [0, 1],
-    R being `generator.resolution`. `edit` strings them together for photos of any size.
+    with R = `generator.resolution`. `edit` runs all steps on photos of any size.
 
     Args:
         generator: decodes codes to images (`oodgan.generators.protocol.Generator`).
-        inverter: finds the code of a photo.
+        inverter: inverts a photo (`oodgan.inversion.inverter.Inverter`).
         bank: the named directions, fitted to the generator.
-        masker: finds where an edit changed meaning (Diff-CAM).
-        remover: separates the result from the ghosts of the composition; None leaves the coarse image as it is.
+        masker: computes the mask of what an edit changed (Diff-CAM).
+        remover: removes artifacts of the composition (deghosting); None: the coarse image is the result.
         composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
-        device: where everything is computed.
-        transfer: how the residuals of an inversion follow an edit (`oodgan.inversion.transfer`); None: unchanged.
-        search: chooses strengths that are asked for by their change (`oodgan.editing.strength`); None: the default one.
+        device: device of all computations.
+        transfer: what happens to the residuals when the code is edited (`oodgan.inversion.transfer`); None: unchanged.
+        search: searches strengths for requested changes (`oodgan.editing.strength`); None: the default search.
         parser: keeps masks to the parts of the face that their attributes may reach; None: to none.
 
     Example::
@@ -61,7 +61,7 @@ class Editor:
         print(editor.names)                                      # the attributes
         edit = editor.edit("photo.jpg", {"smile": 1.0, "beard": 0.5})
         edit.pasted.save("smiling.jpg")                          # the photo at its own size
-        edit.mask.save("mask.png")                               # where the edit changed meaning
+        edit.mask.save("mask.png")                               # what the edit changed
         print(edit.tensors["result"].shape)                      # torch.Size([1, 3, 1024, 1024]), in [-1, 1]
         again = editor.edit("photo.jpg", {"age": -1.0}).result   # not inverted again
     """
@@ -81,7 +81,7 @@ class Editor:
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
-        self.synthesis: Callable[..., Tensor] = generator.synthesis  # another backend may take its place
+        self.synthesis: Callable[..., Tensor] = generator.synthesis  # replaced by other backends
         self.transfer: Transfer = transfer or Whole()
         self.search, self.parser = search or Search(), parser
         for part in (generator, inverter, masker, remover, self.transfer, parser):
@@ -91,11 +91,11 @@ class Editor:
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> Editor:
-        """Build every part that a configuration names: what `oodgan edit` does with its own.
+        """Build all parts from a configuration, as `oodgan edit` does.
 
         Raises:
-            UserError: weights that are missing, or were made for another generator or other directions; a `backend`
-                that is unknown or not installed.
+            UserError: weights are missing or were made for another generator or other directions; the `backend` is
+                unknown or not installed.
         """
         from oodgan import directions, generators
         from oodgan.deghost import remover
@@ -128,7 +128,7 @@ class Editor:
 
     @classmethod
     def from_pretrained(cls, generator: str = "mobile_ffhq", *overrides: str, **options: Any) -> Editor:
-        """Build an editor from the configurations of this package, with weights that are fetched when needed.
+        """Build an editor from the configurations of this package. Missing weights are downloaded.
 
         Args:
             generator: an option of the config group `generator`.
@@ -157,18 +157,18 @@ class Editor:
 
     @torch.no_grad()
     def invert(self, photo: Tensor) -> tuple[Inversion, Tensor]:
-        """Step 1: the photo's inversion, and what the generator makes of it."""
+        """Step 1: return the inversion of a photo, and the image that the generator decodes from it."""
         inversion = self.inverter.invert(photo)
         return inversion, self.decode(inversion)
 
     @torch.no_grad()
     def change(self, inversion: Inversion, edits: Mapping[str, float]) -> Inversion:
-        """Step 2: the code w+ + sum of strength x direction, with the residuals that `transfer` leaves."""
+        """Step 2: return w+ + sum of strength x direction, with the residuals from `transfer`."""
         return self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
 
     @torch.no_grad()
     def decode(self, inversion: Inversion) -> Tensor:
-        """The generator's image of an inversion, edited or not."""
+        """Return the generator's image of an inversion, edited or not."""
         residuals = {"residuals": inversion.residuals} if inversion.residuals else {}
         return self.synthesis(inversion.w_plus, **residuals).clamp(-1, 1)
 
@@ -186,14 +186,14 @@ class Editor:
 
     @torch.no_grad()
     def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
-        """Step 4: the coarse image, the edited region in the untouched photo."""
+        """Step 4: return the coarse image, the edited region composed into the photo."""
         return compose(photo, inverted, edited, mask, **self.composition).clamp(-1, 1)
 
     @torch.no_grad()
     def deghost(
         self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, coarse: Tensor, w_plus: Tensor
     ) -> Tensor:
-        """Step 5: the fine result without the ghosts that the composition left. `w_plus` is the edited code."""
+        """Step 5: return the result without artifacts of the composition. `w_plus` is the edited code."""
         if self.remover is None:
             return coarse
         found = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
@@ -242,7 +242,7 @@ class Editor:
         mask: Picture | None = None,
         mask_mode: str = "multiply",
     ):
-        """Edit a photo; the faces are found now, the rest is computed when it is asked for.
+        """Edit a photo. Faces are detected immediately; images are computed when they are first accessed.
 
         Args:
             picture: a path; a PIL picture of any mode; an array (H, W), (H, W, 3) or (H, W, 4), uint8 or float in
@@ -286,7 +286,7 @@ class Editor:
         self, subject: Subject, edits: Mapping[str, Strength], seconds: dict[str, float] | None = None,
         own: OwnMask | None = None,
     ) -> Edit:  # fmt: skip
-        """The edit of a face by `checked` edits; strengths that are asked for by their change are found now."""
+        """Return the edit of a face by `checked` edits. Strengths for requested changes are searched immediately."""
         seconds = {} if seconds is None else seconds
         start = time.perf_counter()
         if not any(isinstance(strength, Target) for strength in edits.values()):
@@ -301,7 +301,7 @@ class Editor:
         self, picture: Picture, name: str, strengths: Iterable[float], also: Edits | None = None,
         *, aligned: bool = False, face: str | int = "largest",
     ) -> list[Edit]:  # fmt: skip
-        """One attribute at several strengths, beside the fixed edits `also`: an `Edit` for each strength.
+        """Return an `Edit` for each strength of one attribute, combined with the fixed edits `also`.
 
         The photo is aligned and inverted once. Raises UserError as `edit` does.
 
@@ -316,7 +316,7 @@ class Editor:
         return [self.edit(picture, edits, aligned=aligned, face=face) for edits in every]
 
     def checked(self, edits: Edits) -> dict[str, Strength]:
-        """The edits as floats and targets; UserError for an unknown name, or a strength or target that is none."""
+        """Return the edits as floats and targets. Raises UserError for unknown names and invalid strengths."""
         if not isinstance(edits, Mapping):
             raise UserError(f"edits={edits!r}: a mapping is expected, for example {{{self.names[0]}: 1.0}}")
         strengths = {str(name): parse(str(name), value) for name, value in edits.items()}
@@ -341,7 +341,7 @@ def _device(accelerator: str) -> str:
 
 
 def _spelled(value: Any) -> str:
-    """A Python value as Hydra's override grammar writes it."""
+    """Return a Python value in Hydra's override grammar."""
     if value is None:
         return "null"
     if isinstance(value, bool):

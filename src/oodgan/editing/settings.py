@@ -1,4 +1,4 @@
-"""What decides an edit, as one mapping: recorded beside results, written by the web page, read back from a file."""
+"""The settings that determine an edit: recorded with results, written by the web page, read from a file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=
 
 
 def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the pixels: the edit, how faces are chosen, and the parts with their weights.
+    """Return what determines the pixels: the edit, the choice of faces, and the parts with the hashes of their weights.
 
-    How strengths are sought counts only where `edits` asks for a change (`auto`, `+1sd`).
+    Settings of the search count only when `edits` requests a change (`auto`, `+1sd`).
     """
     from oodgan.weights import trained
 
@@ -38,17 +38,17 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
 
 
 def dump(cfg: Mapping[str, Any]) -> str:
-    """A settings file for the edits, faces, parts and output choices of an edit's configuration."""
+    """Return the text of a settings file for an edit's configuration."""
     output = {key: plain(cfg[key]) for key in ("save", "format", "quality")}
     return _HEAD + OmegaConf.to_yaml(OmegaConf.create({**decisive(cfg, plain(cfg["edits"])), **output}))
 
 
 def read(cfg: DictConfig) -> DictConfig:
-    """The configuration with what its `settings` file says; the command line's own words go before the file's.
+    """Return the configuration with the values of its `settings` file; keys on the command line take precedence.
 
     Raises:
-        UserError: no such file, keys that decide no edit, objects from outside of this package, weights that are not
-            those of the file, or a part that the command line chooses too.
+        UserError: no such file, unknown keys, objects from outside this package, weights with another hash than in the
+            file, or a part that the command line sets too.
     """
     if not cfg.get("settings"):
         return cfg
@@ -80,7 +80,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _checked(name: str, part: Any, path: Path) -> Any:
-    """A part without the mark of its weights, which must be that of the weights here."""
+    """Return a part without the hash of its weights, after comparing it with the weights here."""
     for target in _targets(part):  # a file that somebody sent must not name any callable there is
         if not target.startswith("oodgan."):
             raise UserError(f"{path}: {name} would call {target}, which is no part of oodgan")
@@ -102,7 +102,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _said() -> set[str]:
-    """The first words of the keys that the command line sets."""
+    """Return the first parts of the keys that the command line sets."""
     from hydra.core.hydra_config import HydraConfig
 
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []

@@ -1,7 +1,7 @@
-"""Strengths asked for by the change that they should show: `auto`, or standard deviations of the attribute (`+1sd`).
+"""Search of strengths for a requested change: `auto`, or standard deviations of the attribute (`+1sd`).
 
-The strength is sought on small previews of the edited face by one half of the attribute probes. The other half judges
-results (`oodgan evaluate`), so that nothing is measured by what it was chosen with.
+The strength is searched on small previews of the edited face with one half of the attribute probes. The other half
+evaluates results (`oodgan evaluate`), so that no strength is measured by the probes that chose it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLOSE = 0.02  # strengths nearer than this look alike
 
 @dataclass(frozen=True)
 class Target:
-    """The change that an attribute should show: `sd` standard deviations; None: what strength 1 shows on samples."""
+    """A requested change of an attribute: `sd` standard deviations; None: the change of strength 1 on samples."""
 
     sd: float | None = None
 
@@ -45,7 +45,7 @@ Strength = float | Target
 
 
 def parse(name: str, value: Any) -> Strength:
-    """A strength as people write it: a number, `auto`, or a change such as `+1sd`; UserError for anything else."""
+    """Parse a strength: a number, `auto`, or a change such as `+1sd`. Raises UserError for anything else."""
     if isinstance(value, Target):
         return value
     if isinstance(value, str):
@@ -76,9 +76,9 @@ class Choice:
 
     Args:
         strength: what the edit uses.
-        target, change: the attribute's change in standard deviations, as asked for and as seen on the preview.
+        target, change: the attribute's change in standard deviations, as requested and as measured on the preview.
         identity: FaceNet similarity of the preview and the inverted face.
-        reached: whether the preview shows as much as asked for; `reason` says why not.
+        reached: whether the preview shows the requested change; `reason` explains why not.
     """
 
     strength: float
@@ -194,12 +194,12 @@ def _reason(near: Seen, far: Seen | None, course: Course, identity: float, previ
 
 
 class Search:
-    """Chooses the strengths of attributes that are asked for by their change (the config group `search`).
+    """Searches the strengths for requested changes (the config group `search`).
 
     Args:
-        weights: probes that see the change (`oodgan.directions.probes`): a shipped name or a file.
-        identity: FaceNet similarity of the edited and the inverted face that no chosen strength goes below.
-        previews: of each attribute at most.
+        weights: probes that measure the change (`oodgan.directions.probes`): a shipped name or a file.
+        identity: lowest FaceNet similarity of edited and inverted face that a chosen strength may have.
+        previews: largest number of previews per attribute.
         tolerance: standard deviations within which a change is the one asked for.
     """
 

@@ -1,4 +1,4 @@
-"""Photos as people hand them in, and the faces in them with what all edits of a face share."""
+"""Photos in any accepted form, and their faces with the data that all edits of a face share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Subject:
 
 
 def read_picture(picture: Picture) -> Photo:
-    """Take a photo in any of the accepted forms.
+    """Read a photo in any of the accepted forms.
 
     A path; a PIL picture of any mode; a numpy array (H, W), (H, W, 3) or (H, W, 4), uint8 or float in [0, 1]; a tensor
     (3, H, W) or (1, 3, H, W) in [-1, 1].
@@ -88,12 +88,12 @@ def _from_tensor(tensor: Tensor) -> Image.Image:
 
 
 class Subjects:
-    """The faces of the photos seen last, found again by the photos' pixels.
+    """Cache of the faces of recent photos, by the photos' pixels.
 
     Args:
         size: side of the aligned crops in pixels.
         device: where the crops go.
-        keep: photos remembered; the longest unused one is forgotten first.
+        keep: number of photos in the cache; the least recently used one is dropped first.
     """
 
     def __init__(self, size: int, device: torch.device | str = "cpu", keep: int = 8) -> None:
@@ -101,7 +101,7 @@ class Subjects:
         self._known: OrderedDict[str, list[Subject]] = OrderedDict()
 
     def find(self, picture: Picture, aligned: bool = False, face: str | int | Face = "largest") -> list[Subject]:
-        """The chosen faces of a photo; raises UserError as `read_picture` and `align_photo` do."""
+        """Return the chosen faces of a photo. Raises UserError as `read_picture` and `align_photo` do."""
         source = read_picture(picture)
         key = _key(source.image, aligned, face)
         if key not in self._known:
@@ -124,7 +124,7 @@ def _key(image: Image.Image, *settings: Any) -> str:
 
 
 def once(subject: Subject, invert: Callable[[Tensor], tuple[Inversion, Tensor]]) -> tuple[Inversion, Tensor]:
-    """Inversion and inverted image of a face, computed by `invert(photo)` the first time."""
+    """Return inversion and inverted image of a face, computed by `invert(photo)` the first time."""
     if subject.inversion is None or subject.inverted is None:
         subject.inversion, subject.inverted = invert(subject.photo)
     return subject.inversion, subject.inverted

@@ -1,9 +1,10 @@
 """Feature-space inversion: a network that predicts a residual on the generator's activations at one resolution.
 
-A code holds little of a photo that the generator never learned. A residual on the activations at, say, 64 px holds
-hats, hands and backgrounds, and the blocks after it still draw what the code says (Feature-Style encoder, Yao et al.
-2022; StyleFeatureEditor, Bobkov et al. 2024). The network works as a learned optimiser: it is shown the photo, the
-inversion so far and the gradient of their squared error with respect to the activations, and answers with a correction.
+A code represents little of what the generator was not trained on. A residual on the activations at, say, 64 px
+represents hats, hands and backgrounds, and the blocks after it still draw what the code describes (Feature-Style
+encoder, Yao et al. 2022; StyleFeatureEditor, Bobkov et al. 2024). The network works as a learned optimiser: from the
+photo, the current inversion and the gradient of their squared error with respect to the activations, it predicts a
+correction.
 The gradient says how this generator, at this code, turns activations into pixels, which the network need not learn.
 """
 
@@ -24,10 +25,10 @@ from oodgan.nn.resize import resize_area
 
 
 class FeatureEncoder(nn.Module):
-    """Predicts a correction of the residual from the photo, the inversion so far, activations and their gradient.
+    """Predicts a correction of the residual from the photo, the current inversion, activations and their gradient.
 
     A U-Net of three resolutions (r, r/2, r/4 for activations of r px) without normalisation layers. Its last layer
-    starts at zero, so that an untrained network takes a plain step against the gradient.
+    starts at zero, so that an untrained network takes a plain gradient step.
 
     Args:
         channels: of the generator's activations at `resolution`.
@@ -120,7 +121,7 @@ class Prediction(NamedTuple):
 def predict(
     encoder: FeatureEncoder, generator: Generator, w_plus: Tensor, photos: Tensor, passes: int = 1, exact: int = 0
 ) -> Prediction:
-    """The residual of photos whose codes are known, after `passes + exact` forward passes of the encoder.
+    """Return the residual of photos with known codes, after `passes + exact` forward passes of the encoder.
 
     Gradients reach the encoder through the last pass only.
 

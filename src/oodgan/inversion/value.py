@@ -1,4 +1,4 @@
-"""The inversion of a photo as a value: its code, and what the code cannot hold."""
+"""The inversion of a photo: its code, and residuals for what the code cannot represent."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Inversion:
         return generator.synthesis(self.w_plus, size=size, residuals=self.residuals).clamp(-1, 1)
 
     def to(self, device: torch.device | str) -> Inversion:
-        """On another device."""
+        """Return a copy on another device."""
         return Inversion(self.w_plus.to(device), {r: x.to(device) for r, x in self.residuals.items()})
 
     def detach(self) -> Inversion:
-        """Without gradients."""
+        """Return a copy without gradients."""
         return Inversion(self.w_plus.detach(), {r: x.detach() for r, x in self.residuals.items()})
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class Inversion:
 
 
 def concatenate(parts: Iterable[Inversion]) -> Inversion:
-    """One batch of several; where only some parts have a residual at a resolution, the others' is 0."""
+    """Concatenate inversions to one batch. Residuals that only some of them have are 0 for the others."""
     parts = list(parts)
     shapes = {r: (x.shape[1:], x) for part in parts for r, x in part.residuals.items()}
     residuals = {

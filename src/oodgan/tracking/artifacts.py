@@ -1,6 +1,6 @@
-"""Artifacts: what one stage hands to the next, a folder with `manifest.json` beside weights or images.
+"""Artifacts: the outputs of stages, each a folder with `manifest.json` and weights or images.
 
-A folder is written under a temporary name and renamed when complete, so that a half-written one is never read.
+A folder is written under a temporary name and renamed when complete, so that an incomplete one is never read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _LISTED_FILES = 10_000
 
 @dataclass
 class Manifest:
-    """What an artifact is and what it was made from.
+    """Describes an artifact and its inputs.
 
-    `inputs` maps a name to the hash of what went in (see `digest`); `directions` holds the names in class order;
-    `value_range` is that of the images or weights' inputs; `fingerprint` answers "is it up to date?".
+    `inputs` maps a name to the hash of an input (see `digest`); `directions` holds the names in class order;
+    `value_range` is that of the images or weights' inputs;
+    `fingerprint` is the hash of settings and inputs by which a stage is up to date or not.
     """
 
     stage: str
@@ -53,7 +54,7 @@ class Manifest:
         self.value_range = (float(self.value_range[0]), float(self.value_range[1]))
 
     def save(self, folder: str | Path) -> Path:
-        """Write `folder/manifest.json`, listing the files that lie in the folder now."""
+        """Write `folder/manifest.json` with a list of the files in the folder."""
         folder = Path(folder)
         found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
         self.files = found[:_LISTED_FILES]
@@ -84,7 +85,7 @@ def require(
     generator: str | None = None,
     directions: Iterable[str] | None = None,
 ) -> Manifest:
-    """Return the manifest when it was made by `stage`, for `generator` and for `directions` in this order.
+    """Return the manifest if it was made by `stage`, for `generator` and for `directions` in this order.
 
     Raises:
         UserError: naming both sides of the first difference. What is None is not compared.
@@ -105,7 +106,7 @@ def require(
 
 
 def plain(config: Any) -> Any:
-    """A config as plain dicts and lists, interpolations resolved."""
+    """Return a config as plain dicts and lists, with interpolations resolved."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
     if isinstance(config, DictConfig | ListConfig):
@@ -118,7 +119,7 @@ def plain(config: Any) -> Any:
 
 
 def fingerprint(config: Any, inputs: Mapping[str, str | Path] | None = None) -> str:
-    """One hash over a part of the config and the inputs: a Path is hashed by `digest`, a str is taken as it is.
+    """Return one hash of config and inputs: a Path is hashed by `digest`, a str is used directly.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True
@@ -131,7 +132,7 @@ def fingerprint(config: Any, inputs: Mapping[str, str | Path] | None = None) -> 
 
 
 def up_to_date(folder: str | Path, mark: str) -> bool:
-    """Whether `folder` is a whole artifact with the fingerprint `mark`, its files all there."""
+    """Return whether `folder` is a complete artifact whose fingerprint is `mark`."""
     try:
         manifest = Manifest.load(folder)
     except UserError:
