@@ -1,4 +1,4 @@
-"""From a photo to FFHQ's aligned crop and back.
+"""Alignment: crop a face like FFHQ, and paste an edited crop back.
 
 The crop is the one of FFHQ's dataset tool (Karras et al. 2019; first described for CelebA-HQ, Karras et al. 2018,
 appendix C): a square turned along the eyes, sized by the eyes' distance and the distance of eyes and mouth, mirrored
@@ -104,9 +104,9 @@ def align(image: Image.Image, face: Face | Floats, size: int) -> Aligned:
 
 
 def choose(faces: Sequence[Face], face: str | int = "largest", name: str = "the photo") -> list[Face]:
-    """Pick faces (largest first, as `detect_faces` gives them): `largest`, `all`, or one by its index from 0.
+    """Choose among faces, sorted by size as `detect_faces` returns them: `largest`, `all`, or an index from 0.
 
-    Raises `UserError` when there is no face or no such one; warns when `largest` passes others over.
+    Raises `UserError` if there is no such face. Warns if `largest` ignores others.
     """
     if not faces:
         raise UserError(f"no face found in {name}; if it is an FFHQ-style crop already, use aligned=true")
@@ -130,7 +130,7 @@ def align_photo(
 ) -> list[Aligned]:
     """Detect, choose and align: one `Aligned` for each chosen face of an RGB picture; nothing is detected for a `Face`.
 
-    With `aligned` the picture is an FFHQ-style crop already: its centred square is taken as it is, only resized.
+    With `aligned`, the picture is an FFHQ-style crop already: its centred square is only resized.
     """
     if isinstance(face, Face):
         return [align(image, face, size)]
@@ -216,10 +216,10 @@ def paste_back(
 ) -> Image.Image:
     """Put an edited crop back into the photo that it was cut from, at the photo's own resolution.
 
-    `result` (3, S, S) in [-1, 1]; `mask` (S, S) or (1, S, S) in [0, 1] narrows the change. Pixels outside the crop, and
-    where mask or feather are 0, stay bit-identical. The change fades in over `feather` crop sides from the crop's edge.
-    With `keep_detail` the photo's detail finer than the crop survives where the result hardly differs from the aligned
-    photo, so that pasting the aligned photo itself gives back the original exactly.
+    `result` (3, S, S) in [-1, 1]; `mask` (S, S) or (1, S, S) in [0, 1] limits the change. Pixels outside the crop, and
+    where mask or feather are 0, are bit-identical to the photo's. The change fades in over `feather` crop
+    sides from the crop's edge. With `keep_detail`, detail of the photo finer than the crop is kept where the result
+    hardly differs from the aligned photo, so that pasting the aligned photo itself returns the original exactly.
     """
     size = aligned.size
     if tuple(result.shape[-3:]) != (3, size, size) or result.numel() != 3 * size * size:

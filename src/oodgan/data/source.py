@@ -1,4 +1,4 @@
-"""The interface of everything that gives images."""
+"""The interface of image sources."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ int64 and `w_plus` (L, 512)."""
 
 
 class Source(ABC):
-    """Images of one size, by index, in an order that does not change.
+    """Images of one size, by index, in a fixed order.
 
-    `size` is the side S of the images given out. `skipped` maps the names of files left out to the reason.
+    `size` is the side S of the returned images. `skipped` maps the names of skipped files to the reason.
     """
 
     size: int
@@ -33,12 +33,12 @@ class Source(ABC):
         """The sample at `index`. Raises `UserError` naming the image when it cannot be decoded."""
 
     def set_size(self, size: int) -> None:
-        """Give images out at another side from now on."""
+        """Set the side of the images returned from now on."""
         self.size = checked_size(size)
 
 
 def checked_size(size: int) -> int:
-    """Give `size` back, or raise `UserError` when it is no number of pixels."""
+    """Return `size`; raises `UserError` if it is not a valid number of pixels."""
     if not isinstance(size, int) or size < 1:
         raise UserError(f"size={size} must be a whole number of pixels, at least 1")
     return size

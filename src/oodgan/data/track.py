@@ -1,4 +1,4 @@
-"""One face through the frames of a video: followed by overlap, its landmarks smoothed over time."""
+"""Tracking of faces through the frames of a video by overlap, with landmarks smoothed over time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Track:
 
     @property
     def weight(self) -> float:
-        """How prominent the face is: its sizes summed over the frames."""
+        """The sum of the face's sizes over the frames, by which tracks are sorted."""
         return sum(face.size for face in self.faces.values())
 
 
 def follow(frames: Sequence[Sequence[Face]], gap: int = 0) -> list[Track]:
     """Link the faces of consecutive frames, the best overlaps first; the most prominent track comes first.
 
-    `frames` holds the faces found in each frame. A track survives `gap` frames in which its face was not found.
+    `frames` contains the faces detected in each frame. A track survives `gap` frames without its face.
     """
     tracks: list[Track] = []
     for number, faces in enumerate(frames):
@@ -58,7 +58,7 @@ def _overlap(one: Face, other: Face) -> float:
 
 
 def choose_tracks(tracks: Sequence[Track], face: str) -> dict[int, Track]:
-    """The tracks that `face` (largest, all, or a number from 0) asks for, by number; errors as `align.choose`."""
+    """Return the tracks selected by `face` (largest, all, or a number from 0), by number; errors as `align.choose`."""
     if not tracks:
         raise UserError("no face found in any frame")
     if face == "all":
@@ -72,11 +72,11 @@ def choose_tracks(tracks: Sequence[Track], face: str) -> dict[int, Track]:
 
 
 def smooth(track: Track, window: int) -> Track:
-    """A track with its landmarks and boxes smoothed over `window` frames, and its gaps filled.
+    """Return a track with landmarks and boxes smoothed over `window` frames, and gaps filled.
 
-    Each point becomes the value at its frame of the straight line fitted to the frames around it, weighted by a
-    Gaussian whose three standard deviations reach to the window's ends: a face that moves evenly stays where it is,
-    also in the first and last frames. Frames in between where the face was not found are interpolated.
+    Each point is replaced by a local linear fit over the frames around it, weighted by a Gaussian whose three standard
+    deviations reach the ends of the window. A face in uniform motion is therefore not shifted, even in the first and
+    last frames. Gaps are interpolated.
 
     Raises:
         UserError: a window below 1 frame.
@@ -113,5 +113,5 @@ def _face(row: Floats, score: float) -> Face:
 
 
 def by_frame(tracks: Mapping[int, Track], count: int) -> list[dict[int, Face]]:
-    """For each of `count` frames the faces in it by their track's number."""
+    """Return, for each of `count` frames, its faces by track number."""
     return [{i: track.faces[n] for i, track in tracks.items() if n in track.faces} for n in range(count)]

@@ -1,8 +1,8 @@
-"""The light deghoster: a small U-Net that sees all that is known, with the frozen generator's activations as prior.
+"""The light deghoster: a small U-Net on all images of the edit, with the frozen generator's activations as prior.
 
-It works at 256 px and answers with smooth fields that apply at any size, so that 1024 px cost little and no detail of
-photo or edited image is invented anew: at each place, how far to go from the coarse image to the edited one (`blend`),
-and a low-frequency colour correction (`shift`).
+It works at 256 px and predicts smooth fields that are applied at any resolution, so that 1024 px is cheap and no detail
+is redrawn: how far to move from the coarse to the edited image at each place (`blend`), and a low-frequency colour
+correction (`shift`).
 """
 
 from __future__ import annotations

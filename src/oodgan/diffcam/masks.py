@@ -1,4 +1,4 @@
-"""(inverted, edited) -> mask in [0, 1]: where the edit changed meaning."""
+"""(inverted, edited) -> mask in [0, 1] of what the edit changed, from Diff-CAM's maps."""
 
 from __future__ import annotations
 

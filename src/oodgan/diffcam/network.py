@@ -1,9 +1,9 @@
-"""Diff-CAM (paper, section 3.2): which edit was made, and where.
+"""Diff-CAM (paper, section 3.2): classifies an edit and locates it.
 
 Features of the inverted and the edited image are subtracted inside a backbone; the rest of the backbone, average
-pooling and one linear layer name the edit. Because only pooling and a linear layer follow the target features, the
+pooling and one linear layer classify the edit. Because only pooling and a linear layer follow the target features, the
 Grad-CAM weights are the linear layer's rows (up to 1 / (h w)): maps for all classes come from one forward pass.
-The same holds when the pooling knows roughly where in the aligned face it looks (`grid`).
+The same holds for pooling over a grid of places in the aligned face (`grid`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ Edits = Mapping[str, "float | Tensor"]
 
 
 class HasCodes(Protocol):
-    """What a bank needs to know of a generator."""
+    """The part of the generator protocol that a bank uses."""
 
     @property
     def id(self) -> str: ...
@@ -55,18 +55,18 @@ def space_of(generator_id: str) -> str:
 
 @dataclass(frozen=True)
 class Bank:
-    """Named directions; adding `strength * vector` to a code makes the edit, strength 1 being the calibrated step.
+    """Named directions. An edit adds `strength * vector` to a code; strength 1 is calibrated.
 
     Args:
-        names: in class order: what learns from the directions (Diff-CAM) numbers its classes by it.
-        vectors: (K, L, 512) steps in W+; rows of zeros are layers that the direction leaves alone.
+        names: in class order, which Diff-CAM uses for its classes.
+        vectors: (K, L, 512) steps in W+; rows of zeros are layers that the direction does not change.
         generator: id of the generator that they were measured on.
         space: latent space (`latent_space`) whose generators can use them.
         calibration: per name, e.g. {"range": [-1.5, 1.5], "score": 1.5, ...}; `range` is the useful range of strengths.
         provenance: how they were made (method, labels, seeds, command).
 
     Raises:
-        UserError: shapes, names or values that make no bank.
+        UserError: invalid shapes, names or values.
     """
 
     names: tuple[str, ...]
@@ -146,7 +146,7 @@ class Bank:
         return total
 
     def apply(self, w_plus: Tensor, edits: Edits) -> Tensor:
-        """Codes (B, L, 512) -> edited codes of the same shape; `{}` and strength 0 change nothing.
+        """Return edited codes, (B, L, 512) like the input; `{}` and strength 0 change nothing.
 
         >>> bank = Bank(("smile",), torch.ones(1, 4, 512), "test", "test")
         >>> bank.apply(torch.zeros(2, 4, 512), {"smile": -0.5}).unique().tolist()
@@ -232,7 +232,7 @@ def _strength(name: str, strength: float | Tensor, like: Tensor) -> float | Tens
 
 
 def locate(path: str | Path) -> Path:
-    """The file of a bank: a shipped name, a stage's folder, or the file itself; UserError where there is none."""
+    """Return the file of a bank from a shipped name, a stage's folder or a file. Raises UserError if there is none."""
     file = SHIPPED.get(str(path), Path(path))
     if file.is_dir():
         own, artifact = file / FILENAME, StageFolder(file).artifact / FILENAME

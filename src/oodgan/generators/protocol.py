@@ -1,4 +1,4 @@
-"""What every generator offers, and the few things that work for all of them."""
+"""The protocol of generators, and functions that work with any of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STYLE_DIM = 512
 
 @runtime_checkable
 class Generator(Protocol):
-    """w+ -> image. Everything else in the project asks a generator these things and knows no architecture's name.
+    """w+ -> image. The rest of the project uses only this protocol and does not depend on an architecture.
 
     `synthesis(size=...)` decodes only as far as an image of that size needs: an approximation of the area-resized full
     image, whose error each architecture documents. `levels(fuse=...)` calls `fuse(resolution, x)` on the hidden
@@ -53,7 +53,7 @@ class Generator(Protocol):
     ) -> Iterator[tuple[int, Tensor]]:
         """Codes -> (resolution, hidden activations (B, feature_channels[resolution], resolution, resolution)).
 
-        Coarsest first, up to the resolution `last` (all when None), each computed when it is asked for.
+        Coarsest first, up to the resolution `last` (None: all). Computed lazily.
         """
         ...
 
@@ -65,7 +65,7 @@ class Generator(Protocol):
 
 
 def check_residuals(residuals: Residuals | None, feature_channels: Mapping[int, int], batch: int) -> Residuals:
-    """The residuals, {} for None; UserError when one does not fit the generator's activations or the batch."""
+    """Return the residuals, {} for None. Raises UserError if one does not fit the activations or the batch."""
     for resolution, value in (residuals or {}).items():
         channels = feature_channels.get(resolution)
         if channels is None:

@@ -1,4 +1,4 @@
-"""`fit`: what every fit stage does, on the Trainer of `oodgan.training.engine`."""
+"""`fit`, the common code of all training stages, with the Trainer of `oodgan.training.engine`."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Stopped(UserError):
 
     @property
     def exit_code(self) -> int:
-        """The shell's code of a command that a signal has ended."""
+        """The exit code of a command that was ended by a signal."""
         return 130 if self.signal == "SIGINT" else 143
 
 
 @dataclass
 class FitResult:
-    """What a fit leaves: the run folder, the checkpoint that it exports (None after a `fast_dev_run`), its numbers.
+    """The result of a training: run folder, exported checkpoint (None after a `fast_dev_run`) and metrics.
 
-    `metrics` holds what was logged last when that checkpoint was written, `steps` the optimiser steps of the whole run,
+    `metrics` contains the last values logged before that checkpoint, `steps` the optimiser steps of the whole run,
     `seconds` the time of this call, `images_per_second` the throughput of all processes, `objective` the best value of
     the monitored metric (the exported `val/loss` where none is monitored), which a sweep optimises.
     """
@@ -317,7 +317,7 @@ def initialise(module: nn.Module, source: str | Path) -> None:
 
 
 def _inherit(source: Path, folder: Path) -> None:
-    """Bring a resumed run's history and identity along when it goes on in another folder."""
+    """Copy history and identity of a resumed run that continues in another folder."""
     if source.is_file():
         return
     source = checkpoints.find(source).parents[1]  # a stage's folder holds the fit's further below
