@@ -126,3 +126,23 @@ def test_out_of_range_pictures_of_a_method_are_one_line(folders):  # noqa: F811
     with pytest.raises(UserError, match="plain of 0 is out of range"):
         scorer._complete(PairDataset(pairs, protocol)[0])
     assert not pairs[0].results["plain"].exists()
+
+
+def test_a_parser_tells_the_regions_of_photos_without_masks(edited):
+    from oodgan.parsing.classes import NAMES
+    from oodgan.parsing.network import ParserNetwork
+    from oodgan.weights import trained
+
+    torch.manual_seed(0)
+    network = ParserNetwork(len(NAMES), width=8)
+    network.head.weight.data.zero_()
+    network.head.bias.data.zero_()[NAMES.index("upper_lip")] = 9.0  # all of every photo is a mouth
+    trained.save(edited / "parser" / trained.FILE, network.state_dict(), part="parser", classes=list(NAMES))
+    target = "oodgan.parsing.network.ParserNetwork"
+    parser = {"network": {"_target_": target, "width": 8}, "size": 32, "weights": str(edited / "parser")}
+    settings = {"methods": {"edited": str(edited / "edited")}, "edits": {"smile": 1.0}, "parser": parser}
+    evaluate.run(config(edited, **settings))
+    assert result(edited)["methods"]["edited"]["mask_share_on_parts"]["mean"] == pytest.approx(1.0, abs=1e-4)
+    evaluate.run(config(edited, "masked", **settings, masks=str(edited / "parsing")))
+    share = result(edited, "masked")["methods"]["edited"]["mask_share_on_parts"]["mean"]
+    assert share == pytest.approx(0.5 + 2 / 16, abs=0.02)  # the masks of the data go before
