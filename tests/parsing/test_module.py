@@ -69,7 +69,7 @@ def test_iou_is_that_of_all_images_together_on_two_processes_too(faces: Path) ->
 
 def test_the_stage_trains_a_parser_that_can_be_used(faces: Path) -> None:
     words = ["parser=tiny", "data=folder", f"data.source.root={faces}/images", "callbacks=tiny", f"root={faces}/runs"]
-    with pytest.raises(UserError, match=r"these have none: give data\.source\.parsing"):
+    with pytest.raises(UserError, match=r"these have none: set data\.source\.parsing"):
         launch.run("parser", words)
     with pytest.raises(UserError, match="parser=none has nothing to train; choose parser=light"):
         launch.run("parser", words[1:])

@@ -96,7 +96,7 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor:
 def _classes(batch: Mapping[str, Any]) -> Tensor:
     if "parsing" not in batch:
         raise UserError(
-            "the parser learns from photos with parsing masks, and these have none: give data.source.parsing"
+            "the parser is trained on photos with parsing masks, and these have none: set data.source.parsing"
         )
     known = batch.get("has_parsing")
     classes = merged(batch["parsing"])
