@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -108,7 +109,8 @@ def save(trainer: pl.Trainer, path: Path) -> None:
                 os.replace(temporary, path)
     finally:
         if trainer.is_global_zero:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the reason why nothing was written is what has to be told
+                temporary.unlink(missing_ok=True)
     trainer.strategy.barrier("checkpoint")
 
 
