@@ -59,6 +59,8 @@ class Plan:
                 raise unknown("image to save", name, SAVED)
         if cfg.format not in FORMATS:
             raise UserError(f"format={cfg.format}{nearest(str(cfg.format), FORMATS)}: png, jpg or webp expected")
+        if str(cfg.face) not in ("largest", "all") and not str(cfg.face).isdecimal():
+            raise UserError(f"face={cfg.face}: largest, all, or a number from 0 expected")
         if isinstance(cfg.quality, bool) or not isinstance(cfg.quality, int) or not 1 <= cfg.quality <= 100:
             raise UserError(f"quality={cfg.quality}: 1 to 100 expected")
         return cls(
