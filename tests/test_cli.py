@@ -105,6 +105,7 @@ def test_any_file_name_survives_the_override_grammar(name: str) -> None:
         (["edit", "none.jpg", "edits={smile: much}"], "strength 'much' of 'smile'"),
         (["edit", "none.jpg", "edits={smile: 1}", "save=[msk]"], "did you mean 'mask'?"),
         (["edit", "none.jpg", "edits={smile: 1}", "format=gif"], "png, jpg or webp expected"),
+        (["edit", "none.jpg", "edits={smile: 1}", "aligned=true", "face=larget"], "face=larget: largest, all, or a"),
         (
             ["export", "sizes=16,32"],
             "sizes=16,32: a list is written sizes=[16,32]; for a sweep over the values, add -m",
