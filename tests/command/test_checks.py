@@ -47,6 +47,7 @@ def test_what_is_shipped_passes(stage, recipe):
         ("diffcam.fit.max_steps=-1", "at least 0 is expected"),
         ("nodes=0", "nodes=0: at least 1 is expected"),
         ("compose.mode=layerd", "did you mean 'layered'?"),
+        ("diffcam.fit.module.scheduler.interval=stp", "did you mean 'step'?"),
         ("deghoster.network.sees=corse", "did you mean 'coarse'?"),
     ],
 )

@@ -51,6 +51,7 @@ CHOICES = {
     "pipeline.use": ("trained", "shipped"),
     "compose.mode": ("difference", "layered", "paper", "poisson", "blended"),
     "*.sees": ("all", "coarse"),
+    "*scheduler.interval": ("step", "validation"),
     "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
 }
 """Keys that take one of a few words; what is not listed here is checked by the part that reads it."""
