@@ -48,6 +48,7 @@ def test_what_is_shipped_passes(stage, recipe):
         ("nodes=0", "nodes=0: at least 1 is expected"),
         ("compose.mode=layerd", "did you mean 'layered'?"),
         ("diffcam.fit.module.scheduler.interval=stp", "did you mean 'step'?"),
+        ("trainer.precision=bf16-mixd", "did you mean 'bf16-mixed'?"),
         ("deghoster.network.sees=corse", "did you mean 'coarse'?"),
     ],
 )

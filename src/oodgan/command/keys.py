@@ -53,6 +53,21 @@ CHOICES = {
     "*.sees": ("all", "coarse"),
     "*scheduler.interval": ("step", "validation"),
     "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
+    "trainer.accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
+    "trainer.precision": (
+        "32-true",
+        "64-true",
+        "16-true",
+        "bf16-true",
+        "16-mixed",
+        "bf16-mixed",
+        "16",
+        "32",
+        "64",
+        "bf16",
+        "transformer-engine",
+        "transformer-engine-float16",
+    ),
 }
 """Keys that take one of a few words; what is not listed here is checked by the part that reads it."""
 
