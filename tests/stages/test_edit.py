@@ -206,13 +206,6 @@ def test_what_cannot_be_sought_is_one_line(
     assert not Path("out").exists()
 
 
-def test_frames_take_numbers(
-    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
-    assert oodgan("photos", "edits={smile: auto}", "frames=true", aligned=False) == 2
-    assert "edits={smile: auto} would choose a new strength for each frame" in capsys.readouterr().err
-
-
 def test_an_own_mask_decides_and_is_part_of_the_settings(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

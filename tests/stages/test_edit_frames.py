@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from oodgan.data.detect import detect_faces
 from oodgan.errors import UserError
-from oodgan.stages._frames import natural, place
+from oodgan.inversion.value import Inversion
+from oodgan.stages._frames import natural, place, smoothed
 from oodgan.stages._photos import Job, find
 
 EDIT = ("edits={smile: 1.0}", "frames=true")
@@ -104,8 +106,39 @@ def test_several_faces_keep_their_numbers(oodgan: Callable[..., int], tmp_path: 
     assert photos == ["0_face0", "0_face1", "1_face0", "1_face1", "2_face0", "2_face1"], "the gap is bridged"
 
 
+@pytest.mark.network
+def test_a_clip_is_edited_by_one_strength(
+    oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    first, *others = [frame(astronaut, 20 + 6 * t) for t in range(3)]
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=others, duration=[40, 80, 120])
+    assert oodgan("clip.gif", "edits={smile: +5sd}", aligned=False) == 0
+    said = capsys.readouterr()
+    assert said.err.count("strengths of all frames, chosen on 000001.png: smile") == 1 and "3 edited" in said.out
+    entries = json.loads(Path("out/edits.json").read_text())["photos"].values()
+    assert len({json.dumps(entry["sought"]) for entry in entries}) == 1
+    with Image.open("out/clip.gif") as result:
+        assert (result.n_frames, result.size) == (3, (400, 300))
+    assert oodgan("clip.gif", "edits={smile: +5sd}", aligned=False) == 0
+    assert "0 edited, 3 skipped" in capsys.readouterr().out
+    first.save("photo.png")
+    assert oodgan("input=[clip.gif, photo.png]", "edits={smile: 1}", aligned=False) == 2
+    assert "is a video: edit it alone" in capsys.readouterr().err
+
+
+def test_smoothed_inversions_change_less_from_frame_to_frame() -> None:
+    codes = torch.randn(7, 1, 3, 512, generator=torch.Generator().manual_seed(0))
+    grids = torch.randn(7, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    raw = {i: Inversion(code, {8: grid}) for i, (code, grid) in enumerate(zip(codes, grids, strict=True))}
+    same = smoothed(dict.fromkeys(range(5), raw[3]), here=0, window=5)
+    assert torch.allclose(same.w_plus, codes[3]) and torch.allclose(same.residuals[8], grids[3])
+    even = [smoothed({j: raw[j] for j in range(max(0, i - 2), min(7, i + 3))}, i, window=5) for i in range(7)]
+    for before, after in ((codes, [x.w_plus for x in even]), (grids, [x.residuals[8] for x in even])):
+        assert torch.stack(after).diff(dim=0).square().mean() < 0.4 * before.diff(dim=0).square().mean()
+
+
 @pytest.mark.parametrize(
-    ("words", "message"), [(("window=0",), "window=0"), (("window=2.5",), "window=2.5"), ((), "leave aligned=true out")]
+    ("words", "message"), [(("window=0",), "window=0"), (("steady=2.5",), "steady=2.5"), ((), "leave aligned=true out")]
 )
 def test_what_makes_no_sense_is_refused(
     words: tuple[str, ...], message: str, oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]

@@ -27,7 +27,8 @@ Numbers = Sequence[int | None]
 class Plan:
     """A checked request: where to, which edits (several for strength lists) and what to save, the main thing first.
 
-    `window` is the number of frames to smooth over, 0 for photos that are no frames.
+    `window` is the number of frames over which landmarks are smoothed, 0 for photos that are not frames, and `steady`
+    that over which inversions are.
     """
 
     output: Path
@@ -42,6 +43,7 @@ class Plan:
     window: int = 0
     mask: Path | None = None
     mask_mode: str = MODES[0]
+    steady: int = 1
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Plan:
@@ -50,8 +52,7 @@ class Plan:
         lists = {name: value for name, value in wanted.items() if isinstance(value, list)}
         choices = [value if isinstance(value, list) else [value] for value in wanted.values()]
         combos = [dict(zip(wanted, strengths, strict=True)) for strengths in itertools.product(*choices)]
-        window = _window(cfg)
-        _fixed_for_frames(window, wanted)
+        window, steady = _window(cfg)
         more = [cfg.save] if isinstance(cfg.save, str) else cfg.save or []
         save = dict.fromkeys(["pasted" if window else "result", *map(str, more)])
         for name in save:
@@ -65,7 +66,7 @@ class Plan:
             raise UserError(f"quality={cfg.quality}: 1 to 100 expected")
         return cls(
             Path(str(cfg.output)).expanduser(), combos, lists, tuple(save), str(cfg.format), int(cfg.quality),
-            bool(cfg.aligned), str(cfg.face), bool(cfg.get("replace", False)), window, *_mask(cfg),
+            bool(cfg.aligned), str(cfg.face), bool(cfg.get("replace", False)), window, *_mask(cfg), steady,
         )  # fmt: skip
 
     @property
@@ -76,7 +77,8 @@ class Plan:
     def marks(self) -> dict[str, Any]:
         """What decides the pixels beside the edits and the parts."""
         own = {} if self.mask is None else {"mask": digest(self.mask), "mask_mode": self.mask_mode}
-        return own | ({"frames": self.window} if self.window else {})
+        steady = {"steady": self.steady} if self.steady > 1 else {}
+        return own | ({"frames": self.window, **steady} if self.window else {})
 
     @property
     def own(self) -> dict[str, Any]:
@@ -137,13 +139,6 @@ def _strength(name: str, value: Any) -> Any:
     return str(strength) if isinstance(strength, Target) else strength
 
 
-def _fixed_for_frames(window: int, wanted: Mapping[str, Any]) -> None:
-    text = next((f"{name}: {value}" for name, value in wanted.items() if isinstance(value, str)), None)
-    if window and text:
-        raise UserError(f"edits={{{text}}} would choose a new strength for each frame, which flickers: find the "
-                        "strength on one frame without frames=true, and give it as a number")  # fmt: skip
-
-
 def _mask(cfg: DictConfig) -> tuple[Path | None, str]:
     mode = str(cfg.get("mask_mode", MODES[0]))
     if mode not in MODES:
@@ -154,12 +149,17 @@ def _mask(cfg: DictConfig) -> tuple[Path | None, str]:
     return path, mode
 
 
-def _window(cfg: DictConfig) -> int:
+def _window(cfg: DictConfig) -> tuple[int, int]:
+    """The numbers of frames over which landmarks and inversions are smoothed; (0, 1) for photos."""
     if not cfg.get("frames"):
-        return 0
+        return 0, 1
     if cfg.aligned:
         raise UserError("frames=true aligns the frames itself: leave aligned=true out, or frames=true for crops")
-    window = cfg.get("window", 9)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise UserError(f"window={window}: a whole number of frames from 1 (1: not smoothed) expected")
-    return window
+    return _frames(cfg, "window", 9), _frames(cfg, "steady", 1)
+
+
+def _frames(cfg: DictConfig, key: str, default: int) -> int:
+    count = cfg.get(key, default)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"{key}={count}: a whole number of frames from 1 (1: not smoothed) expected")
+    return count

@@ -10,6 +10,7 @@ Detects and aligns faces, edits them, and writes DIR/result/<photo>.png; save=[p
     oodgan edit crops/ 'edits={smile: 1}' aligned=true                                  FFHQ-style crops
     oodgan edit photo.jpg 'edits={smile: 1}' mask=where.png                             only where a picture is white
     oodgan edit frames/ 'edits={smile: 1}' frames=true                                  ordered frames of a video
+    oodgan edit clip.mp4 'edits={smile: 1}'                                             a video, with its sound
     oodgan edit photo.jpg settings=photo_settings.yaml                                  as set in `oodgan serve`
 
 Finished photos are skipped when the same command runs again. Results made with other settings are overwritten only
@@ -20,8 +21,9 @@ strength is searched on small previews, within the direction's useful range and 
 and recorded in edits.json.
 
 frames=true edits the frames of a video in natural order (frame2 before frame10). The face is tracked and its position
-smoothed over `window` frames. Whole frames are written as DIR/pasted/<frame>.png; frames without the face are copied
-unchanged. Each frame is edited independently, so texture can flicker although the alignment is steady.
+smoothed over `window` frames, its codes and residuals over `steady` frames. Whole frames are written as
+DIR/pasted/<frame>.png; frames without the face are copied unchanged. A clip (mp4, mov, mkv, webm, animated gif) is
+decoded to DIR/frames, edited in this way, and written as DIR/<clip> with its timing and sound.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from omegaconf import DictConfig
 from oodgan.editing import settings
 from oodgan.errors import UserError
 from oodgan.files import digest, full, sweep
-from oodgan.stages._frames import natural, place
+from oodgan.stages._frames import SmoothInversions, clip_of, encode_clip, natural, place
 from oodgan.stages._ledger import KINDS, Ledger
 from oodgan.stages._photos import Job, find
 from oodgan.stages._plan import Numbers, Plan, edits_of, inputs_of, numbers_of
@@ -45,7 +47,6 @@ from oodgan.stages._plan import Numbers, Plan, edits_of, inputs_of, numbers_of
 if TYPE_CHECKING:
     from PIL import Image
 
-    from oodgan.data.detect import Face
     from oodgan.data.images import Photo
     from oodgan.editing import Editor
     from oodgan.editing.edit import Edit
@@ -62,7 +63,16 @@ LISTED = 60  # more photos are counted, only their failures listed
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Edit the photos of `cfg.input`; gives counts of photos done, skipped and failed, and the exit code."""
     cfg = settings.read(cfg)
-    inputs, plan = inputs_of(cfg), Plan.of(cfg)
+    inputs = inputs_of(cfg)
+    clip = clip_of(inputs)
+    if clip:
+        cfg.frames = True
+    plan = Plan.of(cfg)
+    if clip:
+        from oodgan.data import video
+
+        _say(f"decoding {clip}")
+        inputs = [str(video.decode(clip, plan.output / "frames" / clip.stem))]
     found = find(inputs, plan.output)
     for note in found.notes:
         _say(f"note: {note}")
@@ -83,6 +93,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             editor.checked(edits)
         failed = _Run(editor, plan, ledger, mark, jobs).over(todo)
     _summarise(jobs, todo, failed, ledger, plan)
+    if clip and not failed:
+        encode_clip(clip, jobs, plan, _say)
     done, skipped = len(todo) - len(failed), len(jobs) - len(todo)
     return {"exit_code": int(bool(failed)), "photos": done, "skipped": skipped, "failures": failed}
 
@@ -120,8 +132,22 @@ class _Run:
         self.editor, self.plan, self.ledger, self.mark = editor, plan, ledger, mark
         self.alone = len(jobs) == 1
         self.faces = place(jobs, plan.face, plan.window, _say) if plan.window else {}
+        self.smooth = SmoothInversions(editor, jobs, self.faces, plan.steady)
+        self.sought: list[dict[str, Any]] = []
+        self.edits = [self._fixed(edits) for edits in plan.edits] if plan.window else plan.edits
         self.several = len({number for faces in self.faces.values() for number in faces}) > 1
         self.noted: set[str] = set()
+
+    def _fixed(self, edits: Mapping[str, float | str]) -> Mapping[str, float | str]:
+        """One strength for all frames: a requested change is searched on the middle frame with a face."""
+        if not any(isinstance(strength, str) for strength in edits.values()):
+            return edits
+        shown = [path for path, faces in self.faces.items() if faces]
+        path = shown[len(shown) // 2]
+        edit = self.editor.edit(path, edits, face=next(iter(self.faces[path].values())))
+        self.sought.append({**_sought(edit, 0), "frame": path.name})
+        _say(f"strengths of all frames, chosen on {path.name}: {_told(edit)}")
+        return edit.edits
 
     def over(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Edit the photos; {path: reason} of those that failed."""
@@ -150,14 +176,17 @@ class _Run:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             photo = open_photo(job.path)
-            every = [self._edits(photo, edits, self.faces.get(job.path)) for edits in plan.edits]
+            every = [self._edits(photo, edits, job.path) for edits in self.edits]
             entry["faces"] = len(every[0])
             if plan.window:
                 entry["tracks"] = list(self.faces[job.path]) if self.several else [None] * len(every[0])
             numbers = numbers_of(entry)
-            sought = [_sought(edit, face) for edits in every for face, edit in enumerate(edits) if edit.chosen]
+            sought = self.sought or [
+                _sought(edit, face) for edits in every for face, edit in enumerate(edits) if edit.chosen
+            ]
             if sought:
                 entry["sought"] = sought
+            if sought and not self.sought:
                 _say("  " + "; ".join(_told(edit) for edits in every for edit in edits if edit.chosen))
             ledger.claim(job.name, plan.files(job, numbers), plan.replace, **entry)
             seconds = _write(every, photo, job, plan, numbers)
@@ -165,10 +194,14 @@ class _Run:
         self._note(notes)
         ledger.note(job.name, **entry, seconds=seconds, notes=notes)
 
-    def _edits(self, photo: Photo, edits: Mapping[str, float | str], faces: Mapping[int, Face] | None) -> list[Edit]:
-        if faces is None:
+    def _edits(self, photo: Photo, edits: Mapping[str, float | str], path: Path) -> list[Edit]:
+        if not self.plan.window:
             return self.editor.edit([photo], edits, aligned=self.plan.aligned, face=self.plan.face, **self.plan.own)
-        return [self.editor.edit(photo, edits, face=face, **self.plan.own) for face in faces.values()]
+        every = []
+        for track, face in self.faces[path].items():
+            every.append(self.editor.edit(photo, edits, face=face, **self.plan.own))
+            self.smooth.apply(every[-1].subject, path, track)
+        return every
 
     def _note(self, notes: Sequence[str]) -> None:
         """Say what was noticed; of frames, that are all alike, once."""
