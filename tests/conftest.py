@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import signal
@@ -77,6 +78,26 @@ def astronaut() -> Image.Image:
     """The public-domain astronaut photo that scikit-image carries, 512 x 512 RGB."""
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     return Image.fromarray(data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root that holds the run `tiny` of `experiment=tiny`, from directions to deghoster; to be read only.
+
+    It is made once for all test processes. Stages that run with this root and a `folder` of their own find the earlier
+    artifacts there, and the rendered pairs in its cache.
+    """
+    from oodgan import launch
+
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny_chain"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # as the command does: errors come through
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for stage in ("directions", "inversion", "diffcam", "ghosts", "deghost"):
+            if not (root / "tiny" / stage / "artifact").is_dir():
+                launch.run(stage, ["experiment=tiny", f"root={root}"])
+    return root
 
 
 def _draw_face(seed: int, size: int = 48) -> Image.Image:

@@ -40,26 +40,12 @@ EXPECTED = {
 }
 
 
+PROCESSES = {"codes": (3,), "images": (2, 3), "diffcam": (2, 3, 4), "deghost": (3, 4)}
+
+
 def run(stage, root, *words):
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     bank = ["directions=bank", f"directions.path={root}/tiny/directions/artifact", "~directions.count"]
-    return launch.run(
-        stage, ["experiment=tiny", f"root={root}", *(bank if stage in ("diffcam", "ghosts") else []), *words]
-    )
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """Directions and ghosts of the tiny generator."""
-    root = tmp_path_factory.mktemp("logged")
-    for stage in ("directions", "inversion", "diffcam"):
-        run(stage, root)
-    weights = [f"{part}.weights={root}/tiny/{stage}/artifact" for part, stage in PARTS.items()]
-    run("ghosts", root, *weights)
-    return root
-
-
-PARTS = {"inverter": "inversion", "diffcam": "diffcam"}
+    return launch.run(stage, ["experiment=tiny", f"root={root}", *(bank if stage == "diffcam" else []), *words])
 
 
 def logged(chain, folder, name, processes, *words):
@@ -74,11 +60,11 @@ def logged(chain, folder, name, processes, *words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(STAGES))
-def test_every_logged_number_is_the_same_for_any_number_of_processes(tmp_path, chain, name):
-    one = logged(chain, tmp_path, name, 1)
+def test_every_logged_number_is_the_same_for_any_number_of_processes(tmp_path, tiny_chain, name):
+    one = logged(tiny_chain, tmp_path, name, 1)
     assert {key for _, key in one} >= EXPECTED[name]
-    for processes in (2, 3, 4):
-        many = logged(chain, tmp_path, name, processes)
+    for processes in PROCESSES[name]:
+        many = logged(tiny_chain, tmp_path, name, processes)
         assert many.keys() == one.keys()
         for key, value in one.items():
             assert many[key] == pytest.approx(value, abs=1e-6, rel=1e-6), (processes, key)
@@ -86,7 +72,7 @@ def test_every_logged_number_is_the_same_for_any_number_of_processes(tmp_path, c
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp_path, chain):
+def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp_path, tiny_chain):
     """The default metrics with their real networks, FID's but for size, over 7 ghosts: 4 and 3."""
     place = (
         f"lpips: {{_target_: oodgan.metrics.lpips.LPIPS}}, fid: {{_target_: oodgan.metrics.distribution.FID, {SEEDED}}}"
@@ -95,7 +81,7 @@ def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp
     words = [
         "deghost",
         "experiment=tiny",
-        f"root={chain}",
+        f"root={tiny_chain}",
         *STAGES["deghost"][1:],
     ]
     words += ["deghoster.fit.max_steps=1", "accelerator=cpu"]
@@ -117,16 +103,16 @@ def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp
 
 
 @pytest.mark.slow
-def test_a_limited_validation_sees_the_same_images(tmp_path, chain):
+def test_a_limited_validation_sees_the_same_images(tmp_path, tiny_chain):
     """Two batches of five images are ten images, also for three processes that take two each at a time."""
     limit = "inverter.fit.images.limit_val=1"
-    one, three = (logged(chain, tmp_path, "images", processes, limit) for processes in (1, 3))
+    one, three = (logged(tiny_chain, tmp_path, "images", processes, limit) for processes in (1, 3))
     assert three == pytest.approx(one, abs=1e-6, rel=1e-6)
 
 
 @pytest.mark.slow
-def test_more_processes_than_images_are_refused(tmp_path, chain, capfd):
+def test_more_processes_than_images_are_refused(tmp_path, tiny_chain, capfd):
     from oodgan.errors import UserError
 
     with pytest.raises(UserError, match=r"1 image\(s\) of validation cannot be shared by 2 processes"):
-        logged(chain, tmp_path, "diffcam", 2, "diffcam.fit.held_out=1")
+        logged(tiny_chain, tmp_path, "diffcam", 2, "diffcam.fit.held_out=1")

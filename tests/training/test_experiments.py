@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,12 +77,12 @@ def run(folder, *command):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, draw_face):
+def finished(tmp_path_factory, tiny_chain, draw_face):
     """A folder with the tiny chain's run, elsewhere than in `runs`, and a photo."""
     folder = tmp_path_factory.mktemp("experiments")
+    shutil.copytree(tiny_chain, folder / "elsewhere")
     (folder / "photos").mkdir()
     draw_face(0, 64).save(folder / "photos" / "a.png")
-    run(folder, "oodgan", "pipeline", *TINY)
     return folder
 
 
@@ -92,6 +93,8 @@ def test_the_sweep_runs(finished, script):
     parts = {"inverter": "inversion", "diffcam": "diffcam", "deghoster": "deghost"}
     weights = [f"{part}.weights=elsewhere/tiny/{stage}/artifact" for part, stage in parts.items()]
     words = [*SMALL[script], *TINY, *(weights if script.startswith("strength") else [])]
+    if script in JOBS:
+        words.append("hydra.launcher.n_jobs=1")  # one after the other: each further process would import all anew
     run(finished, "sh", str(EXPERIMENTS / script), *words)
     name = "diffcam_study" if script.endswith("study.sh") else script.partition("/")[0]
     jobs = list((finished / "elsewhere/sweeps" / name).glob("*/job.json"))

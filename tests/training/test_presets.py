@@ -1,6 +1,5 @@
 """The trainer presets as they are (mixed precision, channels_last), on the CPU, with a StyleGAN2 in every fit."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -31,25 +30,15 @@ FITS = {
 FITS["latent"] += ["inverter.fit.images.module.losses.latent.weight=0.1"]
 
 
-@pytest.fixture(scope="module")
-def ghosts(tmp_path_factory):
-    """Ghosts of the tiny generator, by untrained weights."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    root = tmp_path_factory.mktemp("presets")
-    for stage in ("inversion", "diffcam"):
-        launch.run(stage, ["experiment=tiny", f"root={root}"])
-    weights = [f"inverter.weights={root}/tiny/inversion/artifact", f"diffcam.weights={root}/tiny/diffcam/artifact"]
-    launch.run("ghosts", ["experiment=tiny", f"root={root}", *weights])
-    return root / "tiny/ghosts/artifact"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", [["trainer=gpu"], ["trainer=slurm", "devices=1"]], ids=["gpu", "slurm"])
 @pytest.mark.parametrize("fit", list(FITS))
-def test_a_preset_trains(tmp_path, ghosts, fit, preset):
+def test_a_preset_trains(tmp_path, tiny_chain, fit, preset):
     stage, *words = FITS[fit]
     start = PAPER if fit == "deghost_paper" else TINY
-    made_before = [f"deghoster.ghosts_from={ghosts}"] if stage == "deghost" else []
+    made_before = [f"cache={tiny_chain}/cache"]
+    if stage == "deghost":
+        made_before += [f"deghoster.ghosts_from={tiny_chain}/tiny/ghosts/artifact"]
     words = [*start, f"folder={tmp_path}", *made_before, *words]
     assert launch.run(stage, [*words, *preset, "accelerator=cpu"]) == 0
     manifest = Manifest.load(tmp_path / "artifact")

@@ -61,6 +61,8 @@ def test_the_sweeps_and_their_comparison(runs):
     for name, count in (("rates", 4), ("study", 6)):
         states = [json.loads(p.read_text())["state"] for p in (folder / "sweeps" / name).glob("*/job.json")]
         assert len(states) == count and set(states) <= {"finished", "pruned"}
+        identities = [json.loads(p.read_text()) for p in (folder / "sweeps" / name).glob("*/training/*/run.json")]
+        assert len({i["id"] for i in identities}) == count and {i["group"] for i in identities} == {name}
     assert "diffcam.fit.lr" in shown
     page = (folder / "comparison/comparison.html").read_text()
     assert "±" in page and "data:image/png;base64," in page

@@ -21,18 +21,16 @@ def command(*words, timeout=300):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A root folder that holds directions of the tiny generator."""
+def diffcam(tmp_path_factory, tiny_chain):
+    """`diffcam(*words)`: a sweep over `oodgan diffcam` on the tiny generator, below `diffcam.root`."""
     root = tmp_path_factory.mktemp("sweeps")
-    done = command("directions", "experiment=tiny", f"root={root}")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return root
+    known = ["directions=bank", f"directions.path={tiny_chain}/tiny/directions/artifact", "~directions.count"]
 
+    def run(*words):
+        return command("diffcam", "-m", "experiment=tiny", f"root={root}", f"cache={tiny_chain}/cache", *known, *words)
 
-def diffcam(place, *words):
-    bank = place / "tiny" / "directions" / "artifact"
-    found = ("directions=bank", f"directions.path={bank}", "~directions.count")
-    return command("diffcam", "-m", "experiment=tiny", f"root={place}", *found, *words)
+    run.root = root
+    return run
 
 
 def states(folder):
@@ -40,9 +38,9 @@ def states(folder):
 
 
 @pytest.mark.slow
-def test_four_jobs_run_beside_each_other_are_skipped_when_finished_and_compared(place):
-    words = ("sweep=lr", "diffcam.fit.lr=1e-3,1e-2", "seed=1,2")
-    done = diffcam(place, "hydra=joblib", *words)
+def test_four_jobs_are_skipped_when_finished_and_compared(diffcam):
+    place, words = diffcam.root, ("sweep=lr", "diffcam.fit.lr=1e-3,1e-2", "seed=1,2")
+    done = diffcam("hydra=joblib", "hydra.launcher.n_jobs=2", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = place / "sweeps" / "lr"
     assert states(folder) == dict.fromkeys(range(4), "finished")
@@ -50,12 +48,12 @@ def test_four_jobs_run_beside_each_other_are_skipped_when_finished_and_compared(
     assert len({i["id"] for i in identities}) == 4 and {i["group"] for i in identities} == {"lr"}
     (folder / "3" / "job.json").unlink()
     before = (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns
-    again = diffcam(place, *words)
+    again = diffcam(*words)
     assert again.returncode == 0, again.stderr[-2000:]
     assert again.stderr.count("is finished already") == 3
     assert states(folder)[3] == "finished"
     assert (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns == before
-    other = diffcam(place, "sweep=lr", "diffcam.fit.lr=5e-3,6e-3")
+    other = diffcam("sweep=lr", "diffcam.fit.lr=5e-3,6e-3")
     assert other.returncode == 2 and "belongs to another job" in other.stderr
     shown = command("compare", "sweep=lr", f"root={place}", f"output={place}/page")
     assert shown.returncode == 0, shown.stderr[-2000:]
@@ -65,11 +63,11 @@ def test_four_jobs_run_beside_each_other_are_skipped_when_finished_and_compared(
 
 
 @pytest.mark.slow
-def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(place):
+def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(diffcam):
     pytest.importorskip("submitit")
-    done = diffcam(place, "hydra=submitit", "sweep=cluster", "seed=1,2", "diffcam.fit.max_steps=2", "gpu_slots=[3,5]")
+    done = diffcam("hydra=submitit", "sweep=cluster", "seed=1,2", "diffcam.fit.max_steps=2", "gpu_slots=[3,5]")
     assert done.returncode == 0, done.stderr[-2000:]
-    folder = place / "sweeps" / "cluster"
+    folder = diffcam.root / "sweeps" / "cluster"
     assert states(folder) == {0: "finished", 1: "finished"}
     jobs = [json.loads(p.read_text()) for p in sorted(folder.glob("*/job.json"))]
     assert {job["gpu"] for job in jobs} <= {3, 5}
@@ -79,22 +77,22 @@ def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(place):
 
 
 @pytest.mark.slow
-def test_a_study_marks_crashes_goes_on_and_resumes(place):
+def test_a_study_marks_crashes_goes_on_and_resumes(diffcam):
     space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
     # A trial without steps is a trial that crashes.
-    done = diffcam(place, *space, "diffcam.fit.max_steps=choice(4,0)", "hydra.sweeper.n_trials=6")
+    done = diffcam(*space, "diffcam.fit.max_steps=choice(4,0)", "hydra.sweeper.n_trials=6")
     assert done.returncode == 0, done.stderr[-2000:]
     import optuna
 
     def trials():
-        study = optuna.load_study(study_name="study", storage=f"sqlite:///{place}/sweeps/study/study.db")
+        study = optuna.load_study(study_name="study", storage=f"sqlite:///{diffcam.root}/sweeps/study/study.db")
         return {t.number: t.state.name for t in study.trials}
 
     first = trials()
     assert len(first) == 6 and {"COMPLETE", "FAIL"} <= set(first.values())
     finished = sum(state in ("COMPLETE", "PRUNED") for state in first.values())
     assert "failed: max_steps is 0" in done.stderr
-    again = diffcam(place, *space, "diffcam.fit.max_steps=choice(4,0)", f"hydra.sweeper.n_trials={finished}")
+    again = diffcam(*space, "diffcam.fit.max_steps=choice(4,0)", f"hydra.sweeper.n_trials={finished}")
     assert again.returncode == 0, again.stderr[-2000:]
     assert f"{finished} of {finished} trials finished" in again.stderr
     assert trials() == first
