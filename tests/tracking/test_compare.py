@@ -50,6 +50,22 @@ def test_maximize_turns_a_metric_around(sweep):
     assert found.metrics == ["val/loss"] and found.best == {"val/loss": 0}
 
 
+def test_tensorboard_files_of_another_project_are_runs(sweep, tmp_path):
+    board = pytest.importorskip("torch.utils.tensorboard")
+    for version, lr in enumerate((0.1, 0.2)):
+        folder = tmp_path / "lightning_logs" / f"version_{version}"
+        with board.SummaryWriter(str(folder)) as writer:
+            for step in range(3):
+                writer.add_scalar("val/loss", 1 + lr - step / 4, step)
+                writer.add_scalar("epoch", step, step)
+        (folder / "hparams.yaml").write_text(f"part:\n  lr: {lr}\n")
+    found = runs.collect([tmp_path / "lightning_logs", sweep / "2"])
+    assert [run.name for run in found] == ["lightning_logs/version_0", "lightning_logs/version_1", "lr/2"]
+    assert found[0].curves == {"val/loss": [(0, pytest.approx(1.1)), (1, pytest.approx(0.85)), (2, pytest.approx(0.6))]}
+    compared = compare.compare(found)
+    assert "part.lr" in compared.keys and compared.best["val/loss"] == 0
+
+
 def test_csv_keeps_the_numbers(sweep):
     rows = list(csv.DictReader(compare.to_csv(compare.compare(runs.collect([sweep]))).splitlines()))
     assert rows[0]["part.lr"] == "0.1" and float(rows[0]["val/psnr"]) == 21.0

@@ -1,6 +1,7 @@
 """Compare training runs: settings that differ, final metrics, curves, pictures
 
 `oodgan compare RUN RUN ...`, `oodgan compare sweep=NAME`, `oodgan compare wandb=ENTITY/PROJECT`.
+A RUN is a run's folder, a folder of runs, or a folder of TensorBoard files.
 Writes comparison.md, comparison.csv and comparison.html to `output`, and the table to the terminal.
 """
 

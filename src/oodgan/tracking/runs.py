@@ -1,4 +1,4 @@
-"""Finished runs read back: config, numbers, curves and pictures, from run folders or from the wandb API."""
+"""Finished runs read back: config, numbers, curves, pictures; from run folders, TensorBoard files or the wandb API."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from oodgan.paths import FitFolder, StageFolder
 from oodgan.tracking.artifacts import Manifest
 
 Curve = list[tuple[int, float]]
+_EVENTS = "events.out.tfevents.*"
 
 
 @dataclass
@@ -48,6 +49,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def collect(places: Iterable[str | Path]) -> list[Run]:
     """The runs at `places`: a run's folder, or a folder of runs such as a sweep's or a pipeline's.
 
+    A folder of TensorBoard files, such as another project's `lightning_logs/version_0`, is a run too.
+
     Raises:
         UserError: a place that does not exist or holds no run.
     """
@@ -56,15 +59,15 @@ def collect(places: Iterable[str | Path]) -> list[Run]:
         folder = Path(place)
         if not folder.is_dir():
             raise UserError(f"no run at {place}: there is no such folder")
-        found = (
-            [folder]
-            if StageFolder(folder).is_run()
-            else sorted((p for p in folder.iterdir() if StageFolder(p).is_run()), key=_natural)
-        )
+        found = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()), key=_natural)
         if not found:
             raise UserError(f"no run in {place}: neither it nor a folder in it holds numbers or a manifest")
         runs += [read(f) for f in found]
     return _distinct(runs)
+
+
+def _is_run(folder: Path) -> bool:
+    return StageFolder(folder).is_run() or any(folder.glob(_EVENTS))
 
 
 def _natural(path: Path) -> tuple[int, str]:
@@ -76,6 +79,10 @@ def read(folder: str | Path) -> Run:
     stage = StageFolder(Path(folder))
     fits, itself = stage.fits(), FitFolder(stage.path)
     run = Run(name="/".join(stage.path.absolute().parts[-2:]), config=_config(stage, fits))
+    if not stage.is_run():
+        run.curves = _events(stage.path)
+        run.metrics = {name: curve[-1][1] for name, curve in run.curves.items()}
+        return run
     for place in (itself, *fits):
         prefix = f"{place.phase}/" if len(fits) > 1 and place != itself and place.phase else ""
         run.metrics |= {prefix + k: v for k, v in _numbers(_json(place.metrics_json)).items()}
@@ -97,7 +104,7 @@ def read(folder: str | Path) -> Run:
 def _config(stage: StageFolder, fits: Sequence[FitFolder]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    for file in (stage.config, *(fit.config for fit in fits)):
+    for file in (stage.config, *(fit.config for fit in fits), stage.path / "hparams.yaml"):  # the last is Lightning's
         if file.is_file():
             with reading(file, "run's config"):
                 return flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=False))  # type: ignore[arg-type]
@@ -130,6 +137,21 @@ def _curves(path: Path) -> dict[str, Curve]:
     for step, name, value in read_csv(path):
         curves.setdefault(name, []).append((step, value))
     return curves
+
+
+def _events(folder: Path) -> dict[str, Curve]:
+    """The scalars of a folder's TensorBoard files."""
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError as error:
+        raise UserError(
+            f"{folder} holds TensorBoard files; reading them needs pip install 'oodgan[tensorboard]' ({error})"
+        ) from error
+    with reading(folder, "TensorBoard files of"):
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all of them
+        events.Reload()
+        names = [name for name in events.Tags()["scalars"] if name != "epoch"]
+        return {name: [(event.step, float(event.value)) for event in events.Scalars(name)] for name in names}
 
 
 def _distinct(runs: list[Run]) -> list[Run]:
