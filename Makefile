@@ -23,7 +23,7 @@ demo: setup
 # The weights come first and once: test processes that run side by side must not download the same file.
 test: setup
 	.venv/bin/oodgan weights fetch all
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile --durations=60 --durations-min=10
 
 test-fast: setup
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network"
