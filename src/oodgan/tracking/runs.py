@@ -15,7 +15,6 @@ from oodgan.paths import FitFolder, StageFolder
 from oodgan.tracking.artifacts import Manifest
 
 Curve = list[tuple[int, float]]
-_EVENTS = "events.out.tfevents.*"
 
 
 @dataclass
@@ -67,7 +66,11 @@ def collect(places: Iterable[str | Path]) -> list[Run]:
 
 
 def _is_run(folder: Path) -> bool:
-    return StageFolder(folder).is_run() or any(folder.glob(_EVENTS))
+    return StageFolder(folder).is_run() or _has_events(folder)
+
+
+def _has_events(folder: Path) -> bool:
+    return any(folder.glob("events.out.tfevents.*"))
 
 
 def _natural(path: Path) -> tuple[int, str]:
@@ -79,7 +82,7 @@ def read(folder: str | Path) -> Run:
     stage = StageFolder(Path(folder))
     fits, itself = stage.fits(), FitFolder(stage.path)
     run = Run(name="/".join(stage.path.absolute().parts[-2:]), config=_config(stage, fits))
-    if not stage.is_run():
+    if not stage.is_run() and _has_events(stage.path):
         run.curves = _events(stage.path)
         run.metrics = {name: curve[-1][1] for name, curve in run.curves.items()}
         return run
