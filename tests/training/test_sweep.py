@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
 import oodgan  # noqa: F401
 from oodgan.cli import main
 from oodgan.errors import UserError
+from oodgan.paths import RunFolder
 from oodgan.training import sweep
 
 
@@ -156,18 +158,23 @@ def test_the_end_tells_of_all_jobs_that_failed(tmp_path, capsys):
     assert states(tmp_path / "it's" / "sweeps" / "s") == dict.fromkeys(range(3), "failed")
 
 
-def test_a_job_is_run_once(tmp_path, monkeypatch):
-    from omegaconf import OmegaConf
-
-    hydra = OmegaConf.create(
-        {
-            "mode": "MULTIRUN",
-            "runtime": {"output_dir": str(tmp_path / "0")},
-            "overrides": {"task": ["a=1"]},
-            "job": {"num": 0},
-        }
-    )
+def job_in(folder, monkeypatch):
+    """What Hydra would say of job 0 of a sweep, whose folder this is."""
+    job = {"runtime": {"output_dir": str(folder)}, "overrides": {"task": ["a=1"]}, "job": {"num": 0}}
+    hydra = OmegaConf.create({"mode": "MULTIRUN", **job})
     monkeypatch.setattr(sweep, "_hydra", lambda: hydra)
+    return hydra
+
+
+def test_a_pipelines_job_is_a_run_of_its_own_that_shares_the_cache(tmp_path, monkeypatch):
+    job_in(tmp_path / "sweeps/seeds/0", monkeypatch)
+    cfg = OmegaConf.create({"stage": "pipeline", "root": str(tmp_path), "run": "tiny", "cache": "${root}/cache"})
+    ran = sweep.job(cfg, lambda own: {"run": str(RunFolder.of(own).path), "cache": own.cache})
+    assert ran == {"run": str(tmp_path / "sweeps/seeds/0"), "cache": str(tmp_path / "cache")}
+
+
+def test_a_job_is_run_once(tmp_path, monkeypatch):
+    hydra = job_in(tmp_path / "0", monkeypatch)
     cfg = OmegaConf.create({"folder": "elsewhere", "resume": None})
     calls = []
 
