@@ -15,7 +15,7 @@ from oodgan.paths import RunFolder
 from oodgan.training import sweep
 
 
-def command(*words, timeout=300):
+def command(*words, timeout=900):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", "oodgan", *words], env=environment, capture_output=True, text=True, timeout=timeout
