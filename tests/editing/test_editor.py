@@ -296,3 +296,26 @@ def test_a_parser_keeps_the_mask_to_what_the_attribute_may_reach(editor: Editor,
     assert torch.equal(kept["result"][:, :, :16], kept["photo"][:, :, :16])
     age = editor.edit(face, {"age": 1.0}, aligned=True).tensors["mask"]
     assert age[:, :, :16].any()  # an attribute that may reach all
+
+
+def test_the_residual_lets_go_of_what_is_taken_away(editor: Editor) -> None:
+    from oodgan.parsing.classes import NAMES
+    from oodgan.parsing.parser import Parser
+    from oodgan.parsing.reach import Limits, Reach
+
+    class LeftHalfGlasses(torch.nn.Module):
+        def forward(self, photos: Tensor) -> Tensor:
+            scores = torch.zeros(len(photos), len(NAMES), *photos.shape[2:])
+            scores[:, NAMES.index("skin")] = 9
+            scores[..., : photos.shape[3] // 2][:, NAMES.index("glasses")] = 99
+            return scores
+
+    editor.parser = Parser(LeftHalfGlasses(), 32, Limits({"smile": Reach(removes=["glasses"])}))
+    inversion = Inversion(torch.zeros(1, editor.generator.num_ws, 512), {8: torch.ones(1, 4, 8, 8)})
+    photo = torch.zeros(1, 3, 32, 32)
+    taken = editor.change(inversion, {"smile": -1.0}, photo).residuals[8]
+    assert taken[..., :4].abs().max() < 1e-6 and bool((taken[..., 6:] == 1).all())
+    assert torch.equal(taken, editor.change(inversion, {"smile": -1.0, "age": 1.0}, photo).residuals[8])
+    for edits in ({"smile": 1.0}, {"age": -1.0}):
+        assert bool((editor.change(inversion, edits, photo).residuals[8] == 1).all())
+    assert bool((editor.change(inversion, {"smile": -1.0}).residuals[8] == 1).all())

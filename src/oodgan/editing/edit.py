@@ -143,7 +143,7 @@ class Tensors(Mapping[str, Tensor]):
     @cached_property
     def edited(self) -> Inversion:
         """The edited code and its residuals."""
-        return self._editor.change(self.inversion, self._edits)
+        return self._editor.change(self.inversion, self._edits, self._subject.photo)
 
     def _make(self, name: str, have: Mapping[str, Tensor]) -> Tensor:
         editor = self._editor

@@ -22,6 +22,7 @@ from oodgan.editing.subject import Picture, Subject, Subjects, once
 from oodgan.errors import UserError, unknown
 from oodgan.inversion.transfer import Transfer, Whole
 from oodgan.inversion.value import Inversion
+from oodgan.nn.resize import resize_area
 
 if TYPE_CHECKING:
     from oodgan.deghost.remover import Remover
@@ -162,9 +163,18 @@ class Editor:
         return inversion, self.decode(inversion)
 
     @torch.no_grad()
-    def change(self, inversion: Inversion, edits: Mapping[str, float]) -> Inversion:
-        """Step 2: return w+ + sum of strength x direction, with the residuals from `transfer`."""
-        return self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
+    def change(self, inversion: Inversion, edits: Mapping[str, float], photo: Tensor | None = None) -> Inversion:
+        """Step 2: return w+ + sum of strength x direction, with the residuals from `transfer`.
+
+        With a `photo` and a parser the residuals are 0 at what the edit takes away: they hold the photo's old content,
+        and would draw removed glasses again.
+        """
+        changed = self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
+        removed = None if self.parser is None or photo is None else self.parser.removed(photo, edits)
+        if removed is None:
+            return changed
+        kept = {size: x * (1 - resize_area(removed, size)) for size, x in changed.residuals.items()}
+        return Inversion(changed.w_plus, kept)
 
     @torch.no_grad()
     def decode(self, inversion: Inversion) -> Tensor:

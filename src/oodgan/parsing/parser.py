@@ -80,6 +80,11 @@ class Parser(nn.Module):
         active = {name: strength for name, strength in edits.items() if strength}
         return self.limits(self(photos), masks, active) if active else masks
 
+    def removed(self, photos: Tensor, edits: Mapping[str, float]) -> Tensor | None:
+        """What an edit of these photos takes away, (B, 1, S, S) in [0, 1]; None where no attribute takes anything."""
+        takes = any(strength < 0 and self.limits.of(name).removes for name, strength in edits.items())
+        return self.limits.removed(self(photos), edits) if takes else None
+
 
 def coloured(classes: Tensor) -> Tensor:
     """Classes (B, H, W) -> pictures (B, 3, H, W) in [-1, 1], one colour a class; black where unknown."""

@@ -26,7 +26,7 @@ class Reach:
         near: parts that it stays near to; none: anywhere on `parts`.
         within: how near, as a share of the picture's width; it fades from half of that.
         whole: parts that it takes whole, whatever Diff-CAM says of them.
-        removes: parts that it takes whole when the attribute is taken away (a strength below 0).
+        removes: parts that it takes whole, with a margin, when the attribute is taken away (a strength below 0).
     """
 
     parts: Sequence[str] | None = None
@@ -90,9 +90,19 @@ class Limits:
         """
         every = [self.of(name) for name in edits]
         allowed = torch.stack([self._allowed(parts, reach) for reach in every]).amax(0)
-        whole = torch.stack([_whole(parts, r, s) for r, s in zip(every, edits.values(), strict=True)]).amax(0)
+        whole = torch.stack([_whole(parts, reach.whole) for reach in every]).amax(0)
         size = mask.shape[-1]
-        return (torch.maximum(mask, _resized(whole, size)) * _resized(allowed, size)).clamp(0, 1)
+        limited = torch.maximum(mask, _resized(whole, size)) * _resized(allowed, size)
+        return torch.maximum(limited, _resized(self.removed(parts, edits), size)).clamp(0, 1)
+
+    def removed(self, parts: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """(B, 1, S, S) in [0, 1]: what an edit takes away, with its margin; not over anything else that may not change.
+
+        Arguments as of a call.
+        """
+        names = [name for attribute, strength in edits.items() if strength < 0 for name in self.of(attribute).removes]
+        others = _sum(parts, [name for name in OCCLUDERS if name not in names])
+        return _whole(parts, names) * (1 - others).clamp(0, 1)
 
     def _allowed(self, parts: Tensor, reach: Reach) -> Tensor:
         if reach.parts is None:
@@ -122,11 +132,10 @@ def _near(region: Tensor, within: float) -> Tensor:
     return torch.where(sure.amax((1, 2, 3), keepdim=True) > 0, found, 1.0)
 
 
-def _whole(parts: Tensor, reach: Reach, strength: float) -> Tensor:
-    names = (*reach.whole, *(reach.removes if strength < 0 else ()))
+def _whole(parts: Tensor, names: Sequence[str]) -> Tensor:
     if not names:
         return torch.zeros_like(parts[:, :1])
-    radius = max(1, parts.shape[-1] // 64)
+    radius = max(1, parts.shape[-1] // 42)
     return blur(_dilated((_sum(parts, names) > 0.5).float(), radius), radius // 2)
 
 
