@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from oodgan.directions.bank import Bank
+from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.layers import Layers, cover_floats, covered
@@ -91,7 +92,8 @@ class TransferSamples(Dataset[dict[str, Any]]):
 
     def draw(self, item: int, seed: int) -> dict[str, Any]:
         """Sample `item` with the edit of `seed`."""
-        with safe_open(self.shards[item // PER_SHARD], "pt") as file:
+        shard = self.shards[item // PER_SHARD]
+        with reading(shard, "samples"), safe_open(shard, "pt") as file:
             row = {key: file.get_slice(key)[item % PER_SHARD] for key in file.keys()}  # noqa: SIM118 (not a dict)
         return {**cover_floats(row), "step": self._step(seed), "name": f"sample {item}"}
 
