@@ -147,7 +147,7 @@ def test_what_openvino_drew_comes_back_with_it(
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
     cfg = compose("serve", [*words, "backend=openvino"])
     fast = copy.copy(studio.editor)
-    backend.accelerate(fast, cfg)
+    fast.synthesis = backend.synthesis(fast.generator, cfg=cfg.generator)
     theirs = Studio(fast, cfg, tmp_path / "scratch")
     session = theirs.open(crop, aligned=True)
     drawn = theirs.edit(session, MOVED).tensors["edited"]

@@ -18,8 +18,8 @@ from oodgan.errors import UserError
 from oodgan.generators.ops import blur_kernel
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.e4e import E4E
-from oodgan.metrics.arcface import ArcFaceIdentity
-from oodgan.nn.arcface import IRSE50, recogniser
+from oodgan.metrics.similarity import Identity
+from oodgan.nn.arcface import IRSE50, ArcFace, recogniser
 from oodgan.tracking.artifacts import Manifest
 
 RESOLUTION, WS = 16, 6
@@ -398,7 +398,7 @@ def test_ir_se50(tmp_path):
     (tmp_path / "model_ir_se50.pth").unlink()
     assert Manifest.load(folder).config["part"] == "recogniser"
     assert Manifest.load(folder).metrics["forward"]["shape"] == [1, 512]
-    metric = ArcFaceIdentity(folder)
+    metric = Identity(ArcFace(folder))
     assert metric.name.startswith("identity_arcface_arcface_")
     network.load_state_dict(state)
     faces = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -113,10 +113,19 @@ def test_strips_and_a_prior_made_where_it_is_read_change_nothing(monkeypatch):
     monkeypatch.setattr(strips, "PIXELS", 4 * 32)
     torch.testing.assert_close(network(coarse()), at_once, rtol=1e-5, atol=1e-5)
     # A generator that cannot make a few rows of its finest activations.
-    other = SimpleNamespace(levels=network.generator.levels, mean_w=network.generator.mean_w)
+    other = SimpleNamespace(levels=network.generator.levels, mean_w=network.generator.mean_w, strips=False)
     del network.generator
     network.generator = other
     torch.testing.assert_close(network(coarse()), at_once, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_it_reads_the_coarse_image_alone_at_its_own_size(network):
+    large = coarse(size=64)
+    small = torch.nn.functional.interpolate(large, (16, 16), mode="area")
+    torch.testing.assert_close(network(large, large, -large), network(small))
+    mask = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(1, 1, 2, 2)
+    assert network.share(mask).flatten().tolist() == [0.0, 0.5, 1.0, 1.0]
 
 
 def test_codes_around_the_mean():
@@ -141,6 +150,6 @@ def test_wrong_input_is_said(network):
         with pytest.raises(UserError, match="powers of two"):
             Deghoster(tiny(), **{**SMALL, **sizes})
     with pytest.raises(UserError, match=r"reads \(B, 3, 16, 16\)"):
-        network(coarse(size=32))
+        network.encode(coarse(size=32))
     with pytest.raises(UserError, match="not of this deghoster"):
         network.load_trained({"decoder.0.upsample_conv.weight": torch.zeros(1)})

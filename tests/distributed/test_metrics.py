@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchmetrics import Metric
 
 import oodgan.metrics
-from oodgan.metrics.arcface import ArcFaceIdentity
 from oodgan.metrics.attributes import AttributeChange
 from oodgan.metrics.base import PerImage
 from oodgan.metrics.distribution import FID, KID
@@ -20,6 +19,7 @@ from oodgan.metrics.lpips import LPIPS, lpips_distance
 from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside, MaskShareOnParts
 from oodgan.metrics.registry import build, names
 from oodgan.metrics.similarity import MSSSIM, PSNR, SSIM, Identity, RegionPSNR
+from oodgan.nn.arcface import ArcFace
 
 COUNT = 101
 SEEDED = {"extractor_name": "seeded", "dim": 8}
@@ -97,7 +97,7 @@ QUICK = {
     MaskIoU: (lambda folder: MaskIoU(), 0.01, 0.5),
     MaskArea: (lambda folder: MaskArea(), 0.4, 0.6),
     MaskShareOnParts: (lambda folder: MaskShareOnParts(["smile"]), 0.05, 0.5),
-    ArcFaceIdentity: (lambda folder: ArcFaceIdentity(folder / "face.onnx"), 0.01, 0.9999),
+    Identity: (lambda folder: Identity(ArcFace(folder / "face.onnx")), 0.01, 0.9999),
     AttributeChange: (lambda folder: AttributeChange(probe, "red", "mean"), -0.1, 0.1),
     FID: (lambda folder: FID(extractor, **SEEDED), 1e-3, 100),
     KID: (lambda folder: KID(extractor, **SEEDED, capacity=60), 1e-5, 100),

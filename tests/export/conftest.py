@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,18 +19,19 @@ from oodgan.inversion.inverter import EncoderInverter
 from oodgan.inversion.light import LightEncoder
 
 
-def _make_editor() -> Editor:
+def _make_editor(**more: Any) -> Editor:
     torch.manual_seed(0)
     generator = tiny()
     vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
     bank = Bank(("smile", "age"), vectors, generator.id, generator.id)
-    encoder = LightEncoder(generator.num_ws, hidden=32, rank=4, pretrained=False, identity=False, size=64)
+    encoder = LightEncoder(generator.num_ws, hidden=32, rank=4, pretrained=False, size=64)
     deghoster = LightDeghoster(generator, widths=(8, 16), prior=(16,), prior_width=8)
     torch.nn.init.normal_(deghoster.out.weight, std=0.1)
     network = DiffCAM("alexnet", 2, layers=[1])  # at 64 px the last layers' maps are a single pixel
     network.fc.weight.data.abs_()  # or the maps may be empty but for rounding errors, which a mask then shows at large
     masker = Masker(network, bank.names, size=64, kind="paper")
-    return Editor(generator, EncoderInverter(generator, encoder), bank, masker, Remover(deghoster), {"mode": "paper"})
+    parts = (EncoderInverter(generator, encoder), bank, masker, Remover(deghoster), {"mode": "paper"})
+    return Editor(generator, *parts, **more)
 
 
 @pytest.fixture
@@ -38,6 +40,6 @@ def editor() -> Editor:
 
 
 @pytest.fixture
-def make_editor() -> Callable[[], Editor]:
-    """Makes the same editor once more."""
+def make_editor() -> Callable[..., Editor]:
+    """Makes the same editor once more; keywords are more of `Editor`'s."""
     return _make_editor

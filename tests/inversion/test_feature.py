@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodgan.errors import UserError
 from oodgan.generators.protocol import sample_codes
@@ -16,6 +16,7 @@ from oodgan.inversion.cache import CachedInverter
 from oodgan.inversion.feature import FeatureEncoder, ResidualRefinement, compare, deviation, predict
 from oodgan.inversion.feature_module import FeatureModule
 from oodgan.inversion.inverter import FeatureInverter
+from oodgan.inversion.protocol import Inverter
 from oodgan.inversion.value import Inversion, concatenate
 from oodgan.weights import trained
 
@@ -45,12 +46,13 @@ def photos(generator: StyleGAN2) -> Tensor:
     return generator.synthesis(sample_codes(generator, 3, 50, 1.0)).clamp(-1, 1)
 
 
-class KnownCodes:
+class KnownCodes(nn.Module, Inverter):
     """An inverter whose codes are given."""
 
     name = "known"
 
     def __init__(self, codes: Tensor) -> None:
+        super().__init__()
         self.codes, self.calls = codes, 0
 
     def invert(self, photos: Tensor) -> Inversion:

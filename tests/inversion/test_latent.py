@@ -15,13 +15,14 @@ from oodgan.generators.stylegan2 import tiny
 from oodgan.inversion.latent import LatentDiscriminator, discriminator_loss
 from oodgan.inversion.losses import LatentLoss
 from oodgan.inversion.module import InversionModule
+from oodgan.inversion.protocol import Encoder
 from oodgan.training import checkpoints
 from oodgan.training.fit import fit
 
 CFG = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "latent", "seed": 3}
 
 
-class SmallEncoder(nn.Module):
+class SmallEncoder(nn.Module, Encoder):
     """Photos -> offsets, by one linear layer of an 8 px view."""
 
     def __init__(self, num_ws: int = 8) -> None:

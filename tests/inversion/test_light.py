@@ -17,16 +17,17 @@ from oodgan.errors import UserError
 from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
 from oodgan.inversion.augment import occlude, photometric
-from oodgan.inversion.inverter import build, offsets_in_passes
+from oodgan.inversion.inverter import build, build_encoder, load_encoder
 from oodgan.inversion.light import LightEncoder, resize_area
 from oodgan.inversion.losses import DeltaLoss, NormLoss
 from oodgan.inversion.module import InversionModule
+from oodgan.inversion.protocol import Encoder
 from oodgan.inversion.samples import DescribedSamples, render_samples
 from oodgan.tracking.loggers import read_csv
 from oodgan.training.fit import fit
 from oodgan.weights import trained
 
-SMALL: dict[str, Any] = {"hidden": 32, "rank": 4, "pretrained": False, "identity": False, "size": 64, "dropout": 0.0}
+SMALL: dict[str, Any] = {"hidden": 32, "rank": 4, "pretrained": False, "size": 64, "dropout": 0.0}
 CODES = {"code": {"_target_": "oodgan.inversion.losses.CodeLoss"}}
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 3e-3, "betas": [0.9, 0.99], "weight_decay": 0.0}
 COSINE = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 40}
@@ -188,10 +189,10 @@ def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generato
 def test_a_second_look_starts_as_nothing_and_then_compares(generator: StyleGAN2) -> None:
     encoder = an_encoder().eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
-    once = offsets_in_passes(encoder, generator, photos, 1)
-    assert torch.allclose(offsets_in_passes(encoder, generator, photos, 2), once, atol=1e-6)
+    once = encoder.offsets(generator, photos, 1)
+    assert torch.allclose(encoder.offsets(generator, photos, 2), once, atol=1e-6)
     torch.nn.init.normal_(encoder.correction[-1].weight, std=0.1)
-    twice = offsets_in_passes(encoder, generator, photos, 2)
+    twice = encoder.offsets(generator, photos, 2)
     assert not torch.allclose(twice, once, atol=1e-3)
     own = generator.synthesis(generator.mean_w + once).clamp(-1, 1)  # nothing is missing: only the biases speak
     features = encoder.describe(own)
@@ -209,16 +210,58 @@ def test_gradients_reach_both_looks(generator: StyleGAN2) -> None:
 
 
 def test_only_encoders_that_can_correct_themselves_look_twice(generator: StyleGAN2) -> None:
-    with pytest.raises(UserError, match=r"inverter.passes=2"):
-        offsets_in_passes(torch.nn.Identity(), generator, torch.zeros(1, 3, 32, 32), 2)
+    class Once(torch.nn.Module, Encoder):
+        def forward(self, photos: Tensor) -> Tensor:
+            return torch.zeros(len(photos), 8, 512)
+
+    photos = torch.zeros(1, 3, 32, 32)
+    assert not Once().offsets(generator, photos).any() and not Once().describes
+    for encoder, passes in ((Once(), 2), (Once(), 0), (an_encoder(), 0)):
+        with pytest.raises(UserError, match=f"inverter.passes={passes}"):
+            encoder.offsets(generator, photos, passes)
+
+
+def test_what_is_no_encoder_is_refused(generator: StyleGAN2) -> None:
+    with pytest.raises(UserError, match=r"_target_=torch.nn.Identity: a class that derives from .*Encoder"):
+        build_encoder({"encoder": {"_target_": "torch.nn.Identity"}}, generator)
+
+
+class Eyes:
+    """A recogniser that looks at some pixels."""
+
+    differentiable = True
+
+    def __init__(self, name: str = "eyes", size: int = 512) -> None:
+        self.name, self.size = name, size
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(images.flatten(1)[:, : self.size] + 2, dim=1)
+
+    def networks(self, device: str) -> tuple[torch.nn.Module, ...]:
+        return ()
+
+
+def test_an_encoder_serves_with_the_recogniser_that_it_was_trained_with(generator: StyleGAN2, tmp_path: Path) -> None:
+    encoder = an_encoder(recogniser=Eyes()).eval()
+    photos = 2 * torch.rand(2, 3, 32, 32) - 1
+    assert torch.equal(encoder.describe(photos)["identity"], Eyes()(photos))
+    said = {"part": "encoder", "generator": generator.id, "identity": encoder.identity}
+    trained.save(tmp_path / trained.FILE, encoder.state_dict(), **said)
+    recipe = {"_target_": "oodgan.inversion.light.LightEncoder", **SMALL, "recogniser": Eyes()}
+    cfg = {"name": "light", "encoder": recipe, "weights": str(tmp_path)}
+    assert torch.equal(load_encoder(cfg, generator).eval()(photos), encoder(photos))
+    with pytest.raises(UserError, match=r"trained with the recogniser eyes, inverter.encoder.recogniser is ears"):
+        load_encoder({**cfg, "encoder": {**recipe, "recogniser": Eyes("ears")}}, generator)
+    with pytest.raises(UserError, match="an embedding of 512 numbers, and eyes gives 64"):
+        an_encoder(recogniser=Eyes(size=64))(photos)
 
 
 def test_random_features_are_the_same_in_every_process():
     """They are frozen, so no checkpoint holds them."""
     torch.manual_seed(1)
-    one = LightEncoder(pretrained=False, identity=False, hidden=8, rank=2)
+    one = LightEncoder(pretrained=False, hidden=8, rank=2)
     torch.manual_seed(2)
-    other = LightEncoder(pretrained=False, identity=False, hidden=8, rank=2)
+    other = LightEncoder(pretrained=False, hidden=8, rank=2)
     photos = torch.rand(1, 3, 64, 64) * 2 - 1
     mine, theirs = one.describe(photos), other.describe(photos)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -13,6 +13,7 @@ from oodgan.errors import UserError
 from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
 from oodgan.inversion.inverter import EncoderInverter, OptimisationInverter, build
+from oodgan.inversion.protocol import Encoder
 from oodgan.inversion.refine import Refinement
 
 PIXELS = {"l2": 1.0, "lpips": 0.0, "identity": 0.0, "prior": 0.0}
@@ -102,7 +103,7 @@ def test_it_works_inside_inference_mode_and_leaves_the_generator_alone(start: Te
 
 
 def test_inverters_answer_with_codes(generator: StyleGAN2, photos: Tensor) -> None:
-    class Zero(torch.nn.Module):
+    class Zero(torch.nn.Module, Encoder):
         def forward(self, images: Tensor) -> Tensor:
             return torch.zeros(len(images), generator.num_ws, 512)
 

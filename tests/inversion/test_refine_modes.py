@@ -8,7 +8,7 @@ from oodgan.inversion.refine import Refinement
 @pytest.mark.network
 def test_it_works_inside_inference_mode_whoever_loaded_the_networks_first():
     from oodgan.metrics.lpips import lpips_distance
-    from oodgan.nn.facenet import facenet, identity_similarity
+    from oodgan.nn.facenet import facenet, identity_embedding
 
     lpips_distance.cache_clear()
     facenet.cache_clear()
@@ -16,7 +16,7 @@ def test_it_works_inside_inference_mode_whoever_loaded_the_networks_first():
     with torch.inference_mode():
         photos = generator.synthesis(generator.mean_w.expand(1, 8, -1)).clamp(-1, 1)
         photos = torch.nn.functional.interpolate(photos, (64, 64))
-        identity_similarity(photos, photos)
+        identity_embedding(photos)
         lpips_distance("alex")(photos, photos)
         start = generator.mean_w.expand(1, 8, -1) + 0.3
         found = Refinement(steps=2, losses={"identity": 0.5, "lpips": 1.0})(generator, start, photos)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
-from oodgan.metrics.arcface import ArcFaceIdentity
-from oodgan.nn.arcface import FFHQ_POINTS, IRSE50, TEMPLATE, recogniser, template_crop
+from oodgan.metrics.similarity import Identity
+from oodgan.nn.arcface import FFHQ_POINTS, IRSE50, TEMPLATE, ArcFace, recogniser, template_crop
 
 
 def spot(x, y, size=512):
@@ -34,7 +34,7 @@ def test_irse50_checkpoint(tmp_path):
     torch.manual_seed(0)
     network = IRSE50()
     torch.save(network.state_dict(), tmp_path / "model_ir_se50.pth")
-    metric = ArcFaceIdentity(tmp_path / "model_ir_se50.pth")
+    metric = Identity(ArcFace(tmp_path / "model_ir_se50.pth"))
     assert metric.name.startswith("identity_arcface_model_ir_se50_") and len(metric.name.rpartition("_")[2]) == 8
     images = torch.rand(2, 3, 128, 128) * 2 - 1
     values = metric.per_image(images, torch.stack([images[0], images[1].flip(1)]))
@@ -48,7 +48,7 @@ def test_one_line_for_other_files(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     for name, message in (("none.onnx", "no such file"), ("other.pth", "neither ONNX"), ("broken.onnx", "as ONNX")):
         with pytest.raises(UserError, match=message):
-            ArcFaceIdentity(tmp_path / name)
+            Identity(ArcFace(tmp_path / name))
 
 
 class Bottleneck(nn.Module):
@@ -121,7 +121,7 @@ def test_mobilefacenet_as_onnx_tells_people_apart(shared, tmp_path):
     torch.onnx.export(network.eval(), (torch.zeros(1, 3, 112, 96),), str(path), dynamo=False)
     files = sorted((shared / "data" / "celebahq512" / "images").glob("*.jpg"))[:6]
     photos = torch.stack([F.interpolate(read_image(file)[None], (256, 256), mode="area")[0] for file in files])
-    metric = ArcFaceIdentity(path, width=96)
+    metric = Identity(ArcFace(path, width=96))
     assert metric.name.startswith("identity_arcface_mobilefacenet_")
     found = recogniser(path)(template_crop(photos[:2], 96))
     with torch.no_grad():
@@ -137,8 +137,7 @@ def test_one_recogniser_is_handed_to_loss_metric_and_refinement(tmp_path):
     from oodgan.errors import UserError
     from oodgan.inversion.refine import Refinement
     from oodgan.launch import compose
-    from oodgan.metrics.similarity import Identity
-    from oodgan.nn.arcface import IRSE50, ArcFace
+    from oodgan.nn.arcface import IRSE50
     from oodgan.nn.facenet import IdentityLoss
 
     torch.manual_seed(0)

@@ -107,3 +107,5 @@ def test_a_checkpoint_builds_networks_only(tmp_path):
         with pytest.raises(UserError, match="names the class"):
             check_trusted({"network": {"_target_": target}})
     check_trusted({"network": {"_target_": "small.Tv"}, "g": {"_target_": "oodgan.generators.stylegan2.tiny"}})
+    recogniser = {"_target_": "oodgan.nn.facenet.FaceNet"}
+    check_trusted({"identity": {"_target_": "oodgan.nn.facenet.IdentityLoss", "recogniser": recogniser}})

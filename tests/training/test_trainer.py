@@ -100,6 +100,9 @@ def test_objects_among_the_keywords_are_built(tmp_path):
     assert "run_training_batch" in next(tmp_path.glob("fit-own*.txt")).read_text()
     run(Regression(), tmp_path / "b", profiler="simple")
     assert "run_training_batch" in next((tmp_path / "b").glob("fit-profile*.txt")).read_text()
+    sharded = {"_target_": "pytorch_lightning.strategies.FSDPStrategy", "sharding_strategy": "SHARD_GRAD_OP"}
+    with pytest.raises(UserError, match="cannot be built here: The strategy `fsdp` requires a GPU"):
+        run(Regression(), tmp_path / "c", strategy=sharded)  # built with its keywords, and one line without a GPU
 
 
 def test_early_stopping_stops_and_leaves_a_checkpoint(tmp_path):

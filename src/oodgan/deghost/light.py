@@ -86,6 +86,9 @@ class LightDeghoster(nn.Module):
         inside = (mask * 4).clamp(max=1)
         return coarse + inside * (blend * (edited - coarse) + shift)
 
+    def share(self, mask: Tensor) -> Tensor:
+        return (mask > 0).to(mask)  # it knows the photo, and leaves it to itself where little was edited
+
     def fields(
         self, coarse: Tensor, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, code: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodgan.deghost.network import Deghoster
 from oodgan.nn.resize import resize_area
 from oodgan.training.module import LOGITS, Config, FitModule, count_of
 
@@ -23,8 +22,8 @@ DISCRIMINATOR_LOSS: Config = {"_target_": "oodgan.deghost.losses.discriminator_l
 class DeghostModule(FitModule):
     """Trains a deghoster on ghosts (`oodgan.deghost.ghosts`) against their targets.
 
-    Losses may ask for `result`, `target`, `coarse` and everything in the batch. `network` is the published `Deghoster`,
-    which sees the coarse image alone, or a `LightDeghoster`. Every loss of the coarse image itself is logged too
+    Losses may ask for `result`, `target`, `coarse` and everything in the batch. `network` is a deghoster
+    (`oodgan.deghost.protocol.DeghosterNetwork`). Every loss of the coarse image itself is logged too
     (`val/NAME_coarse`): what the network has to be better than. In rows whose target is not known (`known` is 0),
     losses that compare the result with the target are 0. Arguments are those of `FitModule`; `losses` are the
     published ones when None.
@@ -75,8 +74,5 @@ def _where_known(batch: Mapping[str, Any], images: Tensor, others: Tensor) -> Te
 
 
 def fine(network: Any, batch: dict[str, Any]) -> Tensor:
-    """Run a deghoster of either kind on a batch of ghosts."""
-    inner = getattr(network, "module", network)
-    if isinstance(inner, Deghoster):
-        return network(resize_area(batch["coarse"], inner.in_size))
+    """Run a deghoster on a batch of ghosts."""
     return network(*(batch[key] for key in ("coarse", "photo", "inverted", "edited", "mask", "code")))

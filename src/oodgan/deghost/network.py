@@ -24,6 +24,7 @@ from oodgan.generators import winograd
 from oodgan.generators.protocol import Fuse, Generator
 from oodgan.generators.strips import Cut, Strip, give_back, in_strips
 from oodgan.nn.frozen import Frozen
+from oodgan.nn.resize import resize_area
 
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2
@@ -178,7 +179,7 @@ class Deghoster(nn.Module):
                 f"in_size below out_size, and out_size at most the generator's {generator.resolution}"
             )
         self.in_size, self.out_size, self.around_mean = in_size, out_size, around_mean
-        self.generator: Any = Frozen(generator) if isinstance(generator, nn.Module) else generator
+        self.generator: Any = Frozen(generator)  # type: ignore[arg-type]
         self.num_ws, self.style_dim = generator.num_ws, generator.style_dim
         self._build(generator.feature_channels, width, growth, blocks, max_channels, head)
         for module in (self.encoder, self.fusion_out, self.decoder):
@@ -243,14 +244,17 @@ class Deghoster(nn.Module):
         codes = self.encoder[-1](x).view(len(coarse), self.num_ws, self.style_dim)
         return codes + self.generator.mean_w if self.around_mean else codes, pyramid
 
-    def forward(self, coarse: Tensor) -> Tensor:
-        """Coarse (B, 3, in_size, in_size) -> fine (B, 3, out_size, out_size).
+    def share(self, mask: Tensor) -> Tensor:
+        return (mask * 2).clamp(max=1)  # it draws the whole image anew: only what was edited takes the photo's place
+
+    def forward(self, coarse: Tensor, *others: Tensor) -> Tensor:
+        """Coarse (B, 3, R, R), read at `in_size` -> fine (B, 3, out_size, out_size). `others` are not looked at.
 
         Without gradients on a CPU, images are taken one by one: as fast there, at a fraction of the memory.
         """
         if len(coarse) > 1 and coarse.device.type == "cpu" and self.out_size >= 512 and not torch.is_grad_enabled():
             return torch.cat([self(image[None]) for image in coarse])
-        codes, pyramid = self.encode(coarse)
+        codes, pyramid = self.encode(resize_area(coarse, self.in_size))
         give_back()
 
         def fuse(size: int, x: Tensor) -> Tensor:
@@ -273,7 +277,7 @@ class Deghoster(nn.Module):
 
         The finest, the largest of all, is made where it is read, if the generator can make a few rows of it.
         """
-        by_rows = self.out_size in self.prior_sizes and hasattr(self.generator, "level")
+        by_rows = self.out_size in self.prior_sizes and self.generator.strips
         last = self.out_size // 2 if by_rows else max([self.in_size, *self.prior_sizes])
         for size, x in self.generator.levels(codes, fuse, last=last):
             yield size, partial(_read, x)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodgan.deghost.network import Deghoster
+from oodgan.deghost.protocol import DeghosterNetwork
 from oodgan.errors import UserError
 from oodgan.generators import Generator, open_converted
-from oodgan.nn.resize import resize_area
 from oodgan.weights import trained
 
 
@@ -22,33 +21,29 @@ class Remover(nn.Module):
     `paste=False` gives the published behaviour: the network's whole image, at whatever size it makes.
     """
 
-    def __init__(self, network: nn.Module, paste: bool = True) -> None:
+    def __init__(self, network: DeghosterNetwork, paste: bool = True) -> None:
         super().__init__()
-        self.network, self.paste = network.eval(), paste
+        self.network: Any = network.eval()
+        self.paste = paste
 
     @torch.no_grad()
     def forward(
         self, *, coarse: Tensor, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, w_plus: Tensor
     ) -> Tensor:
         """Images (B, 3, R, R) in [-1, 1], mask (B, 1, R, R), the edited code (B, L, 512) -> result (B, 3, R, R)."""
-        if isinstance(self.network, Deghoster):
-            found = self.network(resize_area(coarse, self.network.in_size))
-            if found.shape[-1] != coarse.shape[-1]:
-                found = F.interpolate(found, coarse.shape[2:], mode="bicubic", align_corners=False)
-            weight = (mask * 2).clamp(max=1)
-        else:
-            found = self.network(coarse, photo, inverted, edited, mask, w_plus)
-            weight = (mask > 0).to(mask)
-        found = found.clamp(-1, 1)
-        return photo + weight * (found - photo) if self.paste else found
+        fine = self.network(coarse, photo, inverted, edited, mask, w_plus)
+        if fine.shape[-1] != coarse.shape[-1]:
+            fine = F.interpolate(fine, coarse.shape[2:], mode="bicubic", align_corners=False)
+        fine = fine.clamp(-1, 1)
+        return photo + self.network.share(mask) * (fine - photo) if self.paste else fine
 
 
-def build_network(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
+def build_network(cfg: Mapping[str, Any], generator: Generator) -> DeghosterNetwork:
     """The network of a config group `deghoster`, with fresh weights."""
     return trained.network(cfg["network"], {}, "", generator=generator)
 
 
-def load_network(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
+def load_network(cfg: Mapping[str, Any], generator: Generator) -> DeghosterNetwork:
     """The network of a config group `deghoster` with its weights, trained here or converted.
 
     Its prior is the generator where the weights were made for it, else the one that lies beside them (converted
@@ -67,11 +62,8 @@ def load_network(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
             )
         generator = open_converted(own)
     network = trained.network(cfg["network"], metadata, source, generator=generator)
-    try:
+    with trained.fitting(source, "deghoster"):
         network.load_trained(tensors)
-    except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"the weights {source} do not fit this deghoster: {text}") from error
     return network.eval()
 
 

@@ -19,6 +19,7 @@ from oodgan.metrics.masks import MaskIoU, MaskShareInside
 from oodgan.metrics.regions import ConsistentChange, activations
 from oodgan.paths import FitFolder
 from oodgan.tracking import wandb as tracker
+from oodgan.training.validations import EveryNthValidation
 
 _HELD_OUT = 2**40  # seeds that no training draws from
 _SIDE = 64  # pixels of masks and regions
@@ -39,13 +40,7 @@ class ConfusionMatrix(pl.Callback):
         self.matrix.to(pl_module.device).reset()
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         if isinstance(outputs, Mapping) and {"scores", "label"} <= set(outputs):
             self.matrix.update(outputs["scores"].detach(), outputs["label"])
@@ -67,7 +62,7 @@ class ConfusionMatrix(pl.Callback):
         )
 
 
-class MaskQuality(pl.Callback):
+class MaskQuality(EveryNthValidation):
     """Logs how Diff-CAM's maps lie against where edits change faces, on held-out samples edited along every direction.
 
     `val/mask_share_inside` is the share of a map's mass inside the 15 % of the picture where the edit changes all
@@ -81,17 +76,11 @@ class MaskQuality(pl.Callback):
     """
 
     def __init__(self, renderer: PairRenderer, samples: int = 2, every: int = 1) -> None:
-        self.renderer, self.samples, self.every = renderer, samples, every
+        super().__init__(every)
+        self.renderer, self.samples = renderer, samples
         self._metrics = (MaskShareInside(), MaskIoU())
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._regions = torch.zeros(0)
-        self._validations = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"validations": self._validations}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._validations = state_dict["validations"]
 
     @torch.no_grad()
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -109,9 +98,7 @@ class MaskQuality(pl.Callback):
         self._regions = torch.stack([change.region() for change in changes])[:, None]
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validations += not trainer.sanity_checking
-        last = 0 < trainer.max_steps <= trainer.global_step
-        if trainer.sanity_checking or not (last or self._validations % self.every == 0):
+        if not self.due(trainer):
             return
         network: Any = pl_module.averaged
         classes = torch.arange(len(self._regions), device=pl_module.device)

@@ -186,41 +186,6 @@ def _cross_validate(kernel: Tensor, target: Tensor, rows: Tensor, ridge: float, 
     return held_out
 
 
-class OnnxProbe:
-    """An ONNX classifier as a probe, run by OpenCV.
-
-    Args:
-        path: the file; its input is (1, 3, size, size) RGB.
-        size: side of its input.
-        mean, scale: its input is (image in [0, 1] - mean) / scale.
-        output: which of its output numbers is the score.
-    """
-
-    def __init__(
-        self, path: str | Path, size: int = 224, mean: Sequence[float] = (0.485, 0.456, 0.406),
-        scale: Sequence[float] = (0.229, 0.224, 0.225), output: int = 0,
-    ) -> None:  # fmt: skip
-        import cv2
-
-        try:
-            self.network = cv2.dnn.readNetFromONNX(str(path))
-        except cv2.error as error:
-            raise UserError(f"classifier {path} cannot be read as ONNX") from error
-        self.size, self.output = size, output
-        self.mean, self.scale = torch.tensor(mean)[:, None, None], torch.tensor(scale)[:, None, None]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, 3, R, R) in [-1, 1] -> scores (B,)."""
-        import torch.nn.functional as F
-
-        small = F.interpolate(images.cpu(), (self.size, self.size), mode="bilinear", antialias=True)
-        scores = []
-        for image in ((small + 1) / 2 - self.mean) / self.scale:
-            self.network.setInput(image[None].numpy())
-            scores.append(float(self.network.forward().reshape(-1)[self.output]))
-        return torch.tensor(scores)
-
-
 def load_probes(
     path: Path, attributes: Sequence[str], edits: Mapping[str, float]
 ) -> dict[tuple[str, str, float], ImageProbe]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from oodgan.deghost.remover import Remover
     from oodgan.diffcam.masks import Masker
     from oodgan.generators.protocol import Generator
-    from oodgan.inversion.inverter import Inverter
+    from oodgan.inversion.protocol import Inverter
     from oodgan.parsing.parser import Parser
 
 
@@ -44,7 +44,7 @@ class Editor:
 
     Args:
         generator: decodes codes to images (`oodgan.generators.protocol.Generator`).
-        inverter: inverts a photo (`oodgan.inversion.inverter.Inverter`).
+        inverter: inverts a photo (`oodgan.inversion.protocol.Inverter`).
         bank: the named directions, fitted to the generator.
         masker: computes the mask of what an edit changed (Diff-CAM).
         remover: removes artifacts of the composition (deghosting); None: the coarse image is the result.
@@ -53,6 +53,7 @@ class Editor:
         transfer: what happens to the residuals when the code is edited (`oodgan.inversion.transfer`); None: unchanged.
         search: searches strengths for requested changes (`oodgan.editing.strength`); None: the default search.
         parser: keeps masks to the parts of the face that their attributes may reach; None: to none.
+        synthesis: computes the generator's `synthesis` in its place (`oodgan.export.backend`); None: PyTorch does.
 
     Example::
 
@@ -79,10 +80,11 @@ class Editor:
         transfer: Transfer | None = None,
         search: Search | None = None,
         parser: Parser | None = None,
+        synthesis: Callable[..., Tensor] | None = None,
     ) -> None:
         self.generator, self.inverter, self.bank, self.masker, self.remover = generator, inverter, bank, masker, remover
         self.composition, self.device = dict(composition or {}), torch.device(device)
-        self.synthesis: Callable[..., Tensor] = generator.synthesis  # replaced by other backends
+        self.synthesis: Callable[..., Tensor] = synthesis or generator.synthesis
         self.transfer: Transfer = transfer or Whole()
         self.search, self.parser = search or Search(), parser
         for part in (generator, inverter, masker, remover, self.transfer, parser):
@@ -111,9 +113,11 @@ class Editor:
 
         generator = generators.build(cfg["generator"])
         bank = directions.build(cfg["directions"], generator)
-        editor = cls(
+        inverter = cache.build(cfg, generator)
+        openvino = chosen == "openvino"
+        return cls(
             generator,
-            cache.build(cfg, generator),
+            inverter,
             bank,
             masks.build(cfg["diffcam"], generator, bank),
             remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
@@ -122,10 +126,8 @@ class Editor:
             transfer.build(cfg.get("transfer"), generator, bool(cfg["inverter"].get("residual"))),
             strength.build(cfg.get("search")),
             parser.build(cfg.get("parser")),
+            backend.synthesis(generator, inverter.residual, cfg["generator"]) if openvino else None,
         )
-        if chosen == "openvino":
-            backend.accelerate(editor, cfg)
-        return editor
 
     @classmethod
     def from_pretrained(cls, generator: str = "mobile_ffhq", *overrides: str, **options: Any) -> Editor:

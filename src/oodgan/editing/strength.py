@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from oodgan.directions.probes import Probes
     from oodgan.editing.editor import Editor
     from oodgan.inversion.value import Inversion
+    from oodgan.nn.identity import Recogniser
 
 AUTO = "auto"
 _DEVIATIONS = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))\s*sd")
@@ -77,7 +78,7 @@ class Choice:
     Args:
         strength: what the edit uses.
         target, change: the attribute's change in standard deviations, as requested and as measured on the preview.
-        identity: FaceNet similarity of the preview and the inverted face.
+        identity: similarity of the preview and the inverted face.
         reached: whether the preview shows the requested change; `reason` explains why not.
     """
 
@@ -198,13 +199,19 @@ class Search:
 
     Args:
         weights: probes that measure the change (`oodgan.directions.probes`): a shipped name or a file.
-        identity: lowest FaceNet similarity of edited and inverted face that a chosen strength may have.
+        identity: lowest similarity of edited and inverted face that a chosen strength may have.
         previews: largest number of previews per attribute.
         tolerance: standard deviations within which a change is the one asked for.
+        recogniser: measures `identity`; FaceNet when None.
     """
 
     def __init__(
-        self, weights: str = "probes_ffhq_seek", identity: float = 0.6, previews: int = 5, tolerance: float = 0.1
+        self,
+        weights: str = "probes_ffhq_seek",
+        identity: float = 0.6,
+        previews: int = 5,
+        tolerance: float = 0.1,
+        recogniser: Recogniser | None = None,
     ) -> None:
         if not 0 <= identity < 1:
             raise UserError(f"search.identity={identity}: from 0 to below 1 expected")
@@ -213,6 +220,7 @@ class Search:
         if not tolerance > 0:
             raise UserError(f"search.tolerance={tolerance}: more than 0 standard deviations expected")
         self.weights, self.identity, self.previews, self.tolerance = weights, identity, previews, tolerance
+        self._recogniser = recogniser
 
     @cached_property
     def probes(self) -> Probes:
@@ -226,6 +234,12 @@ class Search:
         from oodgan.directions.features import Extractor
 
         return Extractor(self.probes.backbone, self.probes.size).eval()
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        from oodgan.nn.facenet import FaceNet
+
+        return self._recogniser or FaceNet()
 
     def wanted(self, bank: Bank, name: str, target: Target) -> float:
         """The change asked for in standard deviations.
@@ -276,15 +290,13 @@ class Search:
         return seek(look, wanted, course, self.identity, self.previews, self.tolerance)
 
     def _see(self, editor: Editor, inversion: Inversion) -> tuple[Tensor, Tensor]:
-        """Scores (1, K) and identity (1, 512) of a preview."""
+        """Scores (1, K) and identity (1, D) of a preview."""
         import torch
-
-        from oodgan.nn.facenet import identity_embedding
 
         with torch.no_grad():
             image = inversion.image(editor.generator, min(self.probes.size, editor.generator.resolution))
             extractor = self.extractor.to(image.device)
-            return self.probes.score(extractor(image).cpu()), identity_embedding(image).cpu()
+            return self.probes.score(extractor(image).cpu()), self.recogniser(image).cpu()
 
 
 def build(cfg: Mapping[str, Any] | None) -> Search:

@@ -1,11 +1,11 @@
-"""Run the editor's slow networks in OpenVINO, where a CPU does them faster than in PyTorch."""
+"""A generator's synthesis in OpenVINO, where a CPU does it faster than in PyTorch."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -17,20 +17,16 @@ from torch import Tensor
 import oodgan
 from oodgan.errors import UserError, unknown
 from oodgan.export import formats
-from oodgan.export.parts import Part, Parts, deployed, encoder_of, sample
+from oodgan.export.parts import Part, synthesis_parts, synthesis_sample
 from oodgan.files import writing
-from oodgan.generators.protocol import Residuals, weights_id
+from oodgan.generators.protocol import Generator, Residuals, weights_id
 from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
 from oodgan.weights.fetch import cache_folder
 
 log = logging.getLogger("oodgan")
 BACKENDS = ("torch", "openvino")
-FASTER = ("synthesis", "synthesis_residual")
-"""What gains on a CPU, of the parts that can be replaced: synthesis, encoder, deghoster."""
-GROUPS = {"synthesis": "generator", "synthesis_residual": "generator", "encoder": "inverter", "deghoster": "deghoster"}
-"""The config group that each of them is built from."""
-NOT_USED = ("fit", "refine", "ghosts", "discriminator", "weights", "download")
-"""Keys of the config groups that shape no graph (the weights count by their tensors)."""
+NOT_USED = ("weights", "download")
+"""Keys of the config group `generator` that shape no graph (the weights count by their tensors)."""
 
 
 def check(backend: str, device: torch.device | str) -> None:
@@ -43,23 +39,21 @@ def check(backend: str, device: torch.device | str) -> None:
             raise UserError(f"backend=openvino runs on the CPU, but the device is {device}: leave out one of the two")
 
 
-def accelerate(editor: Parts, cfg: Mapping[str, Any] | None = None) -> None:
-    """Let OpenVINO do the editor's `FASTER` parts, on as many threads as PyTorch uses.
+def synthesis(
+    generator: Generator, residual: int | None = None, cfg: Mapping[str, Any] | None = None
+) -> Callable[..., Tensor]:
+    """The generator's `synthesis`, computed by OpenVINO on as many threads as PyTorch uses.
 
-    Parts are converted at their first use on a machine and then kept, with what OpenVINO compiled of them, in
-    `openvino/` of the cache folder; other weights, settings or versions convert them anew.
+    It is converted at its first use on a machine and then kept, with what OpenVINO compiled of it, in `openvino/` of
+    the cache folder; other weights, settings or versions convert it anew.
 
     Args:
-        cfg: the configuration that the editor was built from.
+        residual: side of the activations whose residuals it takes, too; None: it takes codes alone.
+        cfg: the config group `generator` that the generator was built from.
     """
-    parts = {part.name: part for part in deployed(editor)}
-    runs = {name: Compiled(_model(editor, parts[name], cfg or {})) for name in FASTER if name in parts}
-    if "synthesis" in runs:
-        editor.synthesis = _Synthesis(runs["synthesis"], runs.get("synthesis_residual"))
-    if "encoder" in runs and (inverter := encoder_of(editor)) is not None:
-        inverter.encode = runs["encoder"]  # type: ignore[method-assign, assignment]
-    if "deghoster" in runs:
-        editor.remover = _Remove(runs["deghoster"])
+    inputs = synthesis_sample(generator, residual, seed=0)
+    runs = [Compiled(_model(generator, part, inputs, cfg or {})) for part in synthesis_parts(generator, residual)]
+    return _Synthesis(*runs)
 
 
 class Compiled:
@@ -77,7 +71,7 @@ class Compiled:
 class _Synthesis:
     """The compiled generator, with and without a residual, with the keywords of the generator protocol."""
 
-    def __init__(self, plain: Compiled, with_residual: Compiled | None) -> None:
+    def __init__(self, plain: Compiled, with_residual: Compiled | None = None) -> None:
         self._plain, self._with_residual = plain, with_residual
 
     def __call__(self, w_plus: Tensor, residuals: Residuals | None = None) -> Tensor:
@@ -88,31 +82,18 @@ class _Synthesis:
         return self._with_residual(w_plus, *residuals.values())
 
 
-class _Remove:
-    """The compiled deghoster with the keywords of `oodgan.deghost.remover.Remover`."""
-
-    def __init__(self, run: Compiled) -> None:
-        self._run = run
-
-    def __call__(
-        self, *, coarse: Tensor, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, w_plus: Tensor
-    ) -> Tensor:
-        return self._run(coarse, photo, inverted, edited, mask, w_plus)
-
-
-def _model(editor: Parts, part: Part, cfg: Mapping[str, Any]) -> Path:
+def _model(generator: Generator, part: Part, inputs: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> Path:
     """The part's OpenVINO file in the cache, made when it is not there."""
-    said = plain(cfg.get(GROUPS[part.name]) or {})
-    settings = {key: value for key, value in said.items() if key not in NOT_USED}
+    settings = {key: value for key, value in plain(cfg).items() if key not in NOT_USED}
     weights = weights_id(part.name, part.network.state_dict())
     versions = [metadata.version(name) for name in ("torch", "openvino")]
     mark = fingerprint([weights, settings, versions], {"program": _program()})
-    folder = cache_folder() / "openvino" / f"{editor.generator.id}-{part.name}"
+    folder = cache_folder() / "openvino" / f"{generator.id}-{part.name}"
     if not up_to_date(folder, mark):
         log.info("backend=openvino: converting %s (once)", part.name)
         with writing(folder, replace=True) as temporary:
-            formats.write(part, sample(editor, seed=0), temporary, "openvino")
-            Manifest("export", generator=editor.generator.id, fingerprint=mark).save(temporary)
+            formats.write(part, inputs, temporary, "openvino")
+            Manifest("export", generator=generator.id, fingerprint=mark).save(temporary)
     return folder / f"{part.name}{formats.SUFFIX['openvino']}"
 
 

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from oodgan.generators.protocol import sample_codes
-from oodgan.inversion.inverter import EncoderInverter, FeatureInverter
+from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.value import Inversion
 from oodgan.nn.resize import resize_area
 
@@ -73,18 +72,14 @@ def deployed(editor: Parts, sizes: Sequence[int] = ()) -> list[Part]:
     - `diffcam`: the inverted and the edited image at Diff-CAM's size -> logits (1, K), maps (1, K, h, w).
     - `deghoster`: what the editor's step 5 takes -> result (1, 3, R, R), the photo's pixels outside of the mask.
     """
-    generator: Any = editor.generator
+    generator, inverter = editor.generator, editor.inverter
     found = [
         Part("mapping", Step(generator.mapping, generator), ("z",), ("w",)),
-        Part("synthesis", Step(generator.synthesis, generator), ("w_plus",), ("image",)),
+        *synthesis_parts(generator, inverter.residual, sizes),
     ]
-    for size in sorted({size for size in sizes if size < generator.resolution}, reverse=True):
-        smaller = Step(partial(generator.synthesis, size=size), generator)
-        found.append(Part(f"synthesis_{size}", smaller, ("w_plus",), ("image",)))
-    if residual_of(editor) is not None:
-        found.append(Part("synthesis_residual", Step(_with_residual(generator), generator), _RESIDUAL, ("image",)))
-    if (inverter := encoder_of(editor)) is not None:
-        found.append(Part("encoder", Step(inverter.encode, inverter, *_identity(inverter)), ("photo",), ("w_plus",)))
+    if (coder := inverter.coder) is not None:
+        borrowed = coder.encoder.borrowed(str(generator.mean_w.device))
+        found.append(Part("encoder", Step(coder.encode, coder, *borrowed), ("photo",), ("w_plus",)))
     network = editor.masker.network
     found.append(Part("diffcam", Step(network.maps, network), ("small_inverted", "small_edited"), ("logits", "maps")))
     if editor.remover is not None:
@@ -93,17 +88,15 @@ def deployed(editor: Parts, sizes: Sequence[int] = ()) -> list[Part]:
     return found
 
 
-def encoder_of(editor: Parts) -> EncoderInverter | None:
-    """The inverter that has the editor's encoder; None when codes are found by optimisation alone."""
-    inverter = getattr(editor.inverter, "inverter", editor.inverter)  # a cache of codes may stand before it
-    inverter = inverter.base if isinstance(inverter, FeatureInverter) else inverter
-    return inverter if isinstance(inverter, EncoderInverter) else None
-
-
-def residual_of(editor: Parts) -> int | None:
-    """The resolution of the residuals that the editor's inverter gives; None when it gives codes alone."""
-    inverter = getattr(editor.inverter, "inverter", editor.inverter)
-    return inverter.encoder.resolution if isinstance(inverter, FeatureInverter) else None
+def synthesis_parts(generator: Any, residual: int | None = None, sizes: Sequence[int] = ()) -> list[Part]:
+    """The parts that decode codes: the whole image, previews, and the image with a residual of that resolution."""
+    found = [Part("synthesis", Step(generator.synthesis, generator), ("w_plus",), ("image",))]
+    for size in sorted({size for size in sizes if size < generator.resolution}, reverse=True):
+        smaller = Step(partial(generator.synthesis, size=size), generator)
+        found.append(Part(f"synthesis_{size}", smaller, ("w_plus",), ("image",)))
+    if residual is not None:
+        found.append(Part("synthesis_residual", Step(_with_residual(generator), generator), _RESIDUAL, ("image",)))
+    return found
 
 
 def _with_residual(generator: Any) -> Callable[[Tensor, Tensor], Tensor]:
@@ -111,13 +104,6 @@ def _with_residual(generator: Any) -> Callable[[Tensor, Tensor], Tensor]:
         return generator.synthesis(w_plus, residuals={residual.shape[-1]: residual})
 
     return run
-
-
-def _identity(inverter: EncoderInverter) -> tuple[nn.Module, ...]:
-    """The identity network where the encoder looks through it: shared by all users, so no submodule of any."""
-    from oodgan.nn.facenet import facenet
-
-    return (facenet(str(inverter.generator.mean_w.device)),) if getattr(inverter.encoder, "identity", False) else ()
 
 
 def _remove(editor: Parts) -> Callable[..., Tensor]:
@@ -132,19 +118,16 @@ def _remove(editor: Parts) -> Callable[..., Tensor]:
 def sample(editor: Parts, seed: int) -> dict[str, Tensor]:
     """Every input of the parts, from an edit of a generated face that is inverted to another one (as in ghosts)."""
     generator, masker = editor.generator, editor.masker
-    codes = sample_codes(generator, 2, seed)
-    photo, w_plus = generator.synthesis(codes[:1]).clamp(-1, 1), codes[1:]
-    edits = {next(name for name in editor.names if name in getattr(masker, "names", editor.names)): 1.0}
+    decoded = synthesis_sample(generator, editor.inverter.residual, seed)
+    photo, w_plus = generator.synthesis(sample_codes(generator, 1, seed)).clamp(-1, 1), decoded["w_plus"]
+    edits = {next(name for name in editor.names if name in masker.names): 1.0}
     inversion = Inversion(w_plus)
     inverted, edited = editor.decode(inversion), editor.decode(editor.change(inversion, edits))
     mask = editor.mask(photo, inverted, edited, edits)
     size = min(masker.size, generator.resolution)
-    resolution = residual_of(editor)
-    residual = 0.1 * generator.features(w_plus, last=resolution)[resolution] if resolution else torch.zeros(0)
     return {
-        "residual": residual,
+        **decoded,
         "z": torch.randn(1, generator.style_dim, generator=torch.Generator().manual_seed(seed)),
-        "w_plus": w_plus,
         "photo": photo,
         "inverted": inverted,
         "edited": edited,
@@ -154,3 +137,12 @@ def sample(editor: Parts, seed: int) -> dict[str, Tensor]:
         "small_inverted": resize_area(inverted, size),
         "small_edited": resize_area(edited, size),
     }
+
+
+@torch.no_grad()
+def synthesis_sample(generator: Generator, residual: int | None, seed: int) -> dict[str, Tensor]:
+    """Inputs of `synthesis_parts`: a code, and a residual of the resolution `residual`, if there is one."""
+    w_plus = sample_codes(generator, 2, seed)[1:]
+    if residual is None:
+        return {"w_plus": w_plus}
+    return {"w_plus": w_plus, "residual": 0.1 * generator.features(w_plus, last=residual)[residual]}

@@ -96,6 +96,7 @@ class MobileGenerator(nn.Module):
     resolution = 1024
     num_ws = 16
     style_dim = STYLE_DIM
+    strips = False  # its last octave has no activations
     id: str
     mean_w: Tensor
 

@@ -32,6 +32,8 @@ class Generator(Protocol):
     style_dim: int
     mean_w: Tensor
     feature_channels: dict[int, int]
+    strips: bool
+    """Whether it has `level(x, w_plus, noise, cut)`, which makes a few rows of a resolution's activations at a time."""
 
     @property
     def id(self) -> str:

@@ -51,6 +51,7 @@ class StyleGAN2(nn.Module):
     """
 
     style_dim = STYLE_DIM
+    strips = True
     mean_w: Tensor
 
     def __init__(

@@ -19,7 +19,8 @@ from oodgan.errors import UserError
 from oodgan.files import replacing
 from oodgan.generators.protocol import Generator
 from oodgan.inversion import inverter as inverters
-from oodgan.inversion.inverter import Inverter
+from oodgan.inversion.inverter import EncoderInverter
+from oodgan.inversion.protocol import Inverter
 from oodgan.inversion.value import Inversion, concatenate
 from oodgan.tracking.artifacts import fingerprint, plain
 from oodgan.weights import trained
@@ -32,7 +33,7 @@ NOT_USED = ("fit", "download", "weights")
 """Keys of a config group `inverter` that do not decide its codes (the weights do, by their hash)."""
 
 
-class CachedInverter(nn.Module):
+class CachedInverter(nn.Module, Inverter):
     """An inverter that looks into a folder first, and keeps there what it had to compute.
 
     Each photo of a batch has its own file `<hash>.safetensors`, the hash being that of the photo's pixels and of
@@ -49,7 +50,11 @@ class CachedInverter(nn.Module):
     def __init__(self, inverter: Inverter, settings: str, folder: Path, limit: int) -> None:
         super().__init__()
         self.inverter, self.settings, self.folder, self.limit = inverter, settings, folder, limit
-        self.name = inverter.name
+        self.name, self.residual = inverter.name, inverter.residual
+
+    @property
+    def coder(self) -> EncoderInverter | None:
+        return self.inverter.coder
 
     def invert(self, photos: Tensor) -> Inversion:
         """Photos (B, 3, R, R) in [-1, 1] -> inversions; only those not known yet are computed, in one batch."""

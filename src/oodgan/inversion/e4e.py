@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from oodgan.generators.protocol import Generator
+from oodgan.inversion.protocol import Encoder
 from oodgan.inversion.psp import PSP, VARIANTS, BackboneEncoder, ResNetBackboneEncoder
 from oodgan.inversion.pyramid import Pyramid
 from oodgan.nn.frozen import Frozen
@@ -65,7 +66,7 @@ class E4E(PSP):
         super().__init__(num_ws, variant, **keywords)
 
 
-class PublicEncoder(E4E):
+class PublicEncoder(E4E, Encoder):
     """A public encoder of any variant as the `inverter` group takes it: photos -> offsets to the generator's mean code.
 
     `bind` gives it the generator. Fresh weights then start from the generator's mean code.

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.augment import occlude
 from oodgan.inversion.feature import deviation, predict
-from oodgan.inversion.inverter import Inverter
 from oodgan.nn.frozen import Frozen
 from oodgan.nn.resize import resize_area
 from oodgan.training.module import Config, FitModule, built
@@ -46,7 +45,7 @@ class FeatureModule(FitModule):
         self,
         network: nn.Module | Config,
         generator: Generator | Config,
-        inverter: Inverter,
+        inverter: nn.Module,
         losses: Config | None = None,
         optimizer: Config | Callable[..., Any] | None = None,
         scheduler: Config | Callable[..., Any] | None = None,
@@ -56,7 +55,7 @@ class FeatureModule(FitModule):
     ) -> None:
         super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay)
         self.generator: Any = Frozen(built(generator))
-        self.inverter: Any = Frozen(inverter) if isinstance(inverter, nn.Module) else inverter
+        self.inverter: Any = Frozen(inverter)
         self.passes, self.occlusion = passes, occlusion
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,27 +12,20 @@ from oodgan.directions.bank import latent_space, space_of
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.feature import FeatureEncoder, ResidualRefinement, predict
+from oodgan.inversion.protocol import Encoder, Inverter
 from oodgan.inversion.refine import Refinement
 from oodgan.inversion.value import Inversion
+from oodgan.nn.facenet import NAME as FACENET
 from oodgan.weights import trained
 
 FEATURE_ENCODER = "feature_encoder"
 """The part that a feature encoder's weights name, and their folder in an artifact of `oodgan inversion`."""
 
 
-class Inverter(Protocol):
-    """Photos (B, 3, R, R) in [-1, 1] -> their codes, and residuals where the inverter gives them."""
-
-    name: str
-
-    def invert(self, photos: Tensor) -> Inversion: ...
-
-
-class EncoderInverter(nn.Module):
+class EncoderInverter(nn.Module, Inverter):
     """An encoder's code, refined by `refinement.steps` steps of optimisation (0: the encoder alone).
 
-    Encoders give offsets to the generator's mean code. With `passes` above 1 the encoder looks at its own inversion
-    and corrects it (`offsets_in_passes`).
+    With `passes` above 1 the encoder looks at its own inversion and corrects it.
     """
 
     def __init__(
@@ -44,46 +37,24 @@ class EncoderInverter(nn.Module):
         passes: int = 1,
     ):
         super().__init__()
-        self.generator, self.encoder, self.refinement, self.name = generator, encoder.eval(), refinement, name
-        self.passes = passes
+        self.generator, self.refinement, self.name, self.passes = generator, refinement, name, passes
+        self.encoder: Any = encoder.eval()
+
+    @property
+    def coder(self) -> EncoderInverter:
+        return self
 
     @torch.no_grad()
     def encode(self, photos: Tensor) -> Tensor:
         """The encoder's codes, before any refinement."""
-        return self.generator.mean_w + offsets_in_passes(self.encoder, self.generator, photos, self.passes)
+        return self.generator.mean_w + self.encoder.offsets(self.generator, photos, self.passes)
 
     def invert(self, photos: Tensor) -> Inversion:
         codes = self.encode(photos)
         return Inversion(codes if self.refinement is None else self.refinement(self.generator, codes, photos))
 
 
-def offsets_in_passes(encoder: Any, generator: Generator, photos: Tensor, passes: int) -> Tensor:
-    """Photos (B, 3, R, R) -> offsets (B, L, 512) after `passes` looks (ReStyle, Alaluf et al. 2021).
-
-    Each further look compares the photo with the inversion so far; gradients reach all looks, but not the pictures
-    in between.
-
-    Raises:
-        UserError: more than one pass with an encoder that cannot correct itself.
-    """
-    if passes == 1:
-        return encoder(photos)
-    if passes < 1 or not hasattr(encoder, "correct"):
-        able = "inverter=light can correct itself; ReStyle's encoders iterate on their own"
-        raise UserError(
-            f"inverter.passes={passes}: at least 1, and more only where the encoder corrects itself ({able})"
-        )
-    features = encoder.describe(photos)
-    offsets = encoder.head(features)
-    for _ in range(passes - 1):
-        with torch.no_grad():
-            size = min(encoder.size, generator.resolution)
-            inverted = generator.synthesis(generator.mean_w + offsets, size=size).clamp(-1, 1)
-        offsets = offsets + encoder.correct(features, encoder.describe(inverted))
-    return offsets
-
-
-class OptimisationInverter(nn.Module):
+class OptimisationInverter(nn.Module, Inverter):
     """Optimisation from the mean code: slow, needs no encoder, works for any generator of the protocol."""
 
     def __init__(self, generator: Generator, refinement: Refinement, name: str = "optimisation"):
@@ -97,7 +68,7 @@ class OptimisationInverter(nn.Module):
         return Inversion(self.refinement(self.generator, start.clone(), photos))
 
 
-class FeatureInverter(nn.Module):
+class FeatureInverter(nn.Module, Inverter):
     """The code of another inverter, and a residual on the generator's activations for what the code cannot hold.
 
     Args:
@@ -122,8 +93,12 @@ class FeatureInverter(nn.Module):
         if passes < 1 or exact < 0:
             raise UserError(f"inverter.residual: passes={passes}, exact={exact}: passes >= 1 and exact >= 0 expected")
         self.generator, self.base, self.encoder = generator, base, encoder.eval()
-        self.passes, self.exact, self.name = passes, exact, name
+        self.passes, self.exact, self.name, self.residual = passes, exact, name, encoder.resolution
         self.refinement = refinement or ResidualRefinement()
+
+    @property
+    def coder(self) -> EncoderInverter | None:
+        return self.base.coder
 
     def invert(self, photos: Tensor) -> Inversion:
         w_plus = self.base.invert(photos).w_plus
@@ -189,23 +164,22 @@ def load_feature_encoder(cfg: Mapping[str, Any], generator: Generator) -> Featur
     source = trained.configured(cfg, "inverter.residual", "inversion")
     tensors, metadata = trained.load(source, FEATURE_ENCODER, generator=generator.id)
     encoder = build_feature_encoder(cfg, generator, metadata)
-    try:
+    with trained.fitting(source, "feature encoder"):
         encoder.load_state_dict(tensors)
-    except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"the weights {source} do not fit this feature encoder: {text}") from error
     return encoder
 
 
-def build_encoder(cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None) -> nn.Module:
-    """The encoder of a config group `inverter`, with fresh weights."""
+def build_encoder(cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None) -> Any:
+    """The encoder of a config group `inverter`, with fresh weights; UserError for a class that is no `Encoder`."""
     encoder = trained.network(cfg["encoder"], metadata or {}, cfg.get("weights") or "", num_ws=generator.num_ws)
-    if hasattr(encoder, "bind"):
-        encoder.bind(generator)
+    if not isinstance(encoder, Encoder):
+        wanted = "a class that derives from oodgan.inversion.protocol.Encoder is expected"
+        raise UserError(f"inverter.encoder._target_={cfg['encoder']['_target_']}: {wanted}")
+    encoder.bind(generator)
     return encoder
 
 
-def load_encoder(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
+def load_encoder(cfg: Mapping[str, Any], generator: Generator) -> Any:
     """The encoder of a config group `inverter` with its weights, trained here or converted; errors as in `build`."""
     source = trained.configured(cfg, "inverter", "inversion")
     tensors, metadata = trained.load(source, ("encoder", "psp"))
@@ -214,9 +188,12 @@ def load_encoder(cfg: Mapping[str, Any], generator: Generator) -> nn.Module:
     if made_for is not None and made_for != generator.id and not (metadata["part"] == "psp" and spaces[0] == spaces[1]):
         raise UserError(f"the encoder {source} was made for generator {made_for}, the generator is {generator.id}")
     encoder = build_encoder(cfg, generator, metadata)
-    try:
+    made_with = metadata.get("identity", FACENET)  # the only one there was before weights named it
+    if encoder.identity not in (None, made_with):
+        raise UserError(
+            f"the encoder {source} was trained with the recogniser {made_with}, inverter.encoder.recogniser is "
+            f"{encoder.identity}"
+        )
+    with trained.fitting(source, "encoder"):
         encoder.load_state_dict(tensors)
-    except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"the weights {source} do not fit this encoder: {text}") from error
     return encoder

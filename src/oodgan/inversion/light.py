@@ -1,8 +1,8 @@
 """The light encoder: frozen ImageNet and identity features, and small trained heads that read a W+ code off them.
 
 No public encoder fits the embedded generator and a CPU cannot train a deep one, so the pixels are read by networks that
-are trained already (AlexNet's first, second, third and fifth layers and FaceNet's embedding) and only the head learns.
-Its features are computed once for a picture, so that code regression costs next to nothing.
+are trained already (AlexNet's first, second, third and fifth layers, and a recogniser's embedding) and only the head
+learns. Its features are computed once for a picture, so that code regression costs next to nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
+from oodgan.generators.protocol import Generator
+from oodgan.inversion.protocol import Encoder
 from oodgan.nn.backbones import alexnet_features, alexnet_layers, imagenet_normalise
-from oodgan.nn.facenet import identity_embedding
 from oodgan.nn.frozen import Frozen
+from oodgan.nn.identity import Recogniser
 from oodgan.nn.resize import resize_area
 
 # (index of the ReLU in AlexNet's `features`, its channels, channels kept by the head)
@@ -33,7 +35,7 @@ def _random_features() -> nn.Sequential:
         return alexnet_layers()
 
 
-class LightEncoder(nn.Module):
+class LightEncoder(nn.Module, Encoder):
     """Photos (B, 3, R, R) in [-1, 1] -> offsets (B, L, 512) to the generator's mean code.
 
     `describe` computes the frozen features, `head` the offsets from them. An offset is one code shared by all layers
@@ -42,10 +44,13 @@ class LightEncoder(nn.Module):
 
     Args:
         pretrained: AlexNet with the registry's ImageNet weights; random otherwise (dry runs).
-        identity: read FaceNet's embedding too.
+        recogniser: its embedding of 512 numbers is read too; None: none. An encoder serves with the one it was trained
+            with.
         corrector: width of `correct`.
         size: pixels at which AlexNet looks.
     """
+
+    describes = True
 
     def __init__(
         self,
@@ -55,16 +60,17 @@ class LightEncoder(nn.Module):
         rank: int = 48,
         dropout: float = 0.4,
         pretrained: bool = True,
-        identity: bool = True,
+        recogniser: Recogniser | None = None,
         size: int = 256,
         corrector: int = 224,
     ) -> None:
         super().__init__()
         self.backbone: Any = Frozen(alexnet_features() if pretrained else _random_features())
-        self.identity, self.size = identity, size
+        self.recogniser, self.size = recogniser, size
+        self.identity = recogniser.name if recogniser else None
         self.narrow = nn.ModuleList(nn.Conv2d(channels, kept, 1) for _, channels, kept in LEVELS)
         self.norms = nn.ModuleList(nn.GroupNorm(1, kept) for _, _, kept in LEVELS)
-        width = sum(kept for _, _, kept in LEVELS) * _GRID**2 + (_IDENTITY if identity else 0)
+        width = sum(kept for _, _, kept in LEVELS) * _GRID**2 + (_IDENTITY if recogniser else 0)
         # A few thousand samples are soon learnt by heart without it.
         self.drop = nn.Dropout(dropout)
         self.enter = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout / 2))
@@ -73,7 +79,7 @@ class LightEncoder(nn.Module):
         self.coefficients = nn.Linear(hidden, num_ws * rank)
         self.basis = nn.Parameter(torch.randn(num_ws, rank, style_dim) * rank**-0.5 * 0.3)
         self.num_ws, self.rank = num_ws, rank
-        narrow = sum(kept for _, _, kept in LEVELS) * _COARSE**2 + (2 * _IDENTITY if identity else 0)
+        narrow = sum(kept for _, _, kept in LEVELS) * _COARSE**2 + (2 * _IDENTITY if recogniser else 0)
         missing = nn.Linear(corrector, style_dim + num_ws * rank)
         nn.init.zeros_(missing.weight)  # an untrained correction changes nothing
         nn.init.zeros_(missing.bias)
@@ -82,12 +88,31 @@ class LightEncoder(nn.Module):
     def forward(self, photos: Tensor) -> Tensor:
         return self.head(self.describe(photos))
 
+    def prepare(self, passes: int) -> None:
+        self.correction.requires_grad_(passes > 1)  # processes of one run must agree on what is trained
+
+    def offsets(self, generator: Generator, photos: Tensor, passes: int = 1) -> Tensor:
+        """Offsets after `passes` looks; gradients reach all looks, but not the pictures in between."""
+        if passes <= 1:
+            return super().offsets(generator, photos, passes)
+        features = self.describe(photos)
+        offsets = self.head(features)
+        for _ in range(passes - 1):
+            with torch.no_grad():
+                size = min(self.size, generator.resolution)
+                inverted = generator.synthesis(generator.mean_w + offsets, size=size).clamp(-1, 1)
+            offsets = offsets + self.correct(features, self.describe(inverted))
+        return offsets
+
+    def borrowed(self, device: str) -> tuple[nn.Module, ...]:
+        return () if self.recogniser is None else self.recogniser.networks(device)
+
     @torch.no_grad()
     def describe(self, photos: Tensor) -> dict[str, Tensor]:
         """Photos -> {"level0".."level3": (B, C, 8, 8), "identity": (B, 512)}: what the head needs, and no more."""
         if photos.shape[-1] != photos.shape[-2]:
             raise UserError(f"the encoder takes square aligned photos, got {photos.shape[-1]}x{photos.shape[-2]}")
-        found = {"identity": identity_embedding(photos)} if self.identity else {}
+        found = {} if self.recogniser is None else {"identity": self._embedding(photos)}
         x = imagenet_normalise(resize_area(photos, self.size))
         taken = {index: level for level, (index, _, _) in enumerate(LEVELS)}
         for index, layer in enumerate(self.backbone.network[: LEVELS[-1][0] + 1]):
@@ -99,7 +124,7 @@ class LightEncoder(nn.Module):
     def head(self, features: dict[str, Tensor]) -> Tensor:
         """Features of `describe` -> offsets (B, L, 512)."""
         levels = [level.flatten(1) for level in self._levels(features)]
-        if self.identity:
+        if self.recogniser is not None:
             levels.append(features["identity"] * _IDENTITY**0.5)  # unit vectors, brought to the others' scale
         x = self.enter(self.drop(torch.cat(levels, 1)))
         x = x + self.deepen(x)
@@ -109,10 +134,18 @@ class LightEncoder(nn.Module):
         """Features of a photo and of its inversion so far -> what to add to the offsets (B, L, 512)."""
         pairs = zip(self._levels(photo), self._levels(inverted), strict=True)
         seen = [F.adaptive_avg_pool2d(a - b, _COARSE).flatten(1) for a, b in pairs]
-        if self.identity:
+        if self.recogniser is not None:
             seen += [(photo["identity"] - inverted["identity"]) * _IDENTITY**0.5, photo["identity"] * _IDENTITY**0.5]
         shared, coefficients = self.correction(torch.cat(seen, 1)).tensor_split([self.basis.shape[-1]], 1)
         return self._offsets(shared, coefficients)
+
+    def _embedding(self, photos: Tensor) -> Tensor:
+        assert self.recogniser is not None
+        found = self.recogniser(photos)
+        if found.shape[1] != _IDENTITY:
+            given = f"{self.recogniser.name} gives {found.shape[1]}"
+            raise UserError(f"the encoder reads an embedding of {_IDENTITY} numbers, and {given}")
+        return found
 
     def _levels(self, features: dict[str, Tensor]) -> list[Tensor]:
         layers = zip(self.narrow, self.norms, strict=True)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.augment import occlude
-from oodgan.inversion.inverter import offsets_in_passes
 from oodgan.nn.frozen import Frozen
 from oodgan.nn.resize import resize_area
 from oodgan.training.module import Config, FitModule, built
@@ -37,7 +36,7 @@ class InversionModule(FitModule):
       fake, and as many w of fresh z are the real ones.
 
     Args:
-        network: the encoder.
+        network: the encoder (`oodgan.inversion.protocol.Encoder`).
         size: pixels at which photo and inversion are compared.
         passes: looks of the encoder at an image.
         occlusion: share of the training images that are seen partly covered, while the losses ask for the whole face.
@@ -63,13 +62,12 @@ class InversionModule(FitModule):
         discriminator_loss: Config | Callable[..., Tensor] = DISCRIMINATOR_LOSS,
     ) -> None:
         maker: Any = built(generator)
-        network = built(network)
+        network: Any = built(network)
         adversary = (discriminator, discriminator_optimizer, discriminator_loss)
+        network.prepare(passes)
         super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay, *adversary)
         self.generator: Any = Frozen(maker)
         self.size, self.passes, self.occlusion = min(size, maker.resolution), passes, occlusion
-        if hasattr(network, "correction"):
-            network.correction.requires_grad_(passes > 1)  # processes of one run must agree on what is trained
         with torch.no_grad():
             z = torch.randn(2000, maker.style_dim, generator=torch.Generator().manual_seed(1))
             deviation = maker.mapping(z.to(maker.mean_w.device)).std(0).mean()
@@ -82,7 +80,7 @@ class InversionModule(FitModule):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Photos (B, 3, R, R) -> codes (B, L, 512), by the averaged weights."""
-        return self.generator.mean_w + offsets_in_passes(self.averaged, self.generator, photos, self.passes)
+        return self.generator.mean_w + self.averaged.offsets(self.generator, photos, self.passes)
 
     def predictions(self, network: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
         described = batch.get("features")
@@ -113,7 +111,7 @@ class InversionModule(FitModule):
     def _encode(self, encoder: Any, photos: Tensor) -> Tensor:
         if self.training and self.occlusion:
             photos = occlude(photos, probability=self.occlusion)
-        return offsets_in_passes(encoder, self.generator, photos, self.passes)
+        return encoder.offsets(self.generator, photos, self.passes)
 
 
 def _exact_codes(batch: Mapping[str, Any], offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,12 @@ from torchmetrics import Metric
 from oodgan.errors import UserError
 from oodgan.metrics.distribution import FID, KID
 from oodgan.metrics.registry import build
+from oodgan.training.validations import EveryNthValidation
 
 log = logging.getLogger("oodgan")
 
 
-class ImageMetrics(pl.Callback):
+class ImageMetrics(EveryNthValidation):
     """Logs metrics of `{"target", "result"}`, two batches (B, 3, H, W) in [-1, 1], at the end of validations.
 
     A metric over further inputs (`labels`, `mask`, `region`) takes them from the same dictionary.  Every process
@@ -42,37 +43,21 @@ class ImageMetrics(pl.Callback):
         prefix: str = "val/",
         every: int = 1,
     ):
-        if every < 1:
-            raise UserError(f"every={every} must be at least 1")
+        super().__init__(every)
         given = metrics if isinstance(metrics, Mapping) else {name: build(name) for name in metrics}
         self.metrics = {getattr(m, "name", key): m for key, m in given.items() if m is not None}
-        self.prefix, self.every = prefix, every
-        self._active, self._seen, self._validations, self._told = False, 0, 0, False
+        self.prefix = prefix
+        self._active, self._seen, self._told = False, 0, False
         self._targets: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"validations": self._validations}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._validations = state_dict["validations"]
-
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validations += not trainer.sanity_checking
-        last = 0 < trainer.max_steps <= trainer.global_step
-        self._active = not trainer.sanity_checking and (last or self._validations % self.every == 0)
-        self._seen = 0
+        self._active, self._seen = self.due(trainer), 0
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         if not self._active:
             return

@@ -108,6 +108,9 @@ class ArcFace:
         faces = template_crop(images.clamp(-1, 1), self.width)
         return F.normalize(recogniser(self.path, str(images.device))(faces), dim=1)
 
+    def networks(self, device: str) -> tuple[nn.Module, ...]:
+        return (recogniser(self.path, device),) if self.differentiable else ()
+
 
 @lru_cache(maxsize=2)
 def recogniser(path: Path, device: str = "cpu") -> Any:

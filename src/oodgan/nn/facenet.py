@@ -59,11 +59,6 @@ def identity_embedding(images: Tensor) -> Tensor:
     return facenet(str(images.device))(face_crop(images))
 
 
-def identity_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of two batches' identities, (B,) in [-1, 1]; different people lie near 0.04 (99 % below 0.35)."""
-    return (identity_embedding(first) * identity_embedding(second)).sum(1)
-
-
 class FaceNet:
     """This network as `oodgan.nn.identity.Recogniser`."""
 
@@ -71,6 +66,9 @@ class FaceNet:
 
     def __call__(self, images: Tensor) -> Tensor:
         return identity_embedding(images)
+
+    def networks(self, device: str) -> tuple[nn.Module, ...]:
+        return (facenet(device),)
 
 
 class IdentityLoss(nn.Module):

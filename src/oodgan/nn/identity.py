@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Recogniser(Protocol):
@@ -18,3 +18,7 @@ class Recogniser(Protocol):
     differentiable: bool
 
     def __call__(self, images: Tensor) -> Tensor: ...
+
+    def networks(self, device: str) -> tuple[nn.Module, ...]:
+        """The networks that it runs on a device, as far as they are PyTorch's: an export has to know their weights."""
+        ...

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
 
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.errors import UserError
@@ -28,6 +27,7 @@ from oodgan.inversion.inverter import (
     load_encoder,
     load_feature_encoder,
 )
+from oodgan.inversion.protocol import Encoder
 from oodgan.inversion.samples import DescribedSamples, render_samples
 from oodgan.paths import StageFolder, shared_folder
 from oodgan.stages import _common as common
@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     torch.manual_seed(cfg.seed)
     open_encoder = load_encoder if cfg.inverter.fit.get("continue_from_weights") else build_encoder
     encoder = open_encoder(cfg.inverter, generator).train()
-    if cfg.inverter.fit.codes.max_steps and not hasattr(encoder, "describe"):
+    if cfg.inverter.fit.codes.max_steps and not encoder.describes:
         raise UserError(f"inverter={cfg.inverter.name} is trained on images only: set inverter.fit.codes.max_steps=0")
     results: dict[str, FitResult] = {}
     if cfg.inverter.fit.codes.max_steps:
@@ -67,7 +67,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         cfg,
         mark,
         encoder.state_dict(),
-        _said(cfg, generator),
+        _said(cfg, generator, encoder),
         beside=_feature_weights(cfg, generator, feature),
         uses=common.used(cfg, "inverter") if cfg.inverter.fit.get("continue_from_weights") else {},
         resolution=generator.resolution,
@@ -77,12 +77,12 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     return {"objective": list(results.values())[-1].objective}
 
 
-def _said(cfg: DictConfig, generator: Generator) -> dict[str, Any]:
+def _said(cfg: DictConfig, generator: Generator, encoder: Encoder) -> dict[str, Any]:
     """What weights of the encoder say of themselves."""
-    return {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder}
+    return {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder, "identity": encoder.identity}
 
 
-def _codes(cfg: DictConfig, generator: Generator, encoder: nn.Module) -> DatasetModule:
+def _codes(cfg: DictConfig, generator: Generator, encoder: Encoder) -> DatasetModule:
     """Samples with their exact codes, rendered and described once."""
     settings = cfg.inverter.fit
     if settings.samples < 1:
@@ -97,17 +97,17 @@ def _codes(cfg: DictConfig, generator: Generator, encoder: nn.Module) -> Dataset
     return DatasetModule(dataset, held_out, settings.codes.batch_size, common.loader_workers(cfg), cfg.seed)
 
 
-def _phase(cfg: DictConfig, generator: Generator, encoder: nn.Module, data: Any, phase: str, mark: str) -> FitResult:
+def _phase(cfg: DictConfig, generator: Generator, encoder: Any, data: Any, phase: str, mark: str) -> FitResult:
     recipes = {"network": {**plain(cfg.inverter.encoder), "num_ws": generator.num_ws}}
     recipes["generator"] = plain(cfg.generator)
-    said = _said(cfg, generator)
+    said = _said(cfg, generator, encoder)
     module = build_module(cfg.inverter.fit[phase].module, recipes, said, network=encoder, generator=generator)
     result = _fit(cfg, module, data, phase, mark)
     encoder.load_state_dict(module.averaged.state_dict())
     return result
 
 
-def _features(cfg: DictConfig, generator: Generator, encoder: nn.Module, mark: str) -> tuple[FeatureEncoder, FitResult]:
+def _features(cfg: DictConfig, generator: Generator, encoder: Any, mark: str) -> tuple[FeatureEncoder, FitResult]:
     settings, residual = cfg.inverter.fit.features, cfg.inverter.residual
     go_on = cfg.inverter.fit.get("continue_from_weights") and residual.get("weights")
     feature = (load_feature_encoder if go_on else build_feature_encoder)(residual, generator)

@@ -140,14 +140,16 @@ def _row(cfg: DictConfig, edit: Any, seconds: float) -> dict[str, Any]:
     row: dict[str, Any] = {"edit": edit.label}
     if cfg.pipeline.measure:
         import torch
+        from hydra.utils import instantiate
 
         from oodgan.metrics.lpips import lpips_distance
-        from oodgan.nn.facenet import identity_similarity
         from oodgan.nn.resize import resize_area
 
+        recogniser = instantiate(cfg.identity)
         photo, result = (resize_area(edit.tensors[name], 256).float() for name in ("photo", "result"))
         with torch.no_grad():
-            row["identity kept (facenet)"] = round(float(identity_similarity(result, photo)), 3)
+            kept = (recogniser(result) * recogniser(photo)).sum(1)
+            row[f"identity kept ({recogniser.name})"] = round(float(kept), 3)
             row["LPIPS to the photo (alex)"] = round(float(lpips_distance("alex")(result, photo)), 4)
     return row | {"seconds": round(seconds, 1)}
 

@@ -84,11 +84,14 @@ def build_module(
     return module
 
 
+_MAKERS = ("oodgan.generators.", "oodgan.nn.facenet", "oodgan.nn.arcface", "oodgan.training.schedules")
+
+
 def check_trusted(config: Any, key: str = "") -> None:
     """Allow only what builds networks and what trains them: a checkpoint may come from anyone.
 
     A `_target_` must be the class of a network or loss, an optimiser or a schedule, of torch, of this package or of one
-    that has been imported already; or one of this package's generators or schedules.
+    that has been imported already; or one of this package's generators, recognisers or schedules.
 
     Raises:
         UserError: naming the first other `_target_`.
@@ -112,6 +115,6 @@ def _trusted(target: str, partial: bool) -> bool:
     if target.rpartition(".")[0] not in sys.modules and not target.startswith(("oodgan.", "torch.nn.", "torch.optim.")):
         return False
     found = get_object(target)
-    makers = ("oodgan.",) if partial else ("oodgan.generators.", "oodgan.training.schedules")
+    makers = ("oodgan.",) if partial else _MAKERS
     ours = getattr(found, "__module__", "").startswith(makers)
     return ours or (isinstance(found, type) and issubclass(found, nn.Module | Optimizer | LRScheduler))

@@ -33,13 +33,7 @@ class Pictures(pl.Callback):
         self.count = count
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         if batch_idx or trainer.sanity_checking or not trainer.is_global_zero or not isinstance(batch, Mapping):
             return

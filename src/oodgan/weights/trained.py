@@ -7,7 +7,8 @@ Both kinds name their part, generator and directions. Converted ones (`oodgan we
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,16 @@ def network(settings: Mapping[str, Any], metadata: Mapping[str, Any], source: st
         if not said:
             raise
         raise UserError(f"the weights {source} are not of {settings['_target_']}: {error}") from error
+
+
+@contextmanager
+def fitting(source: str | Path, what: str) -> Iterator[None]:
+    """Around `load_state_dict`: UserError naming the first difference where the weights are of another network."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights {source} do not fit this {what}: {text}") from error
 
 
 def load(
