@@ -34,6 +34,12 @@ def test_options_of_groups_are_names(text):
     assert words.translate("generator=tiny,2024", several=True) == "generator=tiny,'2024'"
 
 
+def test_python_values_as_words():
+    wanted = {"smile": 1.5, "file": "it's", "kept": [True, None]}
+    word = f"edits={words.spelled(wanted)}"
+    assert OverridesParser.create().parse_override(word).value() == wanted
+
+
 def test_null_is_nothing_except_as_a_runs_name():
     assert value("resume=null") is None and value("diffcam.weights=null") is None and value("run=null") == "null"
 

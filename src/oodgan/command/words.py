@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from oodgan.command.keys import NEVER_NULL, OPEN, is_text, is_texts
 from oodgan.command.usage import config_folders
@@ -127,6 +128,17 @@ def quoted(text: str) -> str:
     tail = len(text) - len(text.rstrip("\\"))
     text = text + "\\" * tail
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
+
+
+def spelled(value: Any) -> str:
+    """A Python value in Hydra's grammar."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(str(name))}: {spelled(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(spelled(item) for item in value) + "]"
+    return repr(value) if isinstance(value, int | float) else quoted(str(value))
 
 
 def readable(key: str) -> str:

@@ -146,10 +146,11 @@ class Editor:
         from omegaconf.errors import OmegaConfBaseException
 
         from oodgan import launch
+        from oodgan.command import words
 
-        words = [f"generator={generator}", *overrides, *(f"{key}={_spelled(value)}" for key, value in options.items())]
+        chosen = [f"{key}={words.spelled(value)}" for key, value in options.items()]
         try:
-            return cls.from_config(launch.compose("edit", words))
+            return cls.from_config(launch.compose("edit", [f"generator={generator}", *overrides, *chosen]))
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(launch.explain(error, "edit")) from error
 
@@ -350,19 +351,3 @@ def _device(accelerator: str) -> str:
     if accelerator in ("gpu", "cuda", "mps"):
         raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; use accelerator=cpu")
     return "cpu"
-
-
-def _spelled(value: Any) -> str:
-    """Return a Python value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_spelled(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_spelled(item) for item in value) + "]"
-    if isinstance(value, int | float):
-        return repr(value)
-    text = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{text}'"

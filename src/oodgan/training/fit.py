@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from oodgan.errors import UserError, unknown
+from oodgan.errors import UserError
 from oodgan.files import write_json, write_text
 from oodgan.paths import FitFolder
 from oodgan.ranks import rank
@@ -25,13 +25,12 @@ from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import plain
 from oodgan.training import added, checkpoints
 from oodgan.training import callbacks as parts
+from oodgan.training.call import BEST, Call
 from oodgan.training.endless import EndlessData
-from oodgan.training.engine import described, local_processes, prepare, strategy, trainer
+from oodgan.training.engine import local_processes, prepare, strategy, trainer
 from oodgan.training.progress import Progress
 from oodgan.training.spread import spread
 from oodgan.training.study import Pruner, pruner_here
-
-BEST, LAST = "best", "last"
 
 
 class Stopped(UserError):
@@ -95,7 +94,7 @@ def fit(
             of another module, no disk space.
         Stopped: Ctrl-C or SIGTERM.
     """
-    call = _Call(
+    call = Call(
         config=plain(cfg) if cfg is not None else {},
         settings=plain(settings),
         folder=Path(folder).absolute(),
@@ -113,79 +112,7 @@ def fit(
     return spread(local_processes(call.trainer), _fit, module, data, call)
 
 
-@dataclass
-class _Call:
-    """The arguments of one `fit`, as plain values, so that they can be sent to other processes."""
-
-    config: dict[str, Any]
-    settings: dict[str, Any]
-    folder: Path
-    resume: str | None
-    init_from: str | None
-    extra: tuple[pl.Callback, ...]
-    keep_run: bool = False
-
-    @property
-    def trainer(self) -> dict[str, Any]:
-        return described(self.config)
-
-    @property
-    def stage(self) -> str:
-        stage = self.config.get("stage")
-        return stage if isinstance(stage, str) else str((stage or {}).get("name", "fit"))
-
-    @property
-    def seed(self) -> int:
-        return int(self.config.get("seed") or 0)
-
-    @property
-    def accumulate(self) -> int:
-        return int(self.settings.get("accumulate") or self.trainer.get("accumulate_grad_batches") or 1)
-
-    @property
-    def clip(self) -> float | None:
-        return self.settings.get("clip") or self.trainer.get("gradient_clip_val")
-
-    @property
-    def limit_val(self) -> int | None:
-        """Batches of a validation, of all processes together; None where the Trainer limits it, or nothing."""
-        if self.settings.get("limit_val") is not None:
-            return int(self.settings["limit_val"])
-        limit = self.trainer.get("limit_val_batches")
-        return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
-
-    @property
-    def trial(self) -> bool:
-        """Whether this is `trainer.fast_dev_run`, which leaves nothing behind."""
-        return bool(self.trainer.get("fast_dev_run"))
-
-    @property
-    def export(self) -> str:
-        return self.settings.get("export") or (BEST if self.monitored else LAST)
-
-    @property
-    def monitored(self) -> str | None:
-        entry = dict(self.config.get("callbacks") or {}).get("checkpoints") or {}
-        return self.settings.get("monitor") or entry.get("monitor")
-
-    def check(self) -> None:
-        if self.export not in (BEST, LAST):
-            raise unknown("export", str(self.export), (BEST, LAST))
-        if self.export == BEST and not self.monitored:
-            raise UserError("export=best needs a metric that decides what is best: give fit.monitor, or export=last")
-        if int(self.settings.get("max_steps") or 0) < 1:
-            raise UserError(f"max_steps is {self.settings.get('max_steps')}, must be at least 1")
-        present = FitFolder(self.folder).last.is_file()
-        if self.resume == "auto":
-            self.resume = str(self.folder) if present else None
-            self.init_from = None if present else self.init_from
-        if self.resume and self.init_from:
-            raise UserError("resume continues a run and init_from starts a new one: give one of them")
-        if present and (not self.resume or Path(self.resume).absolute() != self.folder):
-            raise UserError(f"{self.folder} holds a run already; go on with resume={self.folder}, or choose another")
-
-
-def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) -> FitResult:
+def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: Call) -> FitResult:
     settings, begun = call.settings, time.monotonic()
     tracker.finish()  # whatever ran before in this process must not get this run's numbers
     saved = checkpoints.load(checkpoints.find(call.resume)) if call.resume else None
@@ -229,7 +156,7 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: _Call) 
     return _result(engine, module, call, first, share, time.monotonic() - begun)
 
 
-def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume_at: int | None) -> pl.Trainer:
+def _assemble(module: pl.LightningModule, call: Call, stop: pl.Callback, resume_at: int | None) -> pl.Trainer:
     steps = int(call.settings["max_steps"])
     val_every = min(int(call.settings.get("val_every") or steps), steps)
     automatic, clip, way = module.automatic_optimization, call.clip, call.trainer.get("gradient_clip_algorithm", "norm")
@@ -258,7 +185,7 @@ def _assemble(module: pl.LightningModule, call: _Call, stop: pl.Callback, resume
     return trainer(call.config, folder=call.folder, callbacks=hooks, **options)
 
 
-def _configured(call: _Call) -> list[pl.Callback]:
+def _configured(call: Call) -> list[pl.Callback]:
     """The callbacks of `cfg.callbacks`, each a `_target_`; checkpoints and the NaN guard are there in any case."""
     from hydra.utils import instantiate
 
@@ -331,7 +258,7 @@ def _inherit(source: Path, folder: Path) -> None:
 
 
 def _result(
-    engine: pl.Trainer, module: pl.LightningModule, call: _Call, first: int, share: int | None, seconds: float
+    engine: pl.Trainer, module: pl.LightningModule, call: Call, first: int, share: int | None, seconds: float
 ) -> FitResult:
     module.cpu()
     if engine.precision in ("64-true", "bf16-true", "16-true"):
