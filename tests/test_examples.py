@@ -42,4 +42,4 @@ def test_parts_of_a_users_own_train_by_the_command_of_the_readme(tmp_path, draw_
     again = run()
     assert again.returncode == 0 and "up to date" in again.stderr
     changed = run("callbacks.gradient_norm.every=2")
-    assert changed.returncode == 2 and "made with other settings" in changed.stderr
+    assert changed.returncode == 2 and "made with other settings (callbacks.gradient_norm)" in changed.stderr

@@ -62,10 +62,10 @@ class InversionModule(FitModule):
         discriminator_loss: Config | Callable[..., Tensor] = DISCRIMINATOR_LOSS,
     ) -> None:
         maker: Any = built(generator)
-        network: Any = built(network)
+        encoder: Any = built(network)
         adversary = (discriminator, discriminator_optimizer, discriminator_loss)
-        network.prepare(passes)
-        super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay, *adversary)
+        encoder.prepare(passes)
+        super().__init__(encoder, losses or LOSSES, optimizer, scheduler, ema_decay, *adversary)
         self.generator: Any = Frozen(maker)
         self.size, self.passes, self.occlusion = min(size, maker.resolution), passes, occlusion
         with torch.no_grad():
@@ -80,7 +80,8 @@ class InversionModule(FitModule):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Photos (B, 3, R, R) -> codes (B, L, 512), by the averaged weights."""
-        return self.generator.mean_w + self.averaged.offsets(self.generator, photos, self.passes)
+        averaged: Any = self.averaged
+        return self.generator.mean_w + averaged.offsets(self.generator, photos, self.passes)
 
     def predictions(self, network: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
         described = batch.get("features")

@@ -25,6 +25,7 @@ from oodgan.paths import RunFolder, StageFolder
 from oodgan.ranks import rank
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
+from oodgan.tracking.runs import flatten
 from oodgan.training.added import deciding
 from oodgan.weights import trained
 from oodgan.weights.registry import SHIPPED
@@ -33,6 +34,8 @@ log = logging.getLogger("oodgan")
 CHAIN = ("directions", "inversion", "diffcam", "ghosts", "deghost")
 """The stages that make what later ones use, in order."""
 
+_WHERE = ("folder", "root", "run", "resume", "replace", "accelerator", "devices")
+"""Keys that do not change the result."""
 TRAINED = {
     "inversion": "inverter",
     "transfer": "transfer",
@@ -139,10 +142,26 @@ def finished(cfg: DictConfig, mark: str) -> bool:
         log.info("%s is up to date: %s", cfg.stage, folder)
         return True
     if (folder / MANIFEST).exists() and not cfg.replace:
+        others = ", ".join(_others(cfg, Manifest.load(folder).config)) or "its inputs have changed"
         raise UserError(
-            f"{folder} was made with other settings; give run=ANOTHER_NAME, or replace=true to overwrite it"
+            f"{folder} was made with other settings ({others}); give run=ANOTHER_NAME, or replace=true to overwrite it"
         )
     return False
+
+
+def _others(cfg: DictConfig, config: Mapping[str, Any]) -> list[str]:
+    """The first keys, of those that count, whose values differ from an artifact's `config`."""
+    reads = constant(cfg.stage, "READS")
+
+    def counting(settings: Mapping[str, Any]) -> dict[str, Any]:
+        training = {k if "." in k else f"trainer.{k}": v for k, v in deciding(settings).items()}
+        left_out = ("trainer", "callbacks", "logger", *_WHERE)
+        kept = {k: v for k, v in settings.items() if k not in left_out and (k in reads or not isinstance(v, dict))}
+        return flatten(kept) | training
+
+    before, now = counting(config), counting(plain(cfg))
+    found = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    return found[:3] + (["..."] if len(found) > 3 else [])
 
 
 def write_artifact(
