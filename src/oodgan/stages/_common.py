@@ -34,7 +34,7 @@ log = logging.getLogger("oodgan")
 CHAIN = ("directions", "inversion", "diffcam", "ghosts", "deghost")
 """The stages that make what later ones use, in order."""
 
-_WHERE = ("folder", "root", "run", "resume", "replace", "accelerator", "devices")
+_WHERE = ("folder", "root", "run", "cache", "resume", "replace", "sweep", "gpu_slots", "accelerator", "devices")
 """Keys that do not change the result."""
 TRAINED = {
     "inversion": "inverter",
