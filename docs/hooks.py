@@ -186,7 +186,7 @@ def elsewhere() -> dict[str, str]:
     for path in sorted((ROOT / "experiments").glob("*/README.md")):
         pages[f"experiments/{path.parent.name}.md"] = _site_links(path)
     pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    pages["contributing.md"] = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    pages["contributing.md"] = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "](")
     return pages
 
 
