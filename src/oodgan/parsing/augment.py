@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def moved(images: Tensor, classes: Tensor, degrees: float, scale: float, shift: 
     turn = torch.stack(rows, 1).view(count, 2, 2) / factor[:, None, None]
     theta = torch.cat([turn, 2 * shift * draw(2, 1)], 2).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    at = {"padding_mode": "reflection", "align_corners": False}
+    at: dict[str, Any] = {"padding_mode": "reflection", "align_corners": False}
     found = F.grid_sample(images, grid, **at)
     labels = F.grid_sample(classes[:, None].float(), grid, mode="nearest", **at)
     return found.clamp(-1, 1), labels[:, 0].round().long()
