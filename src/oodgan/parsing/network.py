@@ -30,7 +30,7 @@ class ParserNetwork(nn.Module):
         super().__init__()
         trunk = mobilenet_v2() if pretrained else mobilenet_v2_layers()
         self.frozen = frozen
-        self.trunk = nn.Sequential(*trunk[: TAPS[-1] + 1])
+        self.trunk = nn.Sequential(*list(trunk)[: TAPS[-1] + 1])
         widths = [_width(self.trunk[i]) for i in TAPS]
         narrow = [max(width // 2, 8)] + [width] * (len(TAPS) - 1)
         self.lateral = nn.ModuleList(_point(inside, outside) for inside, outside in zip(widths, narrow, strict=True))
