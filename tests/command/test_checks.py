@@ -82,7 +82,7 @@ def test_names_that_become_files_can_be_such(name):
         checks.checked(OmegaConf.merge(compose("evaluate"), {"methods": {name: "plain"}}), config_folder())
     with pytest.raises(UserError, match=r"directions\.files: .* names files"):
         own = {"directions": {"files": {name: "a.pt"}}}
-        checks.checked(OmegaConf.merge(compose("directions"), own), config_folder())
+        checks.checked(OmegaConf.merge(compose("directions", ["directions=import"]), own), config_folder())
 
 
 def test_names_keep_their_letters():
