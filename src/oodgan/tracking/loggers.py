@@ -144,6 +144,10 @@ def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, confi
         raise UserError(f"logger={name} needs a package that is not installed: {_first_line(error)}") from error
     except TypeError as error:
         raise UserError(f"logger.{name}: {_first_line(error)}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("mlflow"):  # which may not be installed
+            raise
+        raise UserError(f"logger.{name}: {_first_line(error)}") from error
 
 
 def _wandb(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
