@@ -1,4 +1,4 @@
-"""Score methods on the same photos: metrics with confidence intervals, tables, and the images that they come from."""
+"""Score methods on the same photos: metrics with confidence intervals, tables, and the images behind them."""
 
 from __future__ import annotations
 
