@@ -59,7 +59,7 @@ def test_celeba_with_its_signs(tmp_path: Path):
         ("head.csv", "file,attribute,value\n", "no rows"),
         ("words.csv", "file,attribute,value\na,smile,much\n", "holds no labels"),
         ("holes.csv", "file,attribute,value\na,,1\n", "every row needs"),
-        ("bad.json", "{", "no JSON"),
+        ("bad.json", "{", "not JSON"),
         ("none.json", "{}", "holds no labels"),
         ("bad.txt", "Smiling\n1 2\n3 4\n", "CelebA's attribute format"),
         ("short.txt", "1\nA B\nx.jpg 1\n", "the row of x.jpg has 1 values for 2 names"),

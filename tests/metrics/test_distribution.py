@@ -89,7 +89,7 @@ def test_too_few_images_warn_with_the_number():
     fid.update(features(1, 0), real=False)
     kid.update(features(3, 0), True, torch.arange(3))
     for metric in (fid, kid):
-        with pytest.warns(UserWarning, match="has 3 real"):
+        with pytest.warns(UserWarning, match="got 3 real"):
             assert metric.compute().isnan()
 
 

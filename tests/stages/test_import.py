@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -285,7 +286,9 @@ def test_experiment_paper_builds_the_published_networks() -> None:
 
     cfg = launch.compose("deghost", ["experiment=paper"])
     widths = {size: min(512, 32768 // size) for size in (2**i for i in range(2, 11))}
-    prior = SimpleNamespace(resolution=1024, num_ws=18, style_dim=512, feature_channels=widths)
+    prior: Any = torch.nn.Module()
+    for name, value in {"resolution": 1024, "num_ws": 18, "style_dim": 512, "feature_channels": widths}.items():
+        setattr(prior, name, value)
     with torch.device("meta"):
         encoder = trained.network(cfg.inverter.encoder, {}, "", num_ws=18)
         deghoster = trained.network(cfg.deghoster.network, {}, "", generator=prior)
