@@ -153,7 +153,7 @@ class Studio:
     def _inverter(self, quality: str) -> Inverter:
         """The inverter of a quality, built when it is first asked for."""
         if quality not in self._inverters:
-            cfg = {**self.cfg, "inverter": self._inverter_cfg(quality)}
+            cfg: Any = {**self.cfg, "inverter": self._inverter_cfg(quality)}
             made: Any = cache.build(cfg, self.editor.generator)
             self._inverters[quality] = made.to(self.editor.device).eval()
         return self._inverters[quality]

@@ -86,7 +86,8 @@ class TransferModule(FitModule):
         resolution = batch["residual"].shape[-1]
         with torch.no_grad():
             codes = torch.cat([batch["w_plus"], batch["w_plus"] + batch["step"]])
-            return tuple(self.generator.features(codes, last=resolution)[resolution].chunk(2))  # type: ignore[return-value]
+            before, after = self.generator.features(codes, last=resolution)[resolution].chunk(2)
+            return before, after
 
     def _edited(self, batch: dict[str, Any], residual: Tensor) -> Tensor:
         size, residuals = batch["layer"].shape[-1], {residual.shape[-1]: residual}

@@ -6,7 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from oodgan.data.listing import Listing, is_picture, passed_over
@@ -47,7 +47,7 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
             listing = Listing.of(path, "photos")
             notes += [listing.note] if listing.note else []
             jobs = [Job(path / name, bare(name)) for name in listing.pictures if (path / name).is_file()]
-            jobs, made = _apart(jobs, output, lambda place, top=path: top.absolute() in place.parents)
+            jobs, made = _apart(jobs, output, partial(_lies_below, path.absolute()))
             notes += _left_out(made, output, text)
             if not jobs:
                 raise UserError(f"no photo in folder {text}" + (f": {listing.note}" if listing.note else ""))
@@ -58,7 +58,7 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
             jobs = [Job(p, bare(p.name)) for p in matching if is_picture(p.name)]
             others = [str(p) for p in matching if not is_picture(p.name)]
             notes += [passed_over(others, text)] if others else []
-            jobs, made = _apart(jobs, output, lambda place, pattern=path: place.name not in pattern.parts)
+            jobs, made = _apart(jobs, output, partial(_is_not_named, path))
             notes += _left_out(made, output, text)
             if not jobs:
                 raise UserError(f"no photo matches {text}")
@@ -67,6 +67,14 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
         for job in jobs:
             found.setdefault(job.path.resolve(), job)
     return Jobs(_distinct(list(found.values())), notes)
+
+
+def _lies_below(folder: Path, place: Path) -> bool:
+    return folder in place.parents
+
+
+def _is_not_named(pattern: Path, place: Path) -> bool:
+    return place.name not in pattern.parts
 
 
 def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tuple[list[Job], Counter[Path]]:

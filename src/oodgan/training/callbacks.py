@@ -174,7 +174,8 @@ class StopOnSignal(pl.Callback):
         if stop:
             self.received = self.received or "another process"
             trainer.should_stop = True
-            if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % trainer.val_check_batch:
+            every: Any = trainer.val_check_batch
+            if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % every:
                 # Lightning would validate before it ends: too long for who sent the signal, and at a step that decides
                 # in no other run which weights are best.
                 trainer.limit_val_batches = 0
