@@ -23,8 +23,15 @@ def everywhere(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Te
     return torch.ones_like(photo[:, :1])
 
 
+PARTS = ["generator=tiny", "inverter=optimisation", "diffcam.weights=null", "deghoster=none", "directions=sefa"]
+
+
 @pytest.fixture(scope="module")
 def small_editor() -> Editor:
+    return build_editor()
+
+
+def build_editor() -> Editor:
     torch.manual_seed(0)
     generator = StyleGAN2(resolution=32).eval().requires_grad_(False)
     vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
@@ -38,12 +45,11 @@ def oodgan(small_editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """`oodgan("photo.png", "save=[mask]")`: run the edit stage on a 32 px editor in an empty folder; the exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(editing.Editor, "from_config", classmethod(lambda cls, cfg: small_editor))
-    parts = ["generator=tiny", "inverter=optimisation", "diffcam.weights=null", "deghoster=none", "directions=sefa"]
 
     def run(*words: str, aligned: bool = True) -> int:
         with pytest.raises(SystemExit) as stop:
             output = [] if any(word.startswith("output=") for word in words) else ["output=out"]
-            main(["edit", *words, *parts, f"aligned={str(aligned).lower()}", *output])
+            main(["edit", *words, *PARTS, f"aligned={str(aligned).lower()}", *output])
         return int(stop.value.code or 0)
 
     return run
