@@ -7,6 +7,7 @@ Under torchrun or SLURM, which start the processes themselves, the waiting ones 
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import socket
@@ -20,6 +21,8 @@ from typing import Any
 
 from oodgan.errors import UserError
 from oodgan.ranks import SPREAD, channel, launched, rank
+
+log = logging.getLogger("oodgan")
 
 
 def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -87,7 +90,7 @@ class _Watch(threading.Thread):
 
     def finish(self) -> None:
         self.over.set()
-        codes = [child.wait(timeout=120) for child in self.children]
+        codes = [_ended(child) for child in self.children]
         if any(codes):
             raise UserError(f"a process of this run failed (exit codes {codes}); its message is above")
 
@@ -97,6 +100,20 @@ class _Watch(threading.Thread):
             if child.poll() is None:
                 child.kill()
                 child.wait()
+
+
+def _ended(child: subprocess.Popen[bytes], patience: float = 120) -> int:
+    """A process's exit code. One that hangs while it ends is killed and counts as 0.
+
+    Its work is done: what is spread ends with a collective.
+    """
+    try:
+        return child.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        log.warning("process %d of this run did not end by itself and was killed; its work was done", child.pid)
+        child.kill()
+        child.wait()
+        return 0
 
 
 def _leave_group() -> None:
