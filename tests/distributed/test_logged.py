@@ -40,7 +40,7 @@ EXPECTED = {
 }
 
 
-PROCESSES = {"codes": (3,), "images": (2, 3), "diffcam": (2, 3, 4), "deghost": (3, 4)}
+PROCESSES = dict.fromkeys(("codes", "images", "diffcam", "deghost"), (2, 3, 4))
 
 
 def run(stage, root, *words):
