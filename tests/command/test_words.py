@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oodgan import launch
 from oodgan.command import words
 from oodgan.errors import UserError
 
@@ -120,3 +123,12 @@ def test_hydras_options_stand_anywhere():
         words.options(["--cgf", "job"])
     with pytest.raises(UserError, match="--cfg needs a word after it"):
         words.options(["--cfg"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "word"), [("diffcam", "inverter=tiny_feature"), ("ghosts", "deghoster.ghosts.disturbance=0.1")]
+)
+def test_a_key_that_other_keys_make_useless_is_refused(tmp_path: Path, stage: str, word: str) -> None:
+    with pytest.raises(UserError, match=f"{word.partition('=')[0]} has no effect: "):
+        launch.run(stage, ["experiment=tiny", f"root={tmp_path}", word])
+    assert not list(tmp_path.rglob("artifact"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from oodgan.command.keys import NEVER_NULL, OPEN, is_text, is_texts
@@ -72,6 +72,20 @@ def typed_keys() -> set[str]:
     from hydra.core.hydra_config import HydraConfig
 
     return {key_of(word) for word in (HydraConfig.get().overrides.task if HydraConfig.initialized() else [])}
+
+
+def refuse_typed(stage: str, keys: Iterable[str], why: str) -> None:
+    """Raise UserError if the command line of `stage` sets one of `keys`, or a key below one: they have no effect.
+
+    Within a pipeline the same words may be meant for another stage, so nothing is refused there.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("stage") != stage:
+        return
+    for typed in sorted(typed_keys()):
+        if any(typed == key or typed.startswith(f"{key}.") for key in keys):
+            raise UserError(f"{typed} has no effect: {why}")
 
 
 def translate(word: str, several: bool = False) -> str:

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from oodgan.command.words import refuse_typed
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.diffcam.callbacks import ConfusionMatrix, MaskQuality
 from oodgan.diffcam.masks import load_network
@@ -38,6 +39,8 @@ READS = (
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
+    if not cfg.diffcam.fit.inverted:
+        refuse_typed("diffcam", ("inverter", "transfer"), "only diffcam.fit.inverted above 0 uses them")
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
     groups = ("diffcam", *_INVERTING) if cfg.diffcam.fit.inverted else ("diffcam",)

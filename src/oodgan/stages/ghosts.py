@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from oodgan.command.words import refuse_typed
 from oodgan.deghost.ghosts import EDITED, GhostWriter, pack
 from oodgan.diffcam import masks
 from oodgan.directions.bank import Bank
@@ -100,6 +101,9 @@ def _check_part(cfg: DictConfig) -> None:
     """The deghoster learns from the ghosts, so the images of a test set must not be among them by mistake."""
     if cfg.deghoster.get("ghosts") is None:
         raise UserError(f"deghoster={cfg.deghoster.name} trains on no ghosts; choose deghoster=light")
+    if cfg.deghoster.ghosts.get("target") == EDITED:
+        noise = ("deghoster.ghosts.inverted", "deghoster.ghosts.disturbance")
+        refuse_typed("ghosts", noise, "with deghoster.ghosts.target=edited every sample is inverted")
     part = cfg.data.get("predict")
     if part in ("test", "all") and not cfg.allow_test:
         raise UserError(
