@@ -198,6 +198,9 @@ def test_training_of_the_published_diffcam(public: Public, tmp_path: Path) -> No
     own = [f"folder={tmp_path}", "diffcam.network.backbone=resnet18", "diffcam.size=32", "diffcam.fit.render_size=32"]
     words = [*public.words[:2], *public.words[3:], *own, *(f"diffcam.fit.{word}" for word in fit)]
     words = read_by("diffcam", [*PUBLISHED, *words])
+    with pytest.raises(UserError, match=r"inverter has no effect: only diffcam[.]fit[.]inverted above 0 uses it"):
+        launch.run("diffcam", words)
+    words = [word for word in words if not word.startswith("inverter")]
     assert launch.run("diffcam", words) == 0
     assert Manifest.load(tmp_path / "artifact").directions == ["beard", "smiling"]
     continued = ["diffcam.fit.continue_from_weights=true", f"diffcam.weights={public.root}/diff_cam_weight"]

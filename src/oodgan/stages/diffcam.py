@@ -40,7 +40,7 @@ READS = (
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     if not cfg.diffcam.fit.inverted:
-        refuse_typed("diffcam", ("inverter", "transfer"), "only diffcam.fit.inverted above 0 uses them")
+        refuse_typed("diffcam", ("inverter", "transfer"), "only diffcam.fit.inverted above 0 uses it")
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
     groups = ("diffcam", *_INVERTING) if cfg.diffcam.fit.inverted else ("diffcam",)
