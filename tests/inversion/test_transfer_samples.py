@@ -8,11 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from oodgan.data.sampler import Draw
 from oodgan.directions.bank import Bank
 from oodgan.generators.protocol import Generator
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
 from oodgan.inversion.layers import Layers, covered
-from oodgan.inversion.transfer_samples import TransferSamples, render_transfer_samples
+from oodgan.inversion.transfer_module import TransferModule
+from oodgan.inversion.transfer_network import TransferNetwork
+from oodgan.inversion.transfer_samples import (
+    TransferSamples,
+    mixed,
+    render_transfer_photos,
+    render_transfer_samples,
+)
 from oodgan.inversion.value import Inversion
 
 
@@ -97,3 +105,42 @@ def test_edits_stay_within_the_useful_range(bank: Bank) -> None:
     samples = TransferSamples([], bank.subset(["a"]))
     strengths = [float((samples._step(seed) / bank["a"]).mean()) for seed in range(40)]
     assert min(strengths) >= -0.5001 and max(strengths) <= 1.0001 and len({round(s, 3) for s in strengths}) > 10
+
+
+class Drawn(list):
+    """Photos by index or by draw, as a data module's."""
+
+    def __getitem__(self, item: int | Draw) -> dict:
+        return super().__getitem__(item.item if isinstance(item, Draw) else item)
+
+
+def test_of_a_photo_the_rest_is_kept_and_the_change_is_that_of_the_codes(
+    tmp_path: Path, generator: StyleGAN2, bank: Bank
+) -> None:
+    class Missing(torch.nn.Module):
+        inputs = ("result", "photo", "edited", "inverted")
+
+        def forward(self, result: Tensor, photo: Tensor, edited: Tensor, inverted: Tensor) -> Tensor:
+            return ((edited - inverted) - (result - photo)).abs().mean()
+
+    kept, nearby = Drawn(photos(9)), Nearby(generator)
+    shards = render_transfer_samples(generator, nearby, Layers(kept), tmp_path, 8, 0, 32)
+    more = render_transfer_photos(nearby, kept, tmp_path, 9, 0, 32)
+    assert len(more) == 1 and sorted(mixed(shards, more, 3)) == sorted([*shards, *more])
+    samples = TransferSamples([*shards, *more], bank)
+    rows = [samples[i] for i in (0, 9)]
+    batch: dict = {key: torch.stack([row[key] for row in rows]) for key in rows[0] if key != "name"}
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(batch["layer"][1], kept[int(order[1])]["image"], atol=0.01, rtol=0)
+    network = TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), 1)
+    torch.nn.init.normal_(network.addition.weight, std=0.1)
+    module = TransferModule(network, generator, {"l2": {"_target_": "torch.nn.MSELoss"}, "change": Missing()})
+    known = module._known(network, batch)
+    assert torch.equal(known["target"][0], known["truth"][0])
+    torch.testing.assert_close(known["truth"][1], batch["layer"][1])
+    free, aside = known["moved"][1] > 0.9, (known["target"] - known["truth"])[1].abs().mean()
+    assert bool(free.any()) and float(aside) > 0.01
+    assert torch.equal(known["edited"][0], known["truth"][0])
+    torch.testing.assert_close(known["inverted"][1:], generator.synthesis(batch["w_plus"][1:], size=32))
+    module.losses.total(module.losses(known)).backward()
+    assert float(network.gate.weight.grad.abs().sum()) > 0

@@ -41,12 +41,7 @@ class Layers:
     @classmethod
     def of(cls, data: Any) -> Layers:
         """From the training photos of a data module that have parsing masks; generated samples have none."""
-        for outer in data.sources.values():
-            for source in outer.sources.values() if isinstance(outer, Mix) else [outer]:
-                if len(source) and "parsing" in source[0]:
-                    parts = assign(data.split, [source.name(i) for i in range(len(source))])
-                    return cls(Part(source, [i for i, part in enumerate(parts) if part == TRAIN]))
-        return cls()
+        return cls(training_photos(data))
 
     def draw(self, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """A picture (3, size, size) in [-1, 1] and its opacity (1, size, size) in [0, 1]."""
@@ -82,6 +77,16 @@ class Layers:
         coarse = 2 * torch.rand(1, 3, 6, 6, generator=rng) - 1
         picture = F.interpolate(coarse, (size, size), mode="bilinear")[0]
         return picture.clamp(-1, 1), smooth_blob(1, size, size, rng)[0]
+
+
+def training_photos(data: Any) -> Part | None:
+    """The training photos of a data module's first source with parsing masks; None where no source has masks."""
+    for outer in data.sources.values():
+        for source in outer.sources.values() if isinstance(outer, Mix) else [outer]:
+            if len(source) and "parsing" in source[0]:
+                parts = assign(data.split, [source.name(i) for i in range(len(source))])
+                return Part(source, [i for i, part in enumerate(parts) if part == TRAIN])
+    return None
 
 
 def covered(images: Tensor, cover: Mapping[str, Tensor]) -> Tensor:

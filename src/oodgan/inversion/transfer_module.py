@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.feature import deviation
@@ -18,19 +19,25 @@ from oodgan.training.module import Config, FitModule, built, count_of
 LOSSES: Config = {
     "l2": {"_target_": "torch.nn.MSELoss", "weight": 2.0},
     "lpips": {"_target_": "oodgan.metrics.lpips.LPIPSLoss", "weight": 1.0},
-    "identity": {"_target_": "oodgan.nn.facenet.IdentityLoss", "weight": 0.3},
+    "identity": {"_target_": "oodgan.nn.facenet.IdentityLoss", "weight": 0.3, "inputs": ["result", "truth"]},
     "attributes": {"_target_": "oodgan.directions.losses.AttributeLoss", "weight": 0.1},
+    "change": {"_target_": "oodgan.directions.losses.ChangeLoss", "weight": 0.5},
     "size": {"_target_": "oodgan.inversion.losses.ResidualLoss", "weight": 0.01},
 }
 
 
 class TransferModule(FitModule):
-    """Trains a transfer network on inverted samples whose edited image is known (`transfer_samples`).
+    """Trains a transfer network on inverted samples whose edited image is known, and on photos (`transfer_samples`).
 
-    Losses may ask for
+    Losses may ask for, as images (B, 3, S, S) in [-1, 1], S being the samples' size,
 
-    - `result` and `target`: the edited inversion with the network's residual, and the true edited image,
-      (B, 3, S, S) in [-1, 1], S being the samples' size,
+    - `result`: the edited inversion with the network's residual,
+    - `truth`: the true edited image; of a photo, the photo,
+    - `target`: the truth; of a photo, the result itself where the edit changes the activations, and the photo elsewhere,
+    - `photo`, `inverted` and `edited` as `oodgan.directions.losses.ChangeLoss` takes them: the change to reach is that
+      of the truth, and for photos that of the codes without residuals,
+
+    and for
     - `residual` (B, C, r, r): what the network changed of the residual, in units of the activations' deviation.
 
     Every loss of the unchanged residual is logged too (`val/NAME_whole`): what the network has to be better than.
@@ -59,26 +66,44 @@ class TransferModule(FitModule):
         before, after = self._activations(batch)
         residual = follow(network, batch["residual"], before, after)
         change = (residual - batch["residual"]) / deviation(before)
-        return {"result": self._edited(batch, residual), "target": self._target(batch), "residual": change}
+        moved = self.network.activity((after - before) / deviation(before))
+        return {**self._images(batch, residual, moved), "residual": change, "moved": moved}
+
+    def _images(self, batch: dict[str, Any], residual: Tensor, moved: Tensor) -> dict[str, Tensor]:
+        result, truth = self._edited(batch, residual), self._truth(batch)
+        known = {"result": result, "truth": truth}
+        unknown = batch["alpha"].amin((1, 2, 3)) == 1  # an opaque layer: a photo
+        free = F.interpolate(moved, result.shape[-2:], mode="bilinear") * unknown[:, None, None, None]
+        known["target"] = truth + free * (result.detach() - truth)
+        if self.losses.need("edited"):
+            known |= self._wanted_change(batch, truth, unknown)
+        return known
+
+    @torch.no_grad()
+    def _wanted_change(self, batch: dict[str, Any], truth: Tensor, unknown: Tensor) -> dict[str, Tensor]:
+        size = batch["layer"].shape[-1]
+        photo = covered(self.generator.synthesis(batch["code"], size=size), batch)
+        inverted, edited = photo.clone(), truth.clone()
+        if unknown.any():
+            codes = batch["w_plus"][unknown]
+            inverted[unknown] = self.generator.synthesis(codes, size=size).to(photo.dtype)
+            edited[unknown] = self.generator.synthesis(codes + batch["step"][unknown], size=size).to(photo.dtype)
+        return {"photo": photo, "inverted": inverted, "edited": edited}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         known = super().validation_step(batch, batch_idx)
-        whole = {
-            **known,
-            "result": self._edited(batch, batch["residual"]),
-            "residual": torch.zeros_like(known["residual"]),
-        }
-        values = self.losses(whole)
+        unchanged = self._images(batch, batch["residual"], known["moved"])
+        values = self.losses({**known, **unchanged, "residual": torch.zeros_like(known["residual"])})
         self.log_validation({f"{name}_whole": value for name, value in values.items()}, count_of(known))
         return known
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What to show of a batch: the unchanged residual's image, the network's, and the true one."""
+        """What to show of a batch: the unchanged residual's image, the network's, and the true one (of a photo, the photo)."""
         known = self.predictions(self.averaged, batch)
         return {
             "whole": self._edited(batch, batch["residual"]).clamp(-1, 1),
             "learned": known["result"].clamp(-1, 1),
-            "true": known["target"],
+            "true": known["truth"],
         }
 
     def _activations(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -94,6 +119,6 @@ class TransferModule(FitModule):
         return self.generator.synthesis(batch["w_plus"] + batch["step"], size=size, residuals=residuals)
 
     @torch.no_grad()
-    def _target(self, batch: dict[str, Any]) -> Tensor:
+    def _truth(self, batch: dict[str, Any]) -> Tensor:
         edited = self.generator.synthesis(batch["code"] + batch["step"], size=batch["layer"].shape[-1])
         return covered(edited, batch)

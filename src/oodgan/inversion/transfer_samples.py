@@ -1,4 +1,4 @@
-"""Inverted samples whose edited image is known, to learn from how residuals follow an edit.
+"""Inverted samples whose edited image is known, and inverted photos, to learn from how residuals follow an edit.
 
 A sample gets a colour cast and, over it, what generators do not draw: the background, cloth, hair, hat or glasses of a
 real photo, cut out by its parsing mask. The same layer lies over the edited sample, which is therefore the true result
@@ -15,12 +15,15 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from oodgan.data.images import to_uint8
+from oodgan.data.sampler import Draw
 from oodgan.directions.bank import Bank
 from oodgan.foreign import reading
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.layers import Layers, cover_floats, covered
 from oodgan.inversion.value import Inversion
+from oodgan.nn.resize import resize_area
 from oodgan.training.shards import render_shards
 
 PER_SHARD = 8
@@ -43,6 +46,34 @@ def render_transfer_samples(
     return render_shards(folder, "transfer", -(-count // PER_SHARD), seed, render, f"invert {count} samples")
 
 
+def render_transfer_photos(
+    inverter: Inverter, photos: Any, folder: Path, count: int, seed: int, size: int
+) -> list[Path]:
+    """Write `count` inverted photos (all, where there are fewer) into shards of 8, with the keys of samples.
+
+    A photo's layer is the photo itself and opaque, and its `code` is the inverter's.
+    """
+    order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(seed)).tolist()
+    shards = min(count, len(order)) // PER_SHARD
+    numbers = {seed * 1_000_003 + i: order[i * PER_SHARD : (i + 1) * PER_SHARD] for i in range(shards)}
+
+    def render(own: int) -> dict[str, Tensor]:
+        rows = [_photo(inverter, resize_area(photos[Draw(i, own)]["image"][None], size)) for i in numbers[own]]
+        return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+
+    return render_shards(folder, "photos", shards, seed, render, f"invert {shards * PER_SHARD} photos")
+
+
+@torch.no_grad()
+def _photo(inverter: Inverter, photo: Tensor) -> dict[str, Tensor]:
+    inversion = inverter.invert(photo)
+    (residual,) = inversion.residuals.values()
+    cast = torch.stack([torch.ones(3), torch.zeros(3)])[None]
+    opaque = torch.full_like(photo[:, :1], 255).byte()
+    code, layer = inversion.w_plus.half(), to_uint8(photo)
+    return {"colour": cast, "layer": layer, "alpha": opaque, "code": code, "w_plus": code, "residual": residual.half()}
+
+
 def _sample(
     generator: Generator, inverter: Inverter, layers: Layers, rng: torch.Generator, seed: int, size: int
 ) -> dict[str, Tensor]:
@@ -50,6 +81,15 @@ def _sample(
     (residual,) = sample.inversion.residuals.values()
     halves = {"code": sample.code, "w_plus": sample.inversion.w_plus, "residual": residual}
     return {**sample.cover, **{key: value.half() for key, value in halves.items()}}
+
+
+def mixed(samples: list[Path], photos: list[Path], seed: int) -> list[Path]:
+    """Shards of samples and photos in an order in which the last few, which are held out, are of both kinds."""
+    shards = [*samples, *photos]
+    if not photos:
+        return shards
+    order = torch.randperm(len(shards), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [shards[i] for i in order]
 
 
 class InvertedSample(NamedTuple):

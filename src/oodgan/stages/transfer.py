@@ -20,7 +20,7 @@ from oodgan.generators import Generator
 from oodgan.inversion.inverter import previewing
 from oodgan.inversion.layers import Layers
 from oodgan.inversion.transfer import PART, build_network, load_network
-from oodgan.inversion.transfer_samples import TransferSamples, render_transfer_samples
+from oodgan.inversion.transfer_samples import TransferSamples, mixed, render_transfer_photos, render_transfer_samples
 from oodgan.paths import StageFolder, shared_folder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
@@ -73,7 +73,13 @@ def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSampl
     folder = shared_folder(cfg, "transfer", made_by)
     layers = Layers.of(instantiate(cfg.data, size=size))
     with locked(folder, patience=-1):
-        shards = render_transfer_samples(
-            generator, previewing(cfg.inverter, generator), layers, folder, settings.count, cfg.seed, size
+        inverter = previewing(cfg.inverter, generator)
+        shards = render_transfer_samples(generator, inverter, layers, folder, settings.count, cfg.seed, size)
+        if settings.photos and not layers.photos:
+            raise UserError(f"transfer.samples.photos={settings.photos}: no data source here has parsing masks")
+        photos = (
+            render_transfer_photos(inverter, layers.photos, folder, settings.photos, cfg.seed, size)
+            if settings.photos
+            else []
         )
-    return TransferSamples(shards, bank, settings.low, settings.high)
+    return TransferSamples(mixed(shards, photos, cfg.seed), bank, settings.low, settings.high)
