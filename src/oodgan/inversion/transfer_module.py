@@ -33,7 +33,7 @@ class TransferModule(FitModule):
 
     - `result`: the edited inversion with the network's residual,
     - `truth`: the true edited image; of a photo, the photo,
-    - `target`: the truth; of a photo, the result itself where the edit changes the activations, and the photo elsewhere,
+    - `target`: the truth; of a photo, the result itself where the edit changes the activations, and else the photo,
     - `photo`, `inverted` and `edited` as `oodgan.directions.losses.ChangeLoss` takes them: the change to reach is that
       of the truth, and for photos that of the codes without residuals,
 
@@ -98,7 +98,7 @@ class TransferModule(FitModule):
         return known
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What to show of a batch: the unchanged residual's image, the network's, and the true one (of a photo, the photo)."""
+        """What to show: the unchanged residual's image, the network's, and the true one (of a photo, the photo)."""
         known = self.predictions(self.averaged, batch)
         return {
             "whole": self._edited(batch, batch["residual"]).clamp(-1, 1),
