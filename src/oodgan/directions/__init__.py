@@ -31,6 +31,8 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Bank:
             "directions=probe learns from labels: run oodgan directions with it first, then give directions=bank "
             "directions.path=FOLDER"
         )
-    found = instantiate(cfg, _convert_="all").discover(generator)
+    discovered = instantiate(cfg, _convert_="all").discover(generator)
     space = latent_space(generator)
-    return Bank(tuple(found.names), found.vectors, generator.id, space, provenance=found.provenance).fit(generator)
+    return Bank(tuple(discovered.names), discovered.vectors, generator.id, space, provenance=discovered.provenance).fit(
+        generator
+    )

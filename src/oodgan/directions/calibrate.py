@@ -131,16 +131,16 @@ def calibrate(
 def curves(bench: Bench, bank: Bank, codes: Tensor, strengths: Sequence[float] = CURVE) -> dict[str, dict[str, Any]]:
     """Each direction's own movement and identity at several strengths: name -> {strength, move, identity} lists."""
     base = bench(codes)
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     for name in bank.names:
         column = bench.probes.index(name)
         rows = [bench(bank.apply(codes, {name: s})).against(base) for s in strengths]
-        found[name] = {
+        by_name[name] = {
             "strength": list(strengths),
             "move": [round(float(moved[:, column].mean()), 3) for moved, _ in rows],
             "identity": [round(float(kept.median()), 3) for _, kept in rows],
         }
-    return found
+    return by_name
 
 
 def useful_range(curve: Mapping[str, Sequence[float]], identity: float = 0.25) -> list[float]:
@@ -210,9 +210,9 @@ def compose(
     `kept` is by the judge, `kept_learnt` by the probes that the directions were learnt with. Where these say that both
     hold and the judge does not, it is the probes that disagree on what one edit shows of the other.
     """
-    found = _together(bench, bank, codes, judge, pairs)
+    judged = _together(bench, bank, codes, judge, pairs)
     learnt = _together(bench, bank, codes, bench.probes, pairs)
-    return [{**row, "kept_learnt": own["kept"]} for row, own in zip(found, learnt, strict=True)]
+    return [{**row, "kept_learnt": own["kept"]} for row, own in zip(judged, learnt, strict=True)]
 
 
 def _together(
@@ -220,7 +220,7 @@ def _together(
 ) -> list[dict[str, Any]]:
     base = bench(codes, judge)
     alone: dict[str, float] = {}
-    found = []
+    rows = []
     for first, second in pairs:
         for name in (first, second):
             if name not in alone:
@@ -228,9 +228,9 @@ def _together(
                 alone[name] = float(moved[:, judge.index(name)].mean())
         moved, kept = bench(bank.apply(codes, {first: 1.0, second: 1.0}), judge).against(base)
         ratio = [round(float(moved[:, judge.index(n)].mean()) / alone[n], 3) for n in (first, second)]
-        found.append({"pair": [first, second], "kept": ratio, "identity": round(float(kept.median()), 3)})
+        rows.append({"pair": [first, second], "kept": ratio, "identity": round(float(kept.median()), 3)})
         log.info("directions: %s with %s keep %.2f and %.2f", first, second, *ratio)
-    return found
+    return rows
 
 
 def against_published(
@@ -241,7 +241,7 @@ def against_published(
     The published direction is scaled by bisection until its median identity equals ours at strength 1.
     """
     base = bench(codes, judge)
-    found = []
+    rows = []
     for name in [n for n in published.names if n in bank.names]:
         column = judge.index(name)
         moved, kept = bench(bank.apply(codes, {name: 1.0}), judge).against(base)
@@ -253,9 +253,9 @@ def against_published(
             low, high = (strength, high) if float(kept.median()) > goal else (low, strength)
             theirs = float(moved[:, column].mean())
         row = {"identity": goal, "ours": ours, "published": theirs, "published_strength": strength}
-        found.append({"name": name, **{k: round(v, 3) for k, v in row.items()}})
+        rows.append({"name": name, **{k: round(v, 3) for k, v in row.items()}})
         log.info("directions: %s: ours %.2f, published %.2f at identity %.2f", name, ours, theirs, goal)
-    return found
+    return rows
 
 
 def _rounded(values: Tensor) -> list[float]:

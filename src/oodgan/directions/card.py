@@ -147,20 +147,27 @@ def _curves(bank: Bank) -> str:
     return "\n".join(parts)
 
 
-def _compose(found: Sequence[Mapping[str, Any]]) -> str:
+def _compose(pairs: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        [" + ".join(f["pair"]), *(f"{k:.2f}" for k in (*f["kept"], *f["kept_learnt"])), f"{f['identity']:.2f}"]
-        for f in found
+        [
+            " + ".join(entry["pair"]),
+            *(f"{k:.2f}" for k in (*entry["kept"], *entry["kept_learnt"])),
+            f"{entry['identity']:.2f}",
+        ]
+        for entry in pairs
     ]
     head = ["two at once", "first keeps", "second keeps", "first, learnt probe", "second, learnt probe", "identity"]
-    said = "Of the movement alone, by the independent probes and by those that the directions were learnt with:"
-    return f"## Two edits at once\n\n{said}\n\n" + Table(head, rows).markdown()
+    explanation = "Of the movement alone, by the independent probes and by those that the directions were learnt with:"
+    return f"## Two edits at once\n\n{explanation}\n\n" + Table(head, rows).markdown()
 
 
-def _published(found: Sequence[Mapping[str, Any]]) -> str:
+def _published(comparisons: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        [str(f["name"]), *(f"{f[k]:.2f}" for k in ("identity", "ours", "published", "published_strength"))]
-        for f in found
+        [
+            str(comparison["name"]),
+            *(f"{comparison[k]:.2f}" for k in ("identity", "ours", "published", "published_strength")),
+        ]
+        for comparison in comparisons
     ]
     head = ["name", "identity", "ours moves", "published moves", "at strength"]
     return "## Against published directions at equal identity\n\n" + Table(head, rows).markdown()

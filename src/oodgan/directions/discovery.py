@@ -191,13 +191,13 @@ class ProbeDiscovery:
     ) -> dict[str, dict[str, float]]:
         """Cross-validated r of each probe on faces, and held-out r of the linear model on the last fifth of samples."""
         cut = len(codes) * 4 // 5
-        found = {}
+        quality = {}
         for name in names:
             column = scores[:, probes.index(name)]
             normal = self._normal(codes[:cut], column[:cut], self.attributes.get(name, {}))
             pair = torch.stack([codes[cut:] @ normal, column[cut:]])
-            found[name] = {"probe_r": probes.quality[name], "w_r": round(float(torch.corrcoef(pair)[0, 1]), 3)}
-        return found
+            quality[name] = {"probe_r": probes.quality[name], "w_r": round(float(torch.corrcoef(pair)[0, 1]), 3)}
+        return quality
 
     def _provenance(self, generator: Generator) -> dict[str, Any]:
         return {

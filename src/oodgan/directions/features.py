@@ -45,26 +45,26 @@ class Extractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = images if images.shape[-1] == self.size else resize_area(images, self.size)
-        x, found = imagenet_normalise(images), []
+        x, pooled = imagenet_normalise(images), []
         pools = POOLS[self.backbone]
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if i in pools:
-                found.append(F.adaptive_avg_pool2d(x, pools[i]).flatten(1))
+                pooled.append(F.adaptive_avg_pool2d(x, pools[i]).flatten(1))
             if i == max(pools):
                 break
-        return torch.cat(found, 1)
+        return torch.cat(pooled, 1)
 
 
 @torch.no_grad()
 def photo_features(extractor: Extractor, files: Sequence[Path], batch: int = 8) -> Tensor:
     """Features (N, D) of aligned photos, one file after another."""
     device = next(extractor.parameters()).device
-    found = []
+    features = []
     for start in range(0, len(files), batch):
         photos = [_square(read_image(file), extractor.size) for file in files[start : start + batch]]
-        found.append(extractor(torch.stack(photos).to(device)).cpu())
-    return torch.cat(found) if found else torch.zeros(0, 1)
+        features.append(extractor(torch.stack(photos).to(device)).cpu())
+    return torch.cat(features) if features else torch.zeros(0, 1)
 
 
 def _square(photo: Tensor, size: int) -> Tensor:
@@ -77,8 +77,8 @@ def _square(photo: Tensor, size: int) -> Tensor:
 def render_features(generator: Generator, extractor: Extractor, codes: Tensor, batch: int | None = None) -> Tensor:
     """Features (N, D) of G(codes), rendered no larger than the probe looks; on a CPU one by one, which is faster."""
     batch = batch or (1 if generator.mean_w.device.type == "cpu" else 16)
-    found = [extractor(render(generator, part, extractor.size)).cpu() for part in codes.split(batch)]
-    return torch.cat(found)
+    features = [extractor(render(generator, part, extractor.size)).cpu() for part in codes.split(batch)]
+    return torch.cat(features)
 
 
 @torch.no_grad()
@@ -97,15 +97,15 @@ def sample_features(
     larger count adds to a smaller one's, whose codes it begins with.
     """
     codes = sample_codes(generator, count, seed, truncation).cpu()
-    mark = fingerprint(
+    settings_hash = fingerprint(
         {"seed": seed, "truncation": truncation, "size": extractor.size},
         {"generator": generator.id, "backbone": extractor.backbone},
     )
-    found = []
+    features = []
     for number, part in enumerate(codes.split(_CHUNK)):
-        file = cache / f"samples-{mark[:12]}-{number:04d}.safetensors" if cache else None
-        found.append(_chunk(generator, extractor, part, file))
-    return codes[:, 0], torch.cat(found).float()
+        file = cache / f"samples-{settings_hash[:12]}-{number:04d}.safetensors" if cache else None
+        features.append(_chunk(generator, extractor, part, file))
+    return codes[:, 0], torch.cat(features).float()
 
 
 def _chunk(generator: Generator, extractor: Extractor, codes: Tensor, file: Path | None) -> Tensor:

@@ -56,11 +56,11 @@ class ImportDiscovery:
     def _read(self, name: str, entry: dict[str, Any], generator: Generator) -> Tensor:
         for option in entry.keys() - set(_OPTIONS):
             raise unknown(f"option of direction {name!r}:", option, _OPTIONS)
-        found = read_direction(entry["path"], entry.get("key"))
-        if isinstance(found, list):
-            vector = from_styles(found, generator)
+        direction = read_direction(entry["path"], entry.get("key"))
+        if isinstance(direction, list):
+            vector = from_styles(direction, generator)
         else:
-            vector = to_layers(found, generator, str(entry["path"]))
+            vector = to_layers(direction, generator, str(entry["path"]))
         kept = torch.zeros_like(vector)
         layers = parse_layers(entry.get("layers"), generator.num_ws)
         kept[layers] = vector[layers]
@@ -89,20 +89,20 @@ def _in_folder(folder: Path) -> dict[str, str]:
     """The direction files of a folder by their names without ending, lower case."""
     if not folder.is_dir():
         raise UserError(f"no such folder of directions: {folder}")
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     others = []
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         if path.suffix.lower() not in ENDINGS:
             others.append(path.name)
-        elif (name := path.stem.lower()) in found:
-            raise UserError(f"{found[name]} and {path} would both be the direction {name!r}: name the files one by one")
+        elif (name := path.stem.lower()) in paths:
+            raise UserError(f"{paths[name]} and {path} would both be the direction {name!r}: name the files one by one")
         else:
-            found[name] = path
-    if not found:
+            paths[name] = path
+    if not paths:
         raise UserError(f"{folder} holds no {', '.join(ENDINGS)} file")
     if others:
         log.warning(passed_over(others, str(folder)))
-    return {name: str(path) for name, path in found.items()}
+    return {name: str(path) for name, path in paths.items()}
 
 
 def to_layers(vector: Tensor, generator: Generator, source: str) -> Tensor:
@@ -165,9 +165,9 @@ def read_direction(path: str | Path, key: str | None = None) -> Tensor | list[Te
         return _choose(read(path, EXPECTED), key)
 
 
-def _choose(found: Any, key: str | None) -> Tensor | list[Tensor]:
-    if isinstance(found, Mapping):
-        leaves = dict(_leaves(found))
+def _choose(loaded: Any, key: str | None) -> Tensor | list[Tensor]:
+    if isinstance(loaded, Mapping):
+        leaves = dict(_leaves(loaded))
         if not leaves:
             raise UserError(f"no tensor in it; {EXPECTED}")
         if key is None and len(leaves) != 1:
@@ -175,15 +175,15 @@ def _choose(found: Any, key: str | None) -> Tensor | list[Tensor]:
             raise UserError(f"it holds several tensors; give key: one of {', '.join(list(leaves)[:_SHOWN])}{more}")
         if key is not None and key not in leaves:
             raise unknown("key", key, leaves)
-        found = leaves[key] if key is not None else next(iter(leaves.values()))
-    if isinstance(found, list | tuple) and found and all(isinstance(part, Tensor | np.ndarray) for part in found):
-        return [_floats(part) for part in found]
-    return _floats(found)
+        loaded = leaves[key] if key is not None else next(iter(leaves.values()))
+    if isinstance(loaded, list | tuple) and loaded and all(isinstance(part, Tensor | np.ndarray) for part in loaded):
+        return [_floats(part) for part in loaded]
+    return _floats(loaded)
 
 
-def _leaves(found: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(loaded: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """What could be a direction in nested dictionaries, by dotted name."""
-    for name, value in found.items():
+    for name, value in loaded.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.")
         elif isinstance(value, Tensor | np.ndarray | list | tuple):

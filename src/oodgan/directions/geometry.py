@@ -29,14 +29,14 @@ def measure(mask: Mask, image: NDArray[np.uint8]) -> dict[str, float]:
         and `eyeglasses` (0 or 1); lengths in eye distances.
     """
     unit = _EYE_DISTANCE * mask.shape[0]
-    found = {"eyeglasses": float((mask == GLASSES).sum() > 0.02 * unit**2)}
+    measurements = {"eyeglasses": float((mask == GLASSES).sum() > 0.02 * unit**2)}
     if (np.isin(mask, (*LIPS, MOUTH))).sum() > 0.02 * unit**2:
-        found["mouth_open"] = _thickness(mask == MOUTH, np.isin(mask, (*LIPS, MOUTH))) / unit
-    if not found["eyeglasses"]:
-        found |= _eyes(mask, image, unit)
+        measurements["mouth_open"] = _thickness(mask == MOUTH, np.isin(mask, (*LIPS, MOUTH))) / unit
+    if not measurements["eyeglasses"]:
+        measurements |= _eyes(mask, image, unit)
     if (mask == HAT).sum() < 0.05 * unit**2:
-        found |= _hair(mask, image)
-    return found
+        measurements |= _hair(mask, image)
+    return measurements
 
 
 def _thickness(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float:
@@ -48,28 +48,28 @@ def _thickness(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float:
 
 
 def _eyes(mask: Mask, image: NDArray[np.uint8], unit: float) -> dict[str, float]:
-    found: dict[str, float] = {}
+    measurements: dict[str, float] = {}
     eyes = [mask == eye for eye in EYES if (mask == eye).sum() > 0.003 * unit**2]
     if eyes:
         # Lids close by millimetres: the ratio to the eye's own width does not depend on size or distance.
-        found["narrow_eyes"] = -float(np.mean([_thickness(eye, eye) / eye.any(0).sum() for eye in eyes]))
+        measurements["narrow_eyes"] = -float(np.mean([_thickness(eye, eye) / eye.any(0).sum() for eye in eyes]))
     brows = [mask == brow for brow in BROWS if (mask == brow).sum() > 0.01 * unit**2]
     if brows:
         grey = image.mean(2)
         skin = grey[mask == SKIN].mean() if (mask == SKIN).any() else grey.mean()
         thick = np.mean([_thickness(brow, brow) / unit for brow in brows])
         dark = np.mean([(skin - grey[brow].mean()) / 255 for brow in brows])
-        found["bushy_eyebrows"] = float(thick / 0.1 + dark / 0.2)
-    return found
+        measurements["bushy_eyebrows"] = float(thick / 0.1 + dark / 0.2)
+    return measurements
 
 
 def _hair(mask: Mask, image: NDArray[np.uint8]) -> dict[str, float]:
     hair = mask == HAIR
     forehead, crown = (_window(mask, *box) for box in (_FOREHEAD, _CROWN))
-    found = {"bangs": float((forehead == HAIR).mean()), "bald": float((crown == SKIN).mean())}
+    measurements = {"bangs": float((forehead == HAIR).mean()), "bald": float((crown == SKIN).mean())}
     if hair.mean() > 0.02:
-        found["blond"] = float(np.median(image[hair].mean(1)) / 255)
-    return found
+        measurements["blond"] = float(np.median(image[hair].mean(1)) / 255)
+    return measurements
 
 
 def _window(mask: Mask, rows: slice, columns: slice) -> Mask:

@@ -94,15 +94,15 @@ def parse_layers(text: object, num_ws: int) -> list[int]:
     if text is None or text == "all":
         return list(range(num_ws))
     parts = [str(p) for p in text] if isinstance(text, list | tuple) else str(text).split(",")
-    found: set[int] = set()
+    layers: set[int] = set()
     for part in parts:
         first, _, last = part.strip().partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             raise UserError(f"layers {text!r}: a range such as 4-7 or 0-3,8 expected")
-        found |= set(range(int(first), int(last or first) + 1))
-    if not found or max(found) >= num_ws:
+        layers |= set(range(int(first), int(last or first) + 1))
+    if not layers or max(layers) >= num_ws:
         raise UserError(f"layers {text!r}: this generator has layers 0 to {num_ws - 1}")
-    return sorted(found)
+    return sorted(layers)
 
 
 def spread(direction: Tensor, layers: list[int], num_ws: int) -> Tensor:

@@ -95,13 +95,13 @@ class Polisher:
         prices = _prices(bench, name, spare or {})
         kept = self._kept(bench, name, place, spare or {})
         start = {"start": vector.cpu(), "probe": bench.probes.weights[:, bench.probes.index(name)].cpu()}
-        if kept is not None and (found := _read(kept, start)) is not None:
-            return found
+        if kept is not None and (polished := _read(kept, start)) is not None:
+            return polished
         with torch.inference_mode(False), torch.enable_grad():
-            found = self._descend(bench, name, vector, outside, prices)
+            polished = self._descend(bench, name, vector, outside, prices)
         if kept is not None:
-            _keep(kept, {**start, "vector": found})
-        return found
+            _keep(kept, {**start, "vector": polished})
+        return polished
 
     def _descend(self, bench: Bench, name: str, vector: Tensor, outside: Tensor, prices: Tensor) -> Tensor:
         generator, column = bench.generator, bench.probes.index(name)
@@ -154,8 +154,8 @@ class Polisher:
             return None
         settings: dict[str, Any] = {k: v for k, v in vars(self).items() if k != "cache"} | {"place": list(place)}
         settings |= {"spare": dict(spare)} if spare else {}
-        mark = fingerprint(settings, {"generator": bench.generator.id, "name": name})
-        return self.cache / f"polished-{name}-{mark[:12]}.safetensors"
+        settings_hash = fingerprint(settings, {"generator": bench.generator.id, "name": name})
+        return self.cache / f"polished-{name}-{settings_hash[:12]}.safetensors"
 
 
 _PARTS = ("short of the target", "others", "outside", "colour", "identity")

@@ -64,13 +64,13 @@ class Solver:
         lines = steps.shape[1]
         codes = sample_codes(bench.generator, self.samples, self.seed, self.truncation)
         effects = measure(bench, codes, steps.flatten(0, 1))
-        found = []
+        directions = []
         for i, name in enumerate(names):
             own = torch.zeros(len(names) * lines, dtype=torch.bool)
             own[i * lines : (i + 1) * lines] = True
             weights = solve(effects, bench.probes.index(name), own, self.prices)
-            found.append(torch.einsum("j,jld->ld", weights, steps.flatten(0, 1)))
-        return torch.stack(found)
+            directions.append(torch.einsum("j,jld->ld", weights, steps.flatten(0, 1)))
+        return torch.stack(directions)
 
 
 @dataclass
@@ -84,13 +84,13 @@ class Effects:
 
 def measure(bench: Bench, codes: Tensor, steps: Tensor) -> Effects:
     """Render codes (N, L, 512) with each of steps (J, L, 512), and without."""
-    base, found = bench(codes), []
+    base, effects = bench(codes), []
     for i, step in enumerate(steps):
         seen = bench(codes + step)
-        found.append((seen.scores - base.scores, seen.faces - base.faces, seen.thumbs - base.thumbs))
+        effects.append((seen.scores - base.scores, seen.faces - base.faces, seen.thumbs - base.thumbs))
         if (i + 1) % 8 == 0:
             log.info("directions: %d of %d steps measured", i + 1, len(steps))
-    return Effects(*(torch.stack(part) for part in zip(*found, strict=True)))
+    return Effects(*(torch.stack(part) for part in zip(*effects, strict=True)))
 
 
 def solve(effects: Effects, column: int, own: Tensor, prices: Prices) -> Tensor:

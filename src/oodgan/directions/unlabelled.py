@@ -30,9 +30,9 @@ class SefaDiscovery:
             raise UserError(f"generator {generator.id} has no style layers among layers {self.layers}")
         stacked = torch.cat([matrix / matrix.norm() * len(matrix) ** 0.5 for matrix in maps])
         values, vectors = torch.linalg.eigh(stacked.T.double() @ stacked.double())
-        found = vectors.flip(1).T[: self.count].float()
+        eigenvectors = vectors.flip(1).T[: self.count].float()
         share = (values.flip(0) / values.sum())[: self.count]
-        return _discovered("sefa", found * self.step, chosen, generator, share)
+        return _discovered("sefa", eigenvectors * self.step, chosen, generator, share)
 
 
 class GanspaceDiscovery:
@@ -96,9 +96,9 @@ def _checked(count: int) -> int:
     return count
 
 
-def _discovered(prefix: str, found: Tensor, layers: list[int], generator: Generator, share: Tensor) -> Discovered:
-    names = [f"{prefix}_{i:02d}" for i in range(len(found))]
-    vectors = torch.stack([spread(direction, layers, generator.num_ws) for direction in found])
+def _discovered(prefix: str, directions: Tensor, layers: list[int], generator: Generator, share: Tensor) -> Discovered:
+    names = [f"{prefix}_{i:02d}" for i in range(len(directions))]
+    vectors = torch.stack([spread(direction, layers, generator.num_ws) for direction in directions])
     quality = {name: {"share": round(float(s), 4)} for name, s in zip(names, share, strict=False)}
     provenance = {"method": prefix, "generator": generator.id, "layers": layers}
     return Discovered(names, vectors, provenance, calibrated=True, quality=quality)
