@@ -93,14 +93,14 @@ def align(image: Image.Image, face: Face | Floats, size: int) -> Aligned:
             warnings.warn(
                 f"the face is only {face.size:.0f} px wide; below {MIN_FACE} px results are poor", stacklevel=2
             )
-        quad, found = ffhq_quad(face.landmarks), face
+        quad, detected = ffhq_quad(face.landmarks), face
     else:
-        quad, found = np.asarray(face, dtype=np.float64), None
+        quad, detected = np.asarray(face, dtype=np.float64), None
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     pixels, origin, scale = _region(rgb, quad, size)
     local = (quad - origin) * scale
     crop = _warp(pixels, local, size)
-    return Aligned(torch.from_numpy(crop).permute(2, 0, 1).contiguous().div(127.5).sub(1).clamp(-1, 1), quad, found)
+    return Aligned(torch.from_numpy(crop).permute(2, 0, 1).contiguous().div(127.5).sub(1).clamp(-1, 1), quad, detected)
 
 
 def choose(faces: Sequence[Face], face: str | int = "largest", name: str = "the photo") -> list[Face]:
@@ -135,7 +135,7 @@ def align_photo(
     if isinstance(face, Face):
         return [align(image, face, size)]
     if not aligned:
-        return [align(image, found, size) for found in choose(detect_faces(image), face, name)]
+        return [align(image, detected, size) for detected in choose(detect_faces(image), face, name)]
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = [int(left), int(top), int(left) + side, int(top) + side]

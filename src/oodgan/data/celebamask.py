@@ -80,9 +80,9 @@ class CelebAMaskHQ(Encoded):
 
 def _parts(folder: Path) -> dict[str, dict[str, Path]]:
     """Number of the photo, five digits -> {part: mask file}."""
-    found: dict[str, dict[str, Path]] = {}
+    parts: dict[str, dict[str, Path]] = {}
     for name, path in Listing.of(folder, "masks of parts", (".png",)).files().items():
         number, _, part = Path(name).stem.partition("_")
         if part in CLASSES:
-            found.setdefault(number, {})[part] = path
-    return found
+            parts.setdefault(number, {})[part] = path
+    return parts

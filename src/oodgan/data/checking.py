@@ -54,7 +54,7 @@ def check(
     Raises:
         UserError: names that the split cannot tell apart.
     """
-    found = Checked(images=len(source))
+    checked = Checked(images=len(source))
     by_pixels: dict[str, list[str]] = {}
     looked = set(np.linspace(0, len(source) - 1, min(faces, len(source))).astype(int).tolist()) if faces else set()
     for index in track(range(len(source)), len(source)):
@@ -63,26 +63,26 @@ def check(
             data, _ = source.encoded(index)
             picture = images.read_rgb(io.BytesIO(data), name)
         except UserError as error:
-            found.damaged[name] = str(error)
+            checked.damaged[name] = str(error)
             continue
-        found.sizes[picture.size] += 1
+        checked.sizes[picture.size] += 1
         by_pixels.setdefault(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest(), []).append(
             name
         )
         for attribute in source.labels(index):
-            found.labels[attribute] = found.labels.get(attribute, 0) + 1
+            checked.labels[attribute] = checked.labels.get(attribute, 0) + 1
         try:
-            found.masks += "parsing" in source[index]
+            checked.masks += "parsing" in source[index]
         except UserError as error:
-            found.masks_damaged[name] = str(error)
+            checked.masks_damaged[name] = str(error)
         if index in looked and picture.width == picture.height:
-            found.looked_at += 1
-            found.aligned += _is_aligned(picture)
-    found.duplicates = [names for names in by_pixels.values() if len(names) > 1]
+            checked.looked_at += 1
+            checked.aligned += _is_aligned(picture)
+    checked.duplicates = [names for names in by_pixels.values() if len(names) > 1]
     part_of = dict(zip(source.names, assign(split, source.names), strict=True))
-    found.parts = dict(Counter(part for name, part in part_of.items() if name not in found.damaged))
-    found.leaks = [names for names in found.duplicates if len({part_of[name] for name in names}) > 1]
-    return found
+    checked.parts = dict(Counter(part for name, part in part_of.items() if name not in checked.damaged))
+    checked.leaks = [names for names in checked.duplicates if len({part_of[name] for name in names}) > 1]
+    return checked
 
 
 def _is_aligned(picture: images.Image.Image) -> bool:
@@ -97,23 +97,23 @@ def _is_aligned(picture: images.Image.Image) -> bool:
     return bool(np.hypot(*(ffhq_quad(faces[0].landmarks) - corners).T).mean() < OFF * side)
 
 
-def lines(found: Checked) -> list[tuple[str, str]]:
+def lines(checked: Checked) -> list[tuple[str, str]]:
     """The findings as (what, value), in words."""
-    sizes = ", ".join(f"{w}x{h} ({n})" for (w, h), n in found.sizes.most_common(5))
-    more = f" and {len(found.sizes) - 5} more" if len(found.sizes) > 5 else ""
+    sizes = ", ".join(f"{w}x{h} ({n})" for (w, h), n in checked.sizes.most_common(5))
+    more = f" and {len(checked.sizes) - 5} more" if len(checked.sizes) > 5 else ""
     rows = [
-        ("images", str(found.images)),
-        ("damaged", _named(list(found.damaged))),
+        ("images", str(checked.images)),
+        ("damaged", _named(list(checked.damaged))),
         ("sizes", sizes + more),
-        ("not square", str(sum(n for (w, h), n in found.sizes.items() if w != h))),
-        ("labels", ", ".join(f"{name} ({count})" for name, count in list(found.labels.items())[:8]) or "none"),
-        ("parsing masks", str(found.masks)),
-        ("damaged masks", _named(list(found.masks_damaged))),
-        ("the same picture", _named([" = ".join(names[:3]) for names in found.duplicates])),
-        ("parts", ", ".join(f"{part} {count}" for part, count in sorted(found.parts.items()))),
-        ("in several parts", _named([" = ".join(names[:3]) for names in found.leaks])),
+        ("not square", str(sum(n for (w, h), n in checked.sizes.items() if w != h))),
+        ("labels", ", ".join(f"{name} ({count})" for name, count in list(checked.labels.items())[:8]) or "none"),
+        ("parsing masks", str(checked.masks)),
+        ("damaged masks", _named(list(checked.masks_damaged))),
+        ("the same picture", _named([" = ".join(names[:3]) for names in checked.duplicates])),
+        ("parts", ", ".join(f"{part} {count}" for part, count in sorted(checked.parts.items()))),
+        ("in several parts", _named([" = ".join(names[:3]) for names in checked.leaks])),
     ]
-    return rows + ([("aligned as FFHQ", f"{found.aligned} of {found.looked_at}")] if found.looked_at else [])
+    return rows + ([("aligned as FFHQ", f"{checked.aligned} of {checked.looked_at}")] if checked.looked_at else [])
 
 
 def _named(names: Sequence[str]) -> str:

@@ -97,12 +97,12 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def skipped(self) -> dict[str, str]:
         """Names of all images left out so far, with the reason."""
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for source in self.sources.values():
-            found.update(source.skipped)
+            reasons.update(source.skipped)
         for part in self.parts.values():
-            found.update(part.failed)
-        return found
+            reasons.update(part.failed)
+        return reasons
 
     def train_dataloader(self) -> ImageLoader:
         rank, world = self._place()

@@ -121,7 +121,7 @@ def _propose(pixels: NDArray[np.uint8], min_face: int) -> Array:
     import cv2
 
     height, width = pixels.shape[:2]
-    found = []
+    proposals = []
     scale = CELL / min_face
     while min(height, width) * scale >= CELL:
         size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
@@ -130,9 +130,9 @@ def _propose(pixels: NDArray[np.uint8], min_face: int) -> Array:
         xs, ys = np.nonzero(score[0, :, :, 1] >= THRESHOLDS[0])
         corner = np.stack([xs, ys, xs, ys], axis=1) * STRIDE + np.array([0, 0, CELL, CELL])
         boxes = np.column_stack([corner / scale, score[0, xs, ys, 1], shift[0, xs, ys]])
-        found.append(boxes[suppress(boxes[:, :4], boxes[:, 4], 0.5)])
+        proposals.append(boxes[suppress(boxes[:, :4], boxes[:, 4], 0.5)])
         scale *= 0.709
-    boxes = np.concatenate(found) if found else np.zeros((0, 9))
+    boxes = np.concatenate(proposals) if proposals else np.zeros((0, 9))
     boxes = boxes[suppress(boxes[:, :4], boxes[:, 4], 0.7)]
     return _square(_shifted(boxes[:, :5], boxes[:, 5:]))
 

@@ -96,9 +96,9 @@ class Encoded(Source):
 
     def _parsing(self, folder: str | Path) -> Mapping[str, Path]:
         masks = Listing.of(folder, "parsing masks", (".png",)).files()
-        found = matched(self.names, masks, f"images in {self.where}", "masks")
-        read_parsing(next(iter(found.values())))  # another kind of masks is noticed now, not in the first epoch
-        return found
+        mask_files = matched(self.names, masks, f"images in {self.where}", "masks")
+        read_parsing(next(iter(mask_files.values())))  # another kind of masks is noticed now, not in the first epoch
+        return mask_files
 
     def __len__(self) -> int:
         return len(self.names)

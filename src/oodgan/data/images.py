@@ -147,11 +147,11 @@ def _read(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Image
             spared = metadata.without(_bytes(source))
             if spared is None:
                 raise error
-            found = _opened(io.BytesIO(spared), label, use)
+            result = _opened(io.BytesIO(spared), label, use)
         except (UserError, OSError):
             raise error from None
         warnings.warn(f"{label}: its metadata are damaged and left out", stacklevel=4)
-        return found
+        return result
 
 
 def _bytes(source: str | Path | IO[bytes]) -> bytes:

@@ -144,21 +144,21 @@ def _readable(tags: Mapping[int, Any] | None, group: int | None = None) -> tuple
     """The entries that can be read and written again, and how many cannot."""
     if tags is None:
         return {}, 1
-    found: Tags = {}
+    readable: Tags = {}
     lost = 0
     for tag in list(tags):
         value = _value(tags, tag)
         if tag in _POINTERS:
             if group is None:
-                found[tag] = value
+                readable[tag] = value
             continue
         if tag in _STRUCTURE and group is None:
             continue
         if value is not None and _written(*(({}, {group: {tag: value}}) if group else ({tag: value}, {}))):
-            found[tag] = value
+            readable[tag] = value
         else:
             lost += 1
-    return found, lost
+    return readable, lost
 
 
 def _written(tags: Tags, groups: Mapping[int, Tags]) -> bytes | None:

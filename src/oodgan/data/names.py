@@ -109,7 +109,7 @@ def matched(
         UserError: a name of the others could mean several images, two of them mean one image, or none fits any.
     """
     lookup = Lookup(names, what)
-    found: dict[str, Value] = {}
+    matches: dict[str, Value] = {}
     taken: dict[str, str] = {}
     for other, value in others.items():
         name = lookup.find(other)
@@ -117,11 +117,11 @@ def matched(
             continue
         if name in taken:
             raise UserError(f"{taken[name]!r} and {other!r} of the {kind} both belong to {name!r} of the {what}")
-        found[name], taken[name] = value, other
-    if not found:
+        matches[name], taken[name] = value, other
+    if not matches:
         named = f"{what} are named like {lookup.first!r}, {kind} like {next(iter(others), 'nothing')!r}"
         raise UserError(f"none of the {kind} has the name of one of the {what}: {named}")
-    return found
+    return matches
 
 
 def distinct(names: Sequence[str], key: Callable[[str], object], why: str) -> None:

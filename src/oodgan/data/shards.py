@@ -75,8 +75,8 @@ class WebDataset(Encoded):
         labels: Labels = {}
         for name, (kind, place) in notes.items():
             with reading(name, "the labels of"):
-                found = json.loads(self._at(place))
-                values = {"class": found} if kind == "cls" else found
+                label = json.loads(self._at(place))
+                values = {"class": label} if kind == "cls" else label
                 for attribute, value in values.items():
                     if isinstance(value, bool | int | float):
                         labels.setdefault(str(attribute), {})[name] = float(value)
@@ -118,15 +118,15 @@ def _sample(name: str) -> tuple[str, str]:
 def _shards(path: str | Path) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_dir():
-        found = sorted(place.glob("*.tar"))
+        shards = sorted(place.glob("*.tar"))
     elif place.is_file():
-        found = [place]
+        shards = [place]
     else:
         root = Path(place.anchor) if place.is_absolute() else Path()
-        found = sorted(root.glob(str(place.relative_to(place.anchor) if place.is_absolute() else place)))
-    if not found:
+        shards = sorted(root.glob(str(place.relative_to(place.anchor) if place.is_absolute() else place)))
+    if not shards:
         raise UserError(f"no tar shards at {path}: a .tar file, a folder of them or a glob expected")
-    return found
+    return shards
 
 
 def _members(shard: Path) -> list[tuple[str, int, int]]:
@@ -222,10 +222,10 @@ class Lmdb(Encoded):
 
     def _bytes(self, name: str) -> bytes:
         with reading(f"{self.path}/{name}", "image"), self._environment().begin() as transaction:
-            found = transaction.get(self._keys[name])
-            if found is None:
+            value = transaction.get(self._keys[name])
+            if value is None:
                 raise UserError("it is no longer there")
-            return bytes(found)
+            return bytes(value)
 
     def _stamp(self, name: str) -> str | None:
         return self._state

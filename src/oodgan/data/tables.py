@@ -55,12 +55,12 @@ class Parquet(Encoded):
         columns: list[str] = []
         for number, file in enumerate(self.files):
             table = self._open(number)
-            found = list(table.schema_arrow.names if file.suffix == ".parquet" else table.schema.names)
-            if self.image not in found:
-                raise unknown("column of images", self.image, found)
-            if columns and found != columns:
-                raise UserError(f"{file} has the columns {', '.join(found)}, others have {', '.join(columns)}")
-            columns = found
+            names = list(table.schema_arrow.names if file.suffix == ".parquet" else table.schema.names)
+            if self.image not in names:
+                raise unknown("column of images", self.image, names)
+            if columns and names != columns:
+                raise UserError(f"{file} has the columns {', '.join(names)}, others have {', '.join(columns)}")
+            columns = names
             groups = (
                 [table.metadata.row_group(g).num_rows for g in range(table.num_row_groups)]
                 if file.suffix == ".parquet"
@@ -94,25 +94,25 @@ class Parquet(Encoded):
 
     def _column(self, column: str, part: str | None = None) -> list[Any]:
         """A column's values in all files; of a column of images the `part` only, without reading the pictures."""
-        found: list[Any] = []
+        values: list[Any] = []
         for number, file in enumerate(self.files):
             table = self._open(number)
             schema = table.schema_arrow if file.suffix == ".parquet" else table.schema
             kind = schema.field(column).type
             if part is not None and not (hasattr(kind, "get_field_index") and kind.get_field_index(part) >= 0):
-                found += [None] * (table.metadata.num_rows if file.suffix == ".parquet" else table.num_rows)
+                values += [None] * (table.metadata.num_rows if file.suffix == ".parquet" else table.num_rows)
             elif file.suffix == ".parquet":
                 name = column if part is None else f"{column}.{part}"
-                found += table.read(columns=[name]).column(column).to_pylist()
+                values += table.read(columns=[name]).column(column).to_pylist()
             else:
-                values = table.column(column)
+                column_values = table.column(column)
                 if part is not None:
                     import pyarrow.compute as compute
 
-                    found += [{part: value} for value in compute.struct_field(values, part).to_pylist()]
+                    values += [{part: value} for value in compute.struct_field(column_values, part).to_pylist()]
                 else:
-                    found += values.to_pylist()
-        return found
+                    values += column_values.to_pylist()
+        return values
 
     def _open(self, number: int) -> Any:
         """A parquet file or an Arrow table in memory-mapped form, opened once a process."""
@@ -143,10 +143,10 @@ class Parquet(Encoded):
 
     def _bytes(self, name: str) -> bytes:
         with reading(f"{self.where}/{name}", "image"):
-            found = self._cell(name, self.image)
-            if found is None:
+            data = self._cell(name, self.image)
+            if data is None:
                 raise UserError("its bytes are not in the table, only a path")
-            return found
+            return data
 
     def _stamp(self, name: str) -> str | None:
         number, group, row = self._place[name]
@@ -160,14 +160,14 @@ class Parquet(Encoded):
 def _files(path: str | Path) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_dir():
-        found = sorted(place.glob("*.parquet")) or _saved_to_disk(place) or sorted(place.glob("**/*.parquet"))
+        files = sorted(place.glob("*.parquet")) or _saved_to_disk(place) or sorted(place.glob("**/*.parquet"))
     elif place.is_file():
-        found = [place]
+        files = [place]
     else:
-        found = sorted(place.parent.glob(place.name)) if place.parent.is_dir() else []
-    if not found:
+        files = sorted(place.parent.glob(place.name)) if place.parent.is_dir() else []
+    if not files:
         raise UserError(f"no parquet or Arrow files at {path}")
-    return found
+    return files
 
 
 def _saved_to_disk(folder: Path) -> list[Path]:
