@@ -55,18 +55,18 @@ def curves(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, dict[s
         variant = job.variant(row)
         if variant.source != INVERSION and variant.method != INVERSION:
             rows.setdefault(variant.method, []).append((variant.strength, m))
-    found: dict[str, dict[str, Curve]] = {}
+    by_attribute: dict[str, dict[str, Curve]] = {}
     for attribute, version, _ in job.probes:
         if attribute in JUDGES and attribute not in at:
             continue
         change = names.index(f"change_{attribute}_{version}")
-        found[attribute] = {}
+        by_attribute[attribute] = {}
         for method, places in rows.items():
             strengths, indices = zip(*sorted(places), strict=True)
             part = table[:, list(indices)]
             likeness = {metric: part[:, :, names.index(metric)] for metric in metrics}
-            found[attribute][method] = Curve(strengths, part[:, :, change], likeness)
-    return found
+            by_attribute[attribute][method] = Curve(strengths, part[:, :, change], likeness)
+    return by_attribute
 
 
 def interpolate(change: Floats, value: Floats, at: float) -> Floats:
@@ -75,15 +75,15 @@ def interpolate(change: Floats, value: Floats, at: float) -> Floats:
     A curve that is above `at` already at its weakest strength has that strength's value; one that does not get there
     has nan.
     """
-    found = np.where(change[:, 0] > at, value[:, 0], np.nan)
+    values = np.where(change[:, 0] > at, value[:, 0], np.nan)
     for s in range(change.shape[1] - 1):
         low, high = change[:, s], change[:, s + 1]
-        crosses = np.isnan(found) & (low <= at) & (high >= at)
+        crosses = np.isnan(values) & (low <= at) & (high >= at)
         step = np.where(high > low, (at - low) / np.where(high > low, high - low, 1), 0)
-        found = np.where(crosses, value[:, s] + step * (value[:, s + 1] - value[:, s]), found)
+        values = np.where(crosses, value[:, s] + step * (value[:, s + 1] - value[:, s]), values)
     if change.shape[1] == 1:
-        found = np.where(change[:, 0] == at, value[:, 0], found)
-    return found
+        values = np.where(change[:, 0] == at, value[:, 0], values)
+    return values
 
 
 def likeness_at(curve: Curve, metric: str, at: float, protocol: Protocol) -> dict[str, Any]:
@@ -145,16 +145,16 @@ def _points(curve: Curve, protocol: Protocol) -> list[dict[str, Any]]:
     return points
 
 
-def to_table(found: Mapping[str, Any]) -> Table:
+def to_table(equal: Mapping[str, Any]) -> Table:
     """A row an attribute and method: the likeness at the attribute's change; of those that get there the best marked.
 
     Args:
-        found: what `equal_change` returned.
+        equal: what `equal_change` returned.
     """
     rows: list[list[str]] = []
     best: set[tuple[int, int]] = set()
-    metrics = _metrics(found)
-    for attribute, held in found.items():
+    metrics = _metrics(equal)
+    for attribute, held in equal.items():
         if held["at"] is None:
             continue
         start, methods = len(rows), held["methods"]
@@ -187,24 +187,24 @@ def cell(entry: Mapping[str, Any] | None) -> str:
     return f"{digits(entry['mean'])} [{', '.join(ends)}]"
 
 
-def _metrics(found: Mapping[str, Any]) -> list[str]:
-    points = [p for held in found.values() for e in held["methods"].values() for p in e["points"]]
+def _metrics(equal: Mapping[str, Any]) -> list[str]:
+    points = [p for held in equal.values() for e in held["methods"].values() for p in e["points"]]
     return [name for name in dict.fromkeys(key for p in points for key in p) if name.startswith(LIKENESS)]
 
 
-def draw(found: Mapping[str, Any]) -> bytes:
+def draw(equal: Mapping[str, Any]) -> bytes:
     """A PNG with a chart an attribute and metric: likeness over change, one line a method, bars as wide as intervals.
 
     Args:
-        found: what `equal_change` returned, not empty.
+        equal: what `equal_change` returned, not empty.
     """
     from matplotlib.figure import Figure
 
-    metrics = _metrics(found)
-    size = (4.6 * len(metrics) + 1.6, 3.4 * len(found) + 0.4)
+    metrics = _metrics(equal)
+    size = (4.6 * len(metrics) + 1.6, 3.4 * len(equal) + 0.4)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    grid = figure.subplots(len(found), len(metrics), squeeze=False)
-    for row, (attribute, held) in zip(grid, found.items(), strict=True):
+    grid = figure.subplots(len(equal), len(metrics), squeeze=False)
+    for row, (attribute, held) in zip(grid, equal.items(), strict=True):
         for axes, metric in zip(row, metrics, strict=True):
             for method, entry in held["methods"].items():
                 _line(axes, method, [p for p in entry["points"] if metric in p and "change" in p], metric)

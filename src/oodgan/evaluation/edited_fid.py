@@ -94,7 +94,7 @@ def real_moments(photos: Sequence[Pair], protocol: Any, path: Path, device: str,
     for start in track(starts, "evaluate: real photos", len(starts)):
         images = [read_image(pair.photo)[None] for pair in photos[start : start + batch]]
         fid.update(extract(torch.cat([protocol.prepare(image) for image in images]).to(device)).cpu(), real=True)
-    found = {key: value.contiguous() for key, value in fid.moments(real=True).items()}
+    moments = {key: value.contiguous() for key, value in fid.moments(real=True).items()}
     with replacing(path) as temporary:
-        save_file(found, temporary)
-    return found
+        save_file(moments, temporary)
+    return moments

@@ -124,7 +124,7 @@ def build(names: Sequence[str], edits: Mapping[str, float], resolution: int) -> 
     Raises:
         UserError: no such judge, or pictures too small for it.
     """
-    found = {}
+    judges = {}
     for name in names:
         if name not in JUDGES:
             raise unknown("judge", name, JUDGES)
@@ -133,8 +133,8 @@ def build(names: Sequence[str], edits: Mapping[str, float], resolution: int) -> 
             continue
         if resolution < AGE_PICTURE:
             raise UserError(f"the judge {name} needs metrics.resolution of at least {AGE_PICTURE}, got {resolution}")
-        found[name, kind.network, -1.0 if edits[kind.attribute] < 0 else 1.0] = kind.make()
-    return found
+        judges[name, kind.network, -1.0 if edits[kind.attribute] < 0 else 1.0] = kind.make()
+    return judges
 
 
 _GUIDES = {
@@ -157,9 +157,9 @@ def foot(columns: Iterable[str]) -> str:
     guides = [text for start, text in _GUIDES.items() if any(c.startswith(start) for c in columns)]
     judges = [text for part, text in _ONLY_JUDGES.items() if any(part in c for c in columns)]
     judges += [_PROBES] if any("_probe_" in c for c in columns) else []
-    said = []
+    sentences = []
     if guides:
-        said.append(f"Guided the training of the shipped parts and flatter it: {'; '.join(guides)}.")
+        sentences.append(f"Guided the training of the shipped parts and flatter it: {'; '.join(guides)}.")
     if judges:
-        said.append(f"Judges that guided nothing shipped: {'; '.join(judges)}.")
-    return " ".join(said)
+        sentences.append(f"Judges that guided nothing shipped: {'; '.join(judges)}.")
+    return " ".join(sentences)

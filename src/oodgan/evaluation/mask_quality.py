@@ -114,11 +114,11 @@ class MaskQuality:
             looks[network] = looks.get(network) or masker.look(inverted, torch.cat(edits))
         for i, (name, edited) in enumerate(zip(self.attributes, edits, strict=True)):
             self.consistent[name].add(before, activations(edited))
-            found = {
+            looks_by_kind = {
                 kind: [x[i : i + 1] for x in looks[id(made.masker.network), made.masker.size]]
                 for kind, made in self.kinds.items()
             }
-            self._measure(name, photo, inverted, edited, face.labels, found)
+            self._measure(name, photo, inverted, edited, face.labels, looks_by_kind)
 
     def _measure(
         self,

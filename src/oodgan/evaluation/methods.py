@@ -54,17 +54,17 @@ def variants(methods: Mapping[str, Any], strengths: Sequence[float] | None) -> d
     Raises:
         UserError: strengths that are not positive or not distinct numbers.
     """
-    found: dict[str, Variant] = {}
+    rows: dict[str, Variant] = {}
     factors = None if strengths is None else _factors("strengths", strengths)
     for name, value in methods.items():
         if isinstance(value, Mapping):
             given = dict(zip(_factors(f"methods.{name}", value), value.values(), strict=True))
-            found |= {f"{name}@{factor:g}": Variant(name, str(given[factor]), factor) for factor in sorted(given)}
+            rows |= {f"{name}@{factor:g}": Variant(name, str(given[factor]), factor) for factor in sorted(given)}
         elif factors is None or str(value) not in BUILT_IN or value == INVERSION:
-            found[name] = Variant(name, str(value))
+            rows[name] = Variant(name, str(value))
         else:
-            found |= {f"{name}@{factor:g}": Variant(name, str(value), factor) for factor in sorted(factors)}
-    return found
+            rows |= {f"{name}@{factor:g}": Variant(name, str(value), factor) for factor in sorted(factors)}
+    return rows
 
 
 def _factors(key: str, values: Iterable[Any]) -> list[float]:

@@ -60,11 +60,13 @@ def match(
     """
     if not methods:
         raise UserError("no methods to score; e.g. 'methods={ours: FOLDER, plain: FOLDER}'")
-    found = Photos.of(photos)
-    photo_files = found.files
+    indexed = Photos.of(photos)
+    photo_files = indexed.files
     names, _ = sides(protocol, photo_files if only is None else only.choose(photo_files))
     folders = {
-        m: found.matched(_results(Path(value)), f"pictures of {m}") for m, value in methods.items() if not _made(value)
+        m: indexed.matched(_results(Path(value)), f"pictures of {m}")
+        for m, value in methods.items()
+        if not _made(value)
     }
     for method, files in folders.items():
         if not set(files) & set(names):
@@ -77,8 +79,8 @@ def match(
     _check_sizes("photos", [photo_files[name] for name in shared], protocol)
     for method, files in folders.items():
         _check_sizes(method, [files[name] for name in shared], protocol)
-    labels = found.parsing_masks(masks, shared) if masks is not None else {}
-    given = {method: _masks(Path(methods[method]), found) for method in folders}
+    labels = indexed.parsing_masks(masks, shared) if masks is not None else {}
+    given = {method: _masks(Path(methods[method]), indexed) for method in folders}
     return [
         Pair(
             index,
@@ -119,18 +121,18 @@ class Photos:
     def matched(self, folder: str | Path, what: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
         """The pictures below a folder by the names of the photos that they belong to; errors of `names.matched`."""
         files = Listing.of(folder, what, suffixes).files()
-        found = matched(self.keys, files, "photos", what)
-        return {self.keys[name]: path for name, path in found.items()}
+        matches = matched(self.keys, files, "photos", what)
+        return {self.keys[name]: path for name, path in matches.items()}
 
     def parsing_masks(self, folder: str | Path, names: Iterable[str]) -> dict[str, Path]:
         """The parsing masks of some of the photos. Raises `UserError` when there is none, or one is no such mask."""
         every = self.matched(folder, "parsing masks", (".png",))
-        found = {name: every[name] for name in names if name in every}
-        if not found:
+        masks = {name: every[name] for name in names if name in every}
+        if not masks:
             raise UserError(f"no parsing mask in {folder} has the name of a photo that is measured")
-        for path in found.values():
+        for path in masks.values():
             read_parsing(path)
-        return found
+        return masks
 
 
 def _made(value: str) -> bool:

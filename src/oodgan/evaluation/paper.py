@@ -25,9 +25,9 @@ def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     parts = {name: dict(config.get(name) or {}) for name in PARTS}
     merged = OmegaConf.merge(parts, PAPER, dict(config.get("paper") or {}))
-    found = OmegaConf.to_container(merged)
-    assert isinstance(found, dict)
-    return {**config, **{str(name): value for name, value in found.items()}}
+    paper_parts = OmegaConf.to_container(merged)
+    assert isinstance(paper_parts, dict)
+    return {**config, **{str(name): value for name, value in paper_parts.items()}}
 
 
 def published(editor: Editor, config: Mapping[str, Any]) -> Editor:
@@ -39,7 +39,7 @@ def published(editor: Editor, config: Mapping[str, Any]) -> Editor:
     parts = paper_config(config)
     masker = masks.build(parts["diffcam"], editor.generator, editor.bank)
     cleaner = remover.build(parts["deghoster"], editor.generator) if parts["deghoster"] else None
-    found = Editor(
+    published_editor = Editor(
         editor.generator,
         editor.inverter,
         editor.bank,
@@ -49,8 +49,8 @@ def published(editor: Editor, config: Mapping[str, Any]) -> Editor:
         editor.device,
         editor.transfer,
     )
-    found.subjects = editor.subjects
-    return found
+    published_editor.subjects = editor.subjects
+    return published_editor
 
 
 def differences(config: Mapping[str, Any]) -> str:

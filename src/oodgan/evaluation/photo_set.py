@@ -42,12 +42,12 @@ class PhotoSet:
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
                 continue
-            found = _LINE.fullmatch(line.rstrip())
-            if found is None:
+            match = _LINE.fullmatch(line.rstrip())
+            if match is None:
                 raise UserError(f"line {number} of {path} is {line[:60]!r}; a line is `SHA256  NAME`, as of sha256sum")
-            if found[2] in hashes:
-                raise UserError(f"line {number} of {path}: {found[2]} is there twice")
-            hashes[found[2]] = found[1]
+            if match[2] in hashes:
+                raise UserError(f"line {number} of {path}: {match[2]} is there twice")
+            hashes[match[2]] = match[1]
         if not hashes:
             raise UserError(f"the set of photos {path} is empty; a line is `SHA256  NAME`, as of sha256sum")
         return cls(path.stem, hashes)
@@ -67,10 +67,10 @@ class PhotoSet:
             if len(keys) != 1:
                 what = f"is there {len(keys)} times" if keys else "is missing"
                 raise UserError(f"the set {self.name} has {len(self.hashes)} photos, of which {name} {what}")
-            digest = sha256_of(photos[keys[0]])
-            if digest != expected:
+            actual = sha256_of(photos[keys[0]])
+            if actual != expected:
                 raise UserError(
-                    f"{photos[keys[0]]} is not the photo of the set {self.name}: its sha256 is {digest[:16]}..., "
+                    f"{photos[keys[0]]} is not the photo of the set {self.name}: its sha256 is {actual[:16]}..., "
                     f"expected {expected[:16]}..."
                 )
             chosen.append(keys[0])

@@ -32,9 +32,9 @@ def to_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     metrics = list(dict.fromkeys(metric for values in summary.values() for metric in values))
     header = ["method", *(f"{metric} {'↓' if lower_is_better(metric) else '↑'}" for metric in metrics)]
     rows = [[method, *(number(values.get(metric)) for metric in metrics)] for method, values in summary.items()]
-    found = [(_best(summary, metric), column) for column, metric in enumerate(metrics, 1)]
+    best_methods = [(_best(summary, metric), column) for column, metric in enumerate(metrics, 1)]
     methods = list(summary)
-    best = {(methods.index(m), column) for m, column in found if m is not None and len(methods) > 1}
+    best = {(methods.index(m), column) for m, column in best_methods if m is not None and len(methods) > 1}
     return Table(header, rows, best, range(1, len(header)))
 
 
@@ -80,8 +80,8 @@ def merge(results: Sequence[Path]) -> str:
     caption = f"{held[0][1]['count']} photos{chosen}, protocol {held[0][1]['protocol_id']}."
     equal = {}
     for label, values in held:
-        for attribute, found in values.get("equal_change", {}).items():
-            equal[f"{Path(label).name}: {attribute}" if several else attribute] = found
+        for attribute, entry in values.get("equal_change", {}).items():
+            equal[f"{Path(label).name}: {attribute}" if several else attribute] = entry
     return markdown(rows, " ".join([caption, *notes]), equal)
 
 

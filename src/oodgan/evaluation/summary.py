@@ -102,9 +102,9 @@ def real_statistics(store: Store, path: Path) -> dict[str, Tensor]:
         fid.update(features, real=True)
         kid.update(features, True, torch.tensor([scores.index]))
     features, keys = kid.kept(real=True)
-    found = {**fid.moments(real=True), "features": features, "keys": keys}
-    save_tensors(path, {key: value.contiguous() for key, value in found.items()})
-    return found
+    statistics = {**fid.moments(real=True), "features": features, "keys": keys}
+    save_tensors(path, {key: value.contiguous() for key, value in statistics.items()})
+    return statistics
 
 
 def add_sets(summary: Summary, job: Job, real: Mapping[str, Tensor]) -> None:
