@@ -116,18 +116,18 @@ class Tensors(Mapping[str, Tensor]):
         self._editor, self._subject, self._edits, self._seconds = editor, subject, edits, seconds
         self._own = None if own is None else own.on(subject)  # refused now when it is of another size
         self._replaced = own is not None and own.mode == "replace"
-        self._found: dict[str, Tensor] = {"photo": subject.photo}
+        self._images: dict[str, Tensor] = {"photo": subject.photo}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in IMAGES:
             raise unknown("image of an edit", name, IMAGES)
-        if name not in self._found:
+        if name not in self._images:
             have = {earlier: self[earlier] for earlier in IMAGES[: IMAGES.index(name)]}
             start = time.perf_counter()
-            self._found[name] = self._make(name, have)
+            self._images[name] = self._make(name, have)
             step = STEPS[name]
             self._seconds[step] = self._seconds.get(step, 0.0) + time.perf_counter() - start
-        return self._found[name]
+        return self._images[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(IMAGES)

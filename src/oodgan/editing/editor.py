@@ -209,8 +209,8 @@ class Editor:
         """Step 5: return the result without artifacts of the composition. `w_plus` is the edited code."""
         if self.remover is None:
             return coarse
-        found = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
-        return found.clamp(-1, 1)
+        result = self.remover(coarse=coarse, photo=photo, inverted=inverted, edited=edited, mask=mask, w_plus=w_plus)
+        return result.clamp(-1, 1)
 
     @overload
     def edit(
@@ -287,13 +287,13 @@ class Editor:
         edits = self.checked(edits)
         own = None if mask is None else OwnMask.read(mask, mask_mode)
         many = isinstance(picture, list | tuple)
-        found: list[Edit] = []
+        results: list[Edit] = []
         for one in picture if many else [picture]:
             start = time.perf_counter()
             subjects = self.subjects.find(one, aligned, face)
             seconds = (time.perf_counter() - start) / len(subjects)
-            found += [self.begin(subject, edits, {"align": seconds}, own) for subject in subjects]
-        return found if many or face == "all" else found[0]
+            results += [self.begin(subject, edits, {"align": seconds}, own) for subject in subjects]
+        return results if many or face == "all" else results[0]
 
     def begin(
         self, subject: Subject, edits: Mapping[str, Strength], seconds: dict[str, float] | None = None,
@@ -333,11 +333,11 @@ class Editor:
         if not isinstance(edits, Mapping):
             raise UserError(f"edits={edits!r}: a mapping is expected, for example {{{self.names[0]}: 1.0}}")
         strengths = {str(name): parse(str(name), value) for name, value in edits.items()}
-        marked = getattr(self.masker, "names", self.names)
+        known = getattr(self.masker, "names", self.names)
         for name, strength in strengths.items():
             self.bank.index(name)
-            if name not in marked:
-                raise unknown("attribute for this Diff-CAM", name, marked)
+            if name not in known:
+                raise unknown("attribute for this Diff-CAM", name, known)
             if isinstance(strength, Target):
                 self.search.wanted(self.bank, name, strength)
         return strengths

@@ -48,7 +48,7 @@ def report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [(edit.label, _pictures(edit)) for edit in edits]
-    runs = {name: found for name, path in (curves or {}).items() if (found := read(path))}
+    runs = {name: curves_of_run for name, path in (curves or {}).items() if (curves_of_run := read(path))}
     write_json(folder / JSON, _numbers(edits, runs, table))
     drawn = Table(list(table[0]), [[_shown(value) for value in row.values()] for row in table]) if table else None
     with replacing(folder / PNG) as temporary:
@@ -78,7 +78,7 @@ def _numbers(edits: Sequence[Edit], runs: Mapping[str, Curves], table: Sequence[
         "version": __version__,
         "table": [{key: _plain(value) for key, value in row.items()} for row in table],
         "edits": [{"edit": e.label, "strengths": e.edits, "seconds": _rounded(e.seconds)} for e in edits],
-        "curves": {run: {name: ends(points) for name, points in found.items()} for run, found in runs.items()},
+        "curves": {run: {name: ends(points) for name, points in curves.items()} for run, curves in runs.items()},
     }
 
 
@@ -105,8 +105,8 @@ def _poster(
     pictures = sheet([row for _, row in rows], COLUMNS, [label for label, _ in rows], size=400)
     width = max(pictures.width, 1200)
     parts = [_text([title], width, 34), pictures, _text(_lines(table), width, 24)]
-    for run, found in runs.items():
-        with Image.open(io.BytesIO(draw(run, found, "png"))) as chart:
+    for run, curves in runs.items():
+        with Image.open(io.BytesIO(draw(run, curves, "png"))) as chart:
             drawn = chart.convert("RGB")
             parts.append(drawn.resize((width, round(drawn.height * width / drawn.width)), Image.Resampling.LANCZOS))
     canvas = Image.new("RGB", (width, sum(part.height for part in parts)), BACKGROUND)

@@ -52,13 +52,13 @@ def read(cfg: DictConfig) -> DictConfig:
     """
     if not cfg.get("settings"):
         return cfg
-    path, said = Path(str(cfg.settings)).expanduser(), _said()
+    path, on_command_line = Path(str(cfg.settings)).expanduser(), _command_line_keys()
     merged = cfg.copy()
     OmegaConf.set_struct(merged, False)
     for key, value in _load(path).items():
-        if key in PARTS and key in said:
+        if key in PARTS and key in on_command_line:
             raise UserError(f"settings={path} names the {key} already: leave {key} out on the command line")
-        if key not in said:
+        if key not in on_command_line:
             merged[key] = _checked(key, value, path) if key in PARTS else value
     return merged
 
@@ -70,13 +70,13 @@ def _load(path: Path) -> dict[str, Any]:
         # A few references to references would make gigabytes; the files that the page writes hold none.
         if any(isinstance(token, AliasToken) for token in scan(path.read_text(encoding="utf-8"))):
             raise UserError("it refers to parts of itself (&, *), which settings do not")
-        found = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(found, dict):
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(loaded, dict):
         raise UserError(f"settings={path} is not a settings file of the web page (oodgan serve)")
-    for key in found:
+    for key in loaded:
         if key not in (*PLAIN, *PARTS):
             raise unknown(f"key in {path}", str(key), (*PLAIN, *PARTS))
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in loaded.items()}
 
 
 def _checked(name: str, part: Any, path: Path) -> Any:
@@ -101,7 +101,7 @@ def _targets(node: Any) -> Iterator[str]:
         yield str(node["_target_"])
 
 
-def _said() -> set[str]:
+def _command_line_keys() -> set[str]:
     """Return the first parts of the keys that the command line sets."""
     from hydra.core.hydra_config import HydraConfig
 

@@ -105,8 +105,8 @@ class Subjects:
         source = read_picture(picture)
         key = _key(source.image, aligned, face)
         if key not in self._known:
-            found = align_photo(source.image, self.size, face, source.name, aligned)
-            self._known[key] = [Subject(source, crop, crop.photo[None].to(self.device)) for crop in found]
+            crops = align_photo(source.image, self.size, face, source.name, aligned)
+            self._known[key] = [Subject(source, crop, crop.photo[None].to(self.device)) for crop in crops]
         self._known.move_to_end(key)
         while len(self._known) > self.keep:
             self._known.popitem(last=False)
