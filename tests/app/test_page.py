@@ -18,7 +18,7 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodg
 
 from oodgan.app.page import Page
 from oodgan.app.server import Scratch
-from oodgan.app.session import Studio, Wish
+from oodgan.app.session import Controls, Studio
 from oodgan.editing import Editor
 from oodgan.launch import compose
 
@@ -59,7 +59,9 @@ def test_a_moved_slider_changes_the_picture_and_both_downloads_fit_it(
     assert len(after) == 6 and set(after).isdisjoint(before)
     picture, settings = (guest.download(button, tmp_path) for button in ("make_picture", "make_settings"))
     assert picture.name == "me_edited.png" and settings.name == "me_settings.yaml"
-    expected = studio.picture(studio.open(crop, aligned=True), Wish(0, {"smile": 1.0}, studio.mask), "pasted", "png")
+    expected = studio.picture(
+        studio.open(crop, aligned=True), Controls(0, {"smile": 1.0}, studio.mask), "pasted", "png"
+    )
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(expected)))
     assert "smile: 1.0" in settings.read_text()
     assert not [url for url in guest.requested if urlsplit(url).hostname not in ("127.0.0.1", None)], guest.requested
@@ -74,7 +76,7 @@ def test_auto_moves_the_slider_to_what_was_chosen(address: str, visit: Come, stu
     assert guest.page.locator("#auto_age").count() == 0, "age was not measured"
     guest.page.click("#auto_smile")
     guest.says("auto smile")
-    choice = studio.choose(studio.open(crop, aligned=True), Wish(0, {}, studio.mask), "smile")
+    choice = studio.choose(studio.open(crop, aligned=True), Controls(0, {}, studio.mask), "smile")
     guest.says(f"{choice.change:+.2f} of +0.50 sd")
     moved = float(guest.page.locator("#edit_smile input[type=number]").input_value())
     assert moved == pytest.approx(choice.strength, abs=0.026)

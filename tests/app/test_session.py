@@ -14,14 +14,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from oodgan.app.session import Studio, Wish, numbered
+from oodgan.app.session import Controls, Studio, numbered
 from oodgan.data.detect import Face
 from oodgan.editing import Editor, settings
 from oodgan.errors import UserError
 from oodgan.launch import compose
 
 NAMES = ("smile", "age")
-MOVED = Wish(0, {"smile": 0.15, "age": -1.0}, {"strength": 0.5, "feather": 0.02})
+MOVED = Controls(0, {"smile": 0.15, "age": -1.0}, {"strength": 0.5, "feather": 0.02})
 
 
 def read(text: str, tmp_path: Path, *words: str) -> DictConfig:
@@ -34,7 +34,7 @@ def read(text: str, tmp_path: Path, *words: str) -> DictConfig:
 def test_a_face_is_encoded_once_and_the_views_lie_where_nobody_guesses(studio: Studio, crop: Path) -> None:
     session = studio.open(crop, aligned=True)
     before = studio.editor.inverter.calls  # type: ignore[attr-defined]
-    first, second = studio.edit(session, Wish(0, {"smile": 1.0})), studio.edit(session, MOVED)
+    first, second = studio.edit(session, Controls(0, {"smile": 1.0})), studio.edit(session, MOVED)
     shown = [studio.views(first), studio.views(second)]
     assert studio.editor.inverter.calls == before + 1  # type: ignore[attr-defined]
     assert not torch.equal(first.tensors["result"], second.tensors["result"])
@@ -51,8 +51,8 @@ def test_a_strength_is_chosen_beside_the_others(studio: Studio, crop: Path) -> N
     editor.bank = dataclasses.replace(editor.bank, calibration={"smile": notes})
     measured = Studio(editor, studio.cfg, studio.folder)
     assert measured.can_choose("smile") and not measured.can_choose("age")
-    session, wish = measured.open(crop, aligned=True), Wish(0, {"smile": 0.0, "age": 0.5}, studio.mask)
-    choice = measured.choose(session, wish, "smile")
+    session, controls = measured.open(crop, aligned=True), Controls(0, {"smile": 0.0, "age": 0.5}, studio.mask)
+    choice = measured.choose(session, controls, "smile")
     assert choice.target == 0.5 and 0 <= choice.strength <= 1.5
     expected = editor.begin(measured.subject(session, 0), editor.checked({"smile": "auto", "age": 0.5}))
     assert choice == expected.chosen["smile"] and expected.edits["age"] == 0.5
@@ -60,18 +60,18 @@ def test_a_strength_is_chosen_beside_the_others(studio: Studio, crop: Path) -> N
 
 def test_the_mask_controls_belong_to_one_edit_only(studio: Studio, crop: Path) -> None:
     session, own = studio.open(crop, aligned=True), studio.mask
-    full = studio.edit(session, Wish(0, {"smile": 1.0}, own)).tensors["mask"]
-    half = studio.edit(session, Wish(0, {"smile": 1.0}, {**own, "strength": 0.5})).tensors["mask"]
+    full = studio.edit(session, Controls(0, {"smile": 1.0}, own)).tensors["mask"]
+    half = studio.edit(session, Controls(0, {"smile": 1.0}, {**own, "strength": 0.5})).tensors["mask"]
     assert torch.allclose(half, full / 2, atol=1e-6) and full.max() > 0
     assert studio.mask == own
 
 
 def test_no_edit_gives_the_photo_back(studio: Studio, crop: Path) -> None:
     session = studio.open(crop, aligned=True)
-    wish = Wish(0, dict.fromkeys(NAMES, 0.0), studio.mask)
-    path = studio.picture(session, wish, "pasted", "png")
+    controls = Controls(0, dict.fromkeys(NAMES, 0.0), studio.mask)
+    path = studio.picture(session, controls, "pasted", "png")
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(crop)))
-    assert wish.edits == {"smile": 0.0}
+    assert controls.edits == {"smile": 0.0}
 
 
 def test_wrong_uploads_are_told_in_one_line_without_their_folder(studio: Studio, tmp_path: Path, crop: Path) -> None:
@@ -196,12 +196,12 @@ def test_each_quality_inverts_a_face_once_and_its_settings_repeat_it(tmp_path: P
     studio = Studio(Editor.from_config(cfg), cfg, tmp_path / "scratch")
     assert studio.quality == "feature"
     session = studio.open(crop, aligned=True)
-    wish = Wish(0, {"smile": 1.0}, studio.mask, "fast")
-    fast = studio.edit(session, wish)
-    assert fast.tensors["inverted"] is studio.edit(session, wish).tensors["inverted"]
+    controls = Controls(0, {"smile": 1.0}, studio.mask, "fast")
+    fast = studio.edit(session, controls)
+    assert fast.tensors["inverted"] is studio.edit(session, controls).tensors["inverted"]
     with pytest.raises(UserError, match="fast, feature, best"):
-        studio.edit(session, Wish(0, {"smile": 1.0}, quality="fastest"))
-    read_back = read(Path(studio.settings(session, wish, "result", "png")).read_text(), tmp_path)
+        studio.edit(session, Controls(0, {"smile": 1.0}, quality="fastest"))
+    read_back = read(Path(studio.settings(session, controls, "result", "png")).read_text(), tmp_path)
     assert (read_back.inverter.residual.passes, read_back.inverter.residual.exact) == (1, 0)
     assert read_back.inverter.residual.weights == "feature_light" and read_back.inverter.refine.steps == 0
 
@@ -209,4 +209,4 @@ def test_each_quality_inverts_a_face_once_and_its_settings_repeat_it(tmp_path: P
 def test_an_inverter_without_residual_offers_no_quality(studio: Studio, crop: Path) -> None:
     assert studio.quality == ""
     with pytest.raises(UserError, match="offers none"):
-        studio.edit(studio.open(crop, aligned=True), Wish(0, {"smile": 1.0}, quality="best"))
+        studio.edit(studio.open(crop, aligned=True), Controls(0, {"smile": 1.0}, quality="best"))

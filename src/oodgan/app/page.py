@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from oodgan.app.session import QUALITIES, VIEWS, Session, Studio, Wish, numbered
+from oodgan.app.session import QUALITIES, VIEWS, Controls, Session, Studio, numbered
 from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
 
@@ -151,29 +151,29 @@ class Page:
         gr.Markdown("`oodgan edit PHOTO settings=FILE` repeats the edit from the settings file, pixel by pixel.")
 
     def _events(self) -> None:
-        wishes = [self.session, self.face, self.quality, *self.sliders.values(), *self.mask.values()]
+        inputs = [self.session, self.face, self.quality, *self.sliders.values(), *self.mask.values()]
         shown = [self.session, self.status, self.compare, *self.small.values()]
         quiet: Any = {"api_visibility": "private", "concurrency_id": "editor", "concurrency_limit": 1}
         opened = [*shown, self.upload, self.choice, self.boxes, self.face]
-        self.upload.upload(self._open, [self.upload, self.aligned, *wishes], opened, **quiet)
+        self.upload.upload(self._open, [self.upload, self.aligned, *inputs], opened, **quiet)
         moved = [slider.release for slider in (*self.sliders.values(), *self.mask.values())]
         gr.on(
             [*moved, self.face.input, self.quality.input],
             self._show,
-            wishes,
+            inputs,
             shown,
             trigger_mode="always_last",
             **quiet,
         )
         zero = self.reset.click(lambda: [0] * len(self.sliders), None, list(self.sliders.values()), **quiet)
-        zero.then(self._show, wishes, shown, **quiet)
+        zero.then(self._show, inputs, shown, **quiet)
         for name, auto in self.autos.items():
-            auto.click(self._auto(name), wishes, [*shown, self.sliders[name]], **quiet)
+            auto.click(self._auto(name), inputs, [*shown, self.sliders[name]], **quiet)
         for button, holder, write in (
             (self.make_picture, self.picture_file, self.studio.picture),
             (self.make_settings, self.settings_file, self.studio.settings),
         ):
-            made = button.click(self._download(write), [*wishes, self.what, self.form], holder, **quiet)
+            made = button.click(self._download(write), [*inputs, self.what, self.form], holder, **quiet)
             made.success(None, js=f"() => setTimeout(() => document.querySelector('#{holder.elem_id}').click(), 100)")
 
     def _open(
@@ -215,10 +215,10 @@ class Page:
         }
         yield self._show(session, 0, quality, progress, *numbers)
 
-    def _wish(self, face: int, quality: str | None, numbers: Sequence[float]) -> Wish:
+    def _controls(self, face: int, quality: str | None, numbers: Sequence[float]) -> Controls:
         strengths = dict(zip(self.sliders, numbers, strict=False))
         mask = dict(zip(self.mask, numbers[len(strengths) :], strict=True))
-        return Wish(int(face), strengths, mask, quality or "")
+        return Controls(int(face), strengths, mask, quality or "")
 
     def _show(
         self,
@@ -233,7 +233,7 @@ class Page:
             return {self.status: _DROP}
         start = time.perf_counter()
         try:
-            edit = self.studio.edit(session, self._wish(face, quality, numbers))
+            edit = self.studio.edit(session, self._controls(face, quality, numbers))
             for done, name in enumerate(VIEWS):
                 progress((done, len(VIEWS)), desc=name)
                 edit.picture(name)
@@ -261,7 +261,7 @@ class Page:
                 return {self.status: _DROP}
             progress(0, desc=f"seeking the strength of {name}")
             try:
-                choice = self.studio.choose(session, self._wish(face, quality, numbers), name)
+                choice = self.studio.choose(session, self._controls(face, quality, numbers), name)
             except UserError as error:
                 return {self.status: _trouble(error)}
             strength, moved = round(round(choice.strength / STEP) * STEP, 6), list(numbers)
@@ -272,7 +272,7 @@ class Page:
 
         return choose
 
-    def _download(self, write: Callable[[Session, Wish, str, str], str]) -> Callable[..., str]:
+    def _download(self, write: Callable[[Session, Controls, str, str], str]) -> Callable[..., str]:
         def make(session: Session | None, face: int, quality: str | None, *values: Any) -> str:
             *numbers, what, form = values
             if session is None:
@@ -280,7 +280,7 @@ class Page:
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", UserWarning)
-                    file = write(session, self._wish(face, quality, numbers), _KINDS[what], form)
+                    file = write(session, self._controls(face, quality, numbers), _KINDS[what], form)
             except UserError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error
             for note in caught:

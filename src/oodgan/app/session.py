@@ -53,7 +53,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Controls:
     """The state of the page's controls: the face's number, strengths by name, the mask's strength and feather.
 
     `quality` is a key of `QUALITIES`; "" is the inverter that the server was started with.
@@ -139,16 +139,16 @@ class Studio:
         picture = images.to_pil(self.subject(session, face).photo)
         return str(images.write_image(picture, self._new("crop.jpg"), quality=92))
 
-    def edit(self, session: Session, wish: Wish) -> Edit:
+    def edit(self, session: Session, controls: Controls) -> Edit:
         """The edit that the controls ask for; its pictures are computed when they are looked at."""
         editor = self.editor
-        if wish.quality and wish.quality != self.quality:
+        if controls.quality and controls.quality != self.quality:
             editor = copy.copy(editor)
-            editor.inverter = self._inverter(wish.quality)
-        if wish.mask and isinstance(editor.masker, Masker):
+            editor.inverter = self._inverter(controls.quality)
+        if controls.mask and isinstance(editor.masker, Masker):
             editor = copy.copy(editor)
-            editor.masker = editor.masker.adjusted(**wish.mask)
-        return editor.begin(self.subject(session, wish.face, wish.quality), editor.checked(wish.edits))
+            editor.masker = editor.masker.adjusted(**controls.mask)
+        return editor.begin(self.subject(session, controls.face, controls.quality), editor.checked(controls.edits))
 
     def _inverter(self, quality: str) -> Inverter:
         """The inverter of a quality, built when it is first asked for."""
@@ -180,9 +180,9 @@ class Studio:
             return False
         return True
 
-    def choose(self, session: Session, wish: Wish, name: str) -> Choice:
+    def choose(self, session: Session, controls: Controls, name: str) -> Choice:
         """The strength at which the face shows as much as strength 1 does on samples, beside the other strengths."""
-        return self.edit(session, replace(wish, strengths={**wish.strengths, name: AUTO})).chosen[name]
+        return self.edit(session, replace(controls, strengths={**controls.strengths, name: AUTO})).chosen[name]
 
     def views(self, edit: Edit) -> dict[str, str]:
         """Files to show of each of `VIEWS`."""
@@ -196,26 +196,32 @@ class Studio:
             shown[name] = str(images.write_image(picture, folder / f"{name}.jpg", quality=92))
         return shown
 
-    def picture(self, session: Session, wish: Wish, kind: str, form: str) -> str:
+    def picture(self, session: Session, controls: Controls, kind: str, form: str) -> str:
         """Write the result as `oodgan edit` does; its path.
 
         `kind` is `pasted` (the whole photo) or `result` (the crop), `form` the file's ending.
         """
-        source, edit = session.photo, self.edit(session, wish)
+        source, edit = session.photo, self.edit(session, controls)
         path = self._new(fitting(session.stem, f"_edited.{form}"))
         quality = int(self.cfg.quality)
         return str(images.write_image(edit.picture(kind), path, exif=source.exif, icc=source.icc, quality=quality))
 
-    def settings(self, session: Session, wish: Wish, kind: str, form: str) -> str:
+    def settings(self, session: Session, controls: Controls, kind: str, form: str) -> str:
         """Write the file with which `oodgan edit PHOTO settings=FILE` makes the same picture; its path."""
         cfg: Any = self.cfg.copy()
         OmegaConf.set_struct(cfg, False)
-        if wish.quality and wish.quality != self.quality:
-            cfg.inverter = self._inverter_cfg(wish.quality)
-        said = {"edits": wish.edits, "face": wish.face, "aligned": session.aligned, "save": [kind], "format": form}
-        for key, value in said.items():
+        if controls.quality and controls.quality != self.quality:
+            cfg.inverter = self._inverter_cfg(controls.quality)
+        values = {
+            "edits": controls.edits,
+            "face": controls.face,
+            "aligned": session.aligned,
+            "save": [kind],
+            "format": form,
+        }
+        for key, value in values.items():
             cfg[key] = value
-        for key, number in wish.mask.items():
+        for key, number in controls.mask.items():
             OmegaConf.update(cfg, f"diffcam.mask.{key}", float(number), force_add=True)
         path = self._new(fitting(session.stem, "_settings.yaml"))
         write_text(path, settings.dump(cfg))
@@ -229,9 +235,9 @@ class Studio:
         photo = Photo(images.to_pil(mean), "mean face")
         detect_faces(photo.image)
         session = Session(photo, "mean")
-        self.edit(session, Wish(0, {self.names[0]: 1.0}, self.mask)).picture("result")
+        self.edit(session, Controls(0, {self.names[0]: 1.0}, self.mask)).picture("result")
         for name in filter(self.can_choose, self.names[:1]):
-            self.choose(session, Wish(0, {}, self.mask), name)
+            self.choose(session, Controls(0, {}, self.mask), name)
 
     def _new(self, name: str) -> Path:
         """A path in a folder whose name cannot be guessed."""
