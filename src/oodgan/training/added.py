@@ -59,17 +59,17 @@ def deciding(cfg: Mapping[str, Any]) -> dict[str, Any]:
     The same on any number of devices. A callback counts unless it is known to watch only.
     """
     trainer = dict(cfg.get("trainer") or {})
-    found = {k: v for k, v in trainer.items() if k not in _NEUTRAL and not (k in _USUAL and _USUAL[k] == v)}
+    deciding_settings = {k: v for k, v in trainer.items() if k not in _NEUTRAL and not (k in _USUAL and _USUAL[k] == v)}
     if trainer.get("gradient_clip_val"):
-        found["gradient_clip_algorithm"] = trainer.get("gradient_clip_algorithm", "norm")
+        deciding_settings["gradient_clip_algorithm"] = trainer.get("gradient_clip_algorithm", "norm")
     for name, entry in (cfg.get("callbacks") or {}).items():
         target = (entry or {}).get("_target_", "")
         if target == _CHECKPOINTS:
             if entry.get("monitor"):
-                found["monitor"] = [entry["monitor"], entry.get("mode")]
+                deciding_settings["monitor"] = [entry["monitor"], entry.get("mode")]
         elif entry and target not in OBSERVERS:
-            found[f"callbacks.{name}"] = entry
-    return found
+            deciding_settings[f"callbacks.{name}"] = entry
+    return deciding_settings
 
 
 def check(hooks: Sequence[pl.Callback], module: pl.LightningModule, folder: Path) -> None:

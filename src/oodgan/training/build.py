@@ -114,7 +114,7 @@ def _trusted(target: str, partial: bool) -> bool:
     """A function that is only bound runs where a module calls it, with its own arguments."""
     if target.rpartition(".")[0] not in sys.modules and not target.startswith(("oodgan.", "torch.nn.", "torch.optim.")):
         return False
-    found = get_object(target)
+    resolved = get_object(target)
     makers = ("oodgan.",) if partial else _MAKERS
-    ours = getattr(found, "__module__", "").startswith(makers)
-    return ours or (isinstance(found, type) and issubclass(found, nn.Module | Optimizer | LRScheduler))
+    ours = getattr(resolved, "__module__", "").startswith(makers)
+    return ours or (isinstance(resolved, type) and issubclass(resolved, nn.Module | Optimizer | LRScheduler))

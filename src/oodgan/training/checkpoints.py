@@ -123,10 +123,10 @@ def find(run: str | Path, best: bool = False) -> Path:
     path = Path(run)
     if path.is_file():
         return path
-    found = find_checkpoint(path, best)
-    if found is None:
+    checkpoint = find_checkpoint(path, best)
+    if checkpoint is None:
         raise UserError(f"no checkpoint in {run}: neither {CHECKPOINTS}/{LAST} nor {CHECKPOINTS}/{BEST} is there")
-    return found
+    return checkpoint
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def _length(loader: Any) -> int | None:
 
 def _samplers(loader: Any) -> list[Any]:
     inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    found = (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None), inner)
-    return [sampler for sampler in found if sampler is not None]
+    candidates = (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None), inner)
+    return [sampler for sampler in candidates if sampler is not None]
 
 
 def _set_epoch(loader: Any, epoch: int) -> None:

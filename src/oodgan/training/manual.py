@@ -27,21 +27,21 @@ def optimise(
     accumulate: int = getattr(module.trainer, "manual_accumulate", 1)
     mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in mine]
-    for value in others:
-        value.requires_grad_(False)
+    for parameter in others:
+        parameter.requires_grad_(False)
     try:
-        found = loss()
+        value = loss()
         if batch_idx % accumulate == 0:
             optimizer.zero_grad()
-        module.manual_backward(found / accumulate)
+        module.manual_backward(value / accumulate)
     finally:
-        for value in others:
-            value.requires_grad_(True)
+        for parameter in others:
+            parameter.requires_grad_(True)
     if (batch_idx + 1) % accumulate == 0:
         if not counts:
             optimizer._on_before_step = optimizer._on_after_step = _nothing
         optimizer.step()
-    return found.detach()
+    return value.detach()
 
 
 def _nothing() -> None:

@@ -51,10 +51,10 @@ class Pictures(pl.Callback):
 
     def _shown(self, module: Any, outputs: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if hasattr(module, "pictures"):
-            found = module.pictures(batch)
+            images = module.pictures(batch)
         else:
-            found = batch | (self._first(outputs) if isinstance(outputs, Mapping) else {})
-        return {name: found[name].float() for name in COLUMNS if name in found and found[name].ndim == 4}
+            images = batch | (self._first(outputs) if isinstance(outputs, Mapping) else {})
+        return {name: images[name].float() for name in COLUMNS if name in images and images[name].ndim == 4}
 
     def _first(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
         return {key: value[: self.count].detach() for key, value in values.items() if isinstance(value, Tensor)}

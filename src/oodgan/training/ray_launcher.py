@@ -71,8 +71,8 @@ class RayLauncher(Launcher):
         if ray.is_initialized():
             return
         self._reach()
-        found = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        known = {"env_vars": {**found, **{k: v for k, v in os.environ.items() if k.startswith("OODGAN_")}}}
+        python_path = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        known = {"env_vars": {**python_path, **{k: v for k, v in os.environ.items() if k.startswith("OODGAN_")}}}
         chosen = {"runtime_env": known, "include_dashboard": False, "logging_level": "error", **self.init}
         if sys.platform == "linux" and not (self.init.get("address") or os.environ.get("RAY_ADDRESS")):
             # Ray started for this sweep is reached within this machine, whatever a firewall does to its own address;

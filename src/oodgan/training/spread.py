@@ -60,9 +60,9 @@ def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
         watch = _Watch(children)
         try:
             watch.start()
-            found = function(*args)
+            result = function(*args)
             watch.finish()
-            return found
+            return result
         finally:
             watch.kill()
             _leave_group()

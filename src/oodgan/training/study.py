@@ -137,15 +137,15 @@ class StudySweeper(Sweeper):
         overrides = [tuple(f"{k}={v}" for k, v in {**trial.params, **fixed}.items()) for trial in trials]
         assert self.launcher is not None
         returns = self.launcher.launch(overrides, initial_job_idx=trials[0].number)
-        for trial, found in zip(trials, returns, strict=True):
-            self._tell(study, trial, folder / str(trial.number), found)
+        for trial, job in zip(trials, returns, strict=True):
+            self._tell(study, trial, folder / str(trial.number), job)
 
-    def _tell(self, study: Any, trial: Any, place: Path, found: Any) -> None:
+    def _tell(self, study: Any, trial: Any, place: Path, job: Any) -> None:
         from optuna.trial import TrialState
 
         note = read_job(place) or {}
         try:
-            value = float(found.return_value)
+            value = float(job.return_value)
         except Exception as error:
             reason = note.get("error") or f"{error}"
             print(f"trial {trial.number} failed: {' '.join(str(reason).split())[:300]}", file=sys.stderr)
