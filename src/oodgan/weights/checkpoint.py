@@ -54,14 +54,14 @@ class Persistent:
 
     def tensors(self, prefix: str = "") -> State:
         """Parameters and buffers of it and of the networks inside it, by dotted name."""
-        found: State = {}
+        tensors: State = {}
         for group in ("_parameters", "_buffers"):
             entries = self.state.get(group) or {}
-            found |= {prefix + str(name): t.detach() for name, t in entries.items() if isinstance(t, Tensor)}
+            tensors |= {prefix + str(name): t.detach() for name, t in entries.items() if isinstance(t, Tensor)}
         for name, child in (self.state.get("_modules") or {}).items():
             if isinstance(child, Persistent):
-                found |= child.tensors(f"{prefix}{name}.")
-        return found
+                tensors |= child.tensors(f"{prefix}{name}.")
+        return tensors
 
 
 class Record(dict):
@@ -142,8 +142,8 @@ def _read_npy(path: Path) -> Any:
         _, _, kind = reader(stream)
         if not kind.hasobject:
             raise
-        found = load_restricted(stream.read(), name=str(path))
-        return found.item() if found.ndim == 0 else list(found)
+        array = load_restricted(stream.read(), name=str(path))
+        return array.item() if array.ndim == 0 else list(array)
 
 
 def _read_torch(path: Path, zipped: bool) -> Any:

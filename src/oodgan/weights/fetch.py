@@ -62,11 +62,11 @@ def download(item: Entry, progress: bool = True) -> Path:
     else:
         _need_space(target.parent, 2 * item.size, item.name)
         _download_resumable(_url(item), target, item, progress)
-    digest = sha256_of(target)
-    if digest != item.sha256:
+    actual = sha256_of(target)
+    if actual != item.sha256:
         target.unlink()
         raise UserError(
-            f"{item.filename}: sha256 is {digest[:16]}..., expected {item.sha256[:16]}...; "
+            f"{item.filename}: sha256 is {actual[:16]}..., expected {item.sha256[:16]}...; "
             "the file was removed, fetch again or check the package registry"
         )
     return target
@@ -90,9 +90,9 @@ def verify(name: str) -> str:
         noted = json.loads((folder / "files.json").read_text())
     except (OSError, ValueError):
         return "damaged: files.json"
-    for file, digest in noted.items():
+    for file, expected in noted.items():
         path = folder / file
-        if not path.exists() or sha256_of(path) != digest:
+        if not path.exists() or sha256_of(path) != expected:
             return f"damaged: {file}"
     return "ok"
 

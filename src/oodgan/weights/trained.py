@@ -53,10 +53,10 @@ def locate(source: str | Path) -> Path:
         find_checkpoint(path, best=True),
         path,
     )
-    for found in files:
-        if found is not None and found.is_file():
-            return found
-    if parts := sorted(str(file.parents[1]) for file in path.glob(f"*/artifact/{FILE}")):
+    for file in files:
+        if file is not None and file.is_file():
+            return file
+    if parts := sorted(str(weights_file.parents[1]) for weights_file in path.glob(f"*/artifact/{FILE}")):
         raise UserError(f"{source} is a whole run: name the stage whose weights are meant, {' or '.join(parts)}")
     names = [p.stem for p in SHIPPED.glob("*.safetensors")]
     raise UserError(
@@ -77,13 +77,13 @@ def sources(group: str, settings: Mapping[str, Any] | None) -> dict[str, str]:
 
     Those below `fit` are left out: they decide a training, not what is used.
     """
-    found = {}
+    named = {}
     for key, value in (settings or {}).items():
         if key == "weights" and value:
-            found[group] = str(value)
+            named[group] = str(value)
         elif isinstance(value, Mapping) and key != "fit":
-            found |= sources(f"{group}.{key}", value)
-    return found
+            named |= sources(f"{group}.{key}", value)
+    return named
 
 
 def configured(cfg: Mapping[str, Any], group: str, stage: str) -> str:
@@ -111,13 +111,13 @@ def network(settings: Mapping[str, Any], metadata: Mapping[str, Any], source: st
     """
     from hydra.utils import instantiate
 
-    said = metadata.get("architecture", {})
+    architecture = metadata.get("architecture", {})
     # Partial: whole, Hydra would copy a generator among the keywords and wrap every error.
     make = instantiate(settings, _partial_=True)
     try:
-        return make(**{**keywords, **said})
+        return make(**{**keywords, **architecture})
     except TypeError as error:
-        if not said:
+        if not architecture:
             raise
         raise UserError(f"the weights {source} are not of {settings['_target_']}: {error}") from error
 
@@ -158,9 +158,9 @@ def load(
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and what is said of them, of an artifact or of a training's checkpoint."""
-    found = training.read(path) if path.suffix == ".ckpt" else None
-    if found is not None:
-        return found
+    exported = training.read(path) if path.suffix == ".ckpt" else None
+    if exported is not None:
+        return exported
     if path.suffix in UNCONVERTED:
         raise UserError(f"{path} is not converted yet: oodgan weights convert {path} output=FOLDER, then give FOLDER")
     with reading(path, "weights file"), safe_open(path, "pt") as file:

@@ -24,10 +24,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     saved = checkpoint.read(path)
     if not isinstance(saved, dict) or not {"state_dict", "exports"} <= set(saved):
         return None
-    said = dict(saved["exports"])
-    if not said:
+    metadata = dict(saved["exports"])
+    if not metadata:
         raise UserError(f"{path} does not say what part its weights are of: no stage of oodgan wrote it")
     state: dict[str, Tensor] = saved["state_dict"]
     owner = next(prefix for prefix in _OWNERS if any(name.startswith(prefix) for name in state))
     tensors = {name.removeprefix(owner): value for name, value in state.items() if name.startswith(owner)}
-    return {**tensors, **said.pop("tensors", {})}, said
+    return {**tensors, **metadata.pop("tensors", {})}, metadata
