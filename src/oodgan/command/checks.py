@@ -50,7 +50,7 @@ def checked(cfg: DictConfig, conf: Path) -> DictConfig:
 @functools.lru_cache(maxsize=2)
 def shipped(conf: Path) -> dict[str, list[Any]]:
     """{dotted key: its values in the shipped configs}, of all stages and choices together."""
-    found: dict[str, list[Any]] = {}
+    values_of: dict[str, list[Any]] = {}
     for path in sorted([conf / "config.yaml", *conf.glob("*/*.yaml")]):
         group = path.parent.name if path.parent != conf else ""
         if group == "hydra":
@@ -64,10 +64,10 @@ def shipped(conf: Path) -> dict[str, list[Any]]:
                 below = prefix if place == "_here_" else f"{prefix}{place}."
                 for option in conf.glob(f"{other}/*.yaml"):
                     values = yaml.load(option.read_text(encoding="utf-8"), Loader=_LOADER) or {}
-                    _note({k: v for k, v in values.items() if k != "defaults"}, below, found)
+                    _note({k: v for k, v in values.items() if k != "defaults"}, below, values_of)
             plain.pop("hydra", None)
-            _note(plain, prefix, found)
-    return found
+            _note(plain, prefix, values_of)
+    return values_of
 
 
 def _placed(defaults: list[Any]) -> Iterator[tuple[str, str]]:
@@ -85,13 +85,13 @@ def groups(conf: Path) -> list[str]:
     return [group for entry in named if isinstance(entry, dict) for group in entry if group not in _NO_GROUPS]
 
 
-def _note(node: Mapping[Any, Any], prefix: str, found: dict[str, list[Any]]) -> None:
+def _note(node: Mapping[Any, Any], prefix: str, values_of: dict[str, list[Any]]) -> None:
     for name, value in node.items():
-        found.setdefault(f"{prefix}{name}", []).append(value)
+        values_of.setdefault(f"{prefix}{name}", []).append(value)
         if prefix and "." not in prefix.rstrip("."):  # a group itself, whose name a stage's key may have too
-            found.setdefault(prefix.rstrip("."), []).append({})
+            values_of.setdefault(prefix.rstrip("."), []).append({})
         if isinstance(value, dict):
-            _note(value, f"{prefix}{name}.", found)
+            _note(value, f"{prefix}{name}.", values_of)
 
 
 # Values

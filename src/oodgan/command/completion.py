@@ -11,12 +11,12 @@ from oodgan.errors import UserError, unknown
 
 _BASH = """\
 _oodgan() {
-    local line="${COMP_LINE:0:$COMP_POINT}" found
-    found="$(oodgan --complete "$line" 2>/dev/null)"
+    local line="${COMP_LINE:0:$COMP_POINT}" candidates
+    candidates="$(oodgan --complete "$line" 2>/dev/null)"
     local word="${line##* }"
     local cut="${word%"${word##*[=:]}"}"   # bash begins a new word at = and :
     local IFS=$'\\n'
-    COMPREPLY=($(compgen -W "$found" -- "$word"))
+    COMPREPLY=($(compgen -W "$candidates" -- "$word"))
     COMPREPLY=("${COMPREPLY[@]#"$cut"}")
     [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} != *[=./] ]] && compopt +o nospace
 }
@@ -25,9 +25,9 @@ complete -o nospace -o default -F _oodgan oodgan
 
 _ZSH = """\
 _oodgan() {
-    local -a found
-    found=("${(@f)$(oodgan --complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
-    if [[ -n "$found" ]]; then compadd -S '' -- $found; else _files; fi
+    local -a candidates
+    candidates=("${(@f)$(oodgan --complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "$candidates" ]]; then compadd -S '' -- $candidates; else _files; fi
 }
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit -u; }
 compdef _oodgan oodgan
@@ -79,9 +79,9 @@ def _of_hydra(stage: str, words: list[str], last: str) -> list[str]:
     hydra = Hydra.create_main_hydra2(task_name="oodgan", config_search_path=create_config_search_path(str(conf)))
     try:
         asked = " ".join([f"stage={stage}", *words, last]) + ("" if last else " ")
-        found = BashCompletion(hydra.config_loader)._query(config_name="config", line=asked)
+        completions = BashCompletion(hydra.config_loader)._query(config_name="config", line=asked)
     except HydraException:  # the words before are wrong already
         return []
     finally:
         GlobalHydra.instance().clear()
-    return [word for word in found if not word.startswith(("hydra", "stage"))]
+    return [word for word in completions if not word.startswith(("hydra", "stage"))]

@@ -19,18 +19,18 @@ def explain(error: BaseException, stage: str) -> str:
         if isinstance(cause, UserError):
             return str(cause)
     text = str(error)
-    for pattern, say in _PATTERNS:
+    for pattern, message_of in _PATTERNS:
         if match := re.search(pattern, text, re.DOTALL):
-            return say(match, error, stage)
+            return message_of(match, error, stage)
     return " ".join(text.partition("\nfull_key")[0].split())
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
         error = error.__cause__
-    return found
+    return causes
 
 
 def _key(match: re.Match[str], error: BaseException, stage: str) -> str:
@@ -122,12 +122,12 @@ def keys(stage: str) -> list[str]:
             cfg = OmegaConf.to_container(compose("config", overrides=[f"stage={stage}"]))
     except (HydraException, OmegaConfBaseException, ValueError):
         return []
-    found: list[str] = []
+    dotted: list[str] = []
 
     def walk(node: Any, prefix: str) -> None:
         for key, value in node.items() if isinstance(node, dict) else ():
-            found.append(f"{prefix}{key}")
+            dotted.append(f"{prefix}{key}")
             walk(value, f"{prefix}{key}.")
 
     walk(cfg, "")
-    return found
+    return dotted

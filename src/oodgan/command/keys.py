@@ -108,5 +108,5 @@ def among(key: str, keys: Iterable[str]) -> bool:
 
 def choices(key: str) -> tuple[str, ...] | None:
     """The words that a key takes, the most exact entry first; None where all are taken."""
-    found = CHOICES.get(key)
-    return found or next((words for pattern, words in CHOICES.items() if fnmatchcase(key, pattern)), None)
+    exact = CHOICES.get(key)
+    return exact or next((words for pattern, words in CHOICES.items() if fnmatchcase(key, pattern)), None)

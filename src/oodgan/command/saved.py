@@ -78,20 +78,20 @@ def find(place: str, stage: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     with reading(None, f"config={path}"):
-        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    if not isinstance(found, dict):
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    if not isinstance(loaded, dict):
         raise UserError(f"config={path} is not a configuration: it has no keys")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in loaded.items()}
 
 
 def _keys_of(conf: Path, group: str) -> set[str]:
     """Top-level keys that the options of a group set: the group's own, or several where it is packed globally."""
-    found = {group}
+    top_keys = {group}
     for path in (conf / group).glob("*.yaml"):
         content = path.read_text(encoding="utf-8")
         if "@package _global_" in content and group != "experiment":
-            found |= set(yaml.safe_load(content) or {})
-    return found
+            top_keys |= set(yaml.safe_load(content) or {})
+    return top_keys
 
 
 def _defaults(ours: list[Any], present: set[str]) -> list[Any]:

@@ -109,27 +109,27 @@ def _text(path: Path) -> str:
 
 def _bases(conf: Path, path: Path, place: str) -> dict[Path, list[str]]:
     """The files that an option's defaults list begins from, each with the places where its keys stand."""
-    found: dict[Path, list[str]] = {}
+    bases: dict[Path, list[str]] = {}
     if not path.is_file():
-        return found
+        return bases
     for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", ()):
         for base, where in _begins(conf, path, place, entry):
-            found.setdefault(base, []).append(where)
+            bases.setdefault(base, []).append(where)
             for further, places in _bases(conf, base, where).items():
-                found.setdefault(further, []).extend(places)
-    return found
+                bases.setdefault(further, []).extend(places)
+    return bases
 
 
 def _begins(conf: Path, path: Path, place: str, entry: str | dict[str, str]) -> list[tuple[Path, str]]:
     """The files and places that one entry of a defaults list names: `light`, or `/fit@fit.codes: default`."""
     if isinstance(entry, str):
         return [] if entry == "_self_" else [(path.with_name(f"{entry}.yaml"), place)]
-    found = []
+    bases = []
     for key, option in entry.items():
         group, at, below = key.lstrip("/").partition("@")
         if at and not group.startswith("override"):
-            found.append((conf / group / f"{option}.yaml", place if below == "_here_" else f"{place}.{below}"))
-    return found
+            bases.append((conf / group / f"{option}.yaml", place if below == "_here_" else f"{place}.{below}"))
+    return bases
 
 
 def _defaults(conf: Path) -> dict[str, str]:
@@ -145,8 +145,8 @@ def _config_dirs(words: Sequence[str]) -> list[Path]:
 
 
 def _options(folders: Sequence[Path]) -> dict[str, list[str]]:
-    found: dict[str, set[str]] = {}
+    by_group: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(options) for group, options in sorted(found.items()) if group != "stage"}
+            by_group.setdefault(path.parent.name, set()).add(path.stem)
+    return {group: sorted(options) for group, options in sorted(by_group.items()) if group != "stage"}

@@ -35,31 +35,31 @@ def options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         UserError: an option that does not exist, or one whose value is missing.
     """
-    found: list[str] = []
+    hydra_options: list[str] = []
     rest: list[str] = []
     left = list(words)
     while left:
         word = left.pop(0)
         name, given, _ = word.partition("=")
         if word == "--":
-            return found, rest + left
+            return hydra_options, rest + left
         if not word.startswith("-") or word == "-":
             rest.append(word)
         elif name in _WITH_WORD:
-            found.append(word)
+            hydra_options.append(word)
             if not given:
                 if not left:
                     raise UserError(f"{word} needs a word after it")
-                found.append(left.pop(0))
+                hydra_options.append(left.pop(0))
         elif name in _INFO:
             kind = left.pop(0) if left and not given and left[0] in _INFO_KINDS else "all"
-            found += [word] if given else [word, kind]
+            hydra_options += [word] if given else [word, kind]
         elif name in _FLAGS:
-            found.append(word)
+            hydra_options.append(word)
         else:
             known = (*_FLAGS, *_WITH_WORD, *_INFO, "--help", "--version", "--shell-completion")
             raise UserError(f"unknown option {word}{nearest(word, known)}; settings are written key=value")
-    return found, rest
+    return hydra_options, rest
 
 
 def key_of(word: str) -> str:
@@ -161,7 +161,7 @@ def readable(key: str) -> str:
     >>> readable(_key("naïve")), _key("age+"), readable("smile")
     ('naïve', 'age+', 'smile')
     """
-    return re.sub(r"%\+([0-9a-f]+)\+%", lambda found: chr(int(found[1], 16)), key)
+    return re.sub(r"%\+([0-9a-f]+)\+%", lambda match: chr(int(match[1], 16)), key)
 
 
 def _key(text: str) -> str:
