@@ -46,27 +46,27 @@ def convert(source: str | Path, out: str | Path, to: str | None = None, replace:
     if to is not None and to not in (*KINDS, *VARIANTS):
         raise unknown("kind of weights", to, (*KINDS, *VARIANTS))
     with reading(source, "checkpoint"):
-        found = recognise(read(source), to)
-    parts = _wanted(found, to, source)
+        recognised = recognise(read(source), to)
+    parts = _wanted(recognised, to, source)
     with writing(out, replace) as folder:
         for i, part in enumerate(parts):
-            _write(part, folder if i == 0 else folder / part.kind, found.what, source)
+            _write(part, folder if i == 0 else folder / part.kind, recognised.what, source)
         for i, part in enumerate(parts):
             _prove(part, folder if i == 0 else folder / part.kind, folder, source)
     return out
 
 
-def _wanted(found: Recognised, to: str | None, source: Path) -> list[Part]:
+def _wanted(recognised: Recognised, to: str | None, source: Path) -> list[Part]:
     if to is None:
-        return found.parts
-    main = found.parts[0]
+        return recognised.parts
+    main = recognised.parts[0]
     if to in (main.kind, main.architecture.get("variant")):
-        return found.parts
+        return recognised.parts
     if to in KINDS:
-        single = [part for part in found.parts if part.kind == to]
+        single = [part for part in recognised.parts if part.kind == to]
         if single:
             return single
-    raise UserError(f"{source} looks like {found.what}; expected {to}")
+    raise UserError(f"{source} looks like {recognised.what}; expected {to}")
 
 
 def _write(part: Part, folder: Path, what: str, source: Path) -> None:

@@ -59,16 +59,16 @@ def encoder(content: Mapping[str, Any], state: State, to: str | None) -> Recogni
 
 
 def _variant(encoder: State, opts: dict[str, Any], content: Mapping[str, Any], to: str | None) -> str:
-    said = opts.get("encoder_type")
-    if said is not None and said not in ENCODERS:
-        raise UserError(f"its encoder is a {said}; supported: {', '.join(ENCODERS)}")
+    encoder_type = opts.get("encoder_type")
+    if encoder_type is not None and encoder_type not in ENCODERS:
+        raise UserError(f"its encoder is a {encoder_type}; supported: {', '.join(ENCODERS)}")
     resnet = "conv1.weight" in encoder and "body.15.conv2.weight" in encoder
-    if resnet != ENCODERS.get(str(said), "resnet" if resnet else "").endswith("resnet"):
-        raise UserError(f"its encoder claims to be a {said}, but its tensors are of another network")
+    if resnet != ENCODERS.get(str(encoder_type), "resnet" if resnet else "").endswith("resnet"):
+        raise UserError(f"its encoder claims to be a {encoder_type}, but its tensors are of another network")
     if not resnet and "body.0.res_layer.5.fc1.weight" not in encoder:
         raise UserError("its encoder has neither the IR-SE50 backbone nor ReStyle's ResNet-34")
-    if said is not None:
-        return ENCODERS[said]
+    if encoder_type is not None:
+        return ENCODERS[encoder_type]
     if to in VARIANTS:
         return str(to)
     if resnet:

@@ -49,8 +49,8 @@ def _recognise(content: Any, to: str | None) -> Recognised:
         return paper.diffcam(tensors)
     if FIRST[0] in tensors and "output_layer.3.weight" in tensors:
         return backbones.recogniser(tensors)
-    if found := backbones.backbone(tensors):
-        return found
+    if recognised := backbones.backbone(tensors):
+        return recognised
     known = "StyleGAN2, pSp/e4e/ReStyle, Diff-CAM, deghoster, LPIPS, ArcFace IR-SE50, VGG, AlexNet or ResNet weights"
     raise UserError(f"it holds {_glimpse(names)}; expected {known}")
 
