@@ -20,15 +20,15 @@ Row = dict[str, Any]
 @torch.no_grad()
 def eager(part: Part, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """The part's outputs by PyTorch."""
-    found = part.network(*(inputs[name] for name in part.inputs))
-    return list(found) if isinstance(found, tuple) else [found]
+    outputs = part.network(*(inputs[name] for name in part.inputs))
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
-def difference(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+def difference(wanted: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Largest absolute difference over all outputs; infinite where one is not finite or of another shape."""
     errors = [
         float((a - b).abs().max()) if a.shape == b.shape and bool(b.isfinite().all()) else float("inf")
-        for a, b in zip(wanted, found, strict=True)
+        for a, b in zip(wanted, actual, strict=True)
     ]
     return max(errors)
 
@@ -36,12 +36,12 @@ def difference(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
 def fastest(run: Callable[[], Any], repeats: int) -> float:
     """Seconds of the quickest of `repeats` calls, after one that is not counted: what others compute disturbs least."""
     run()
-    found = []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def measure(part: Part, run: Run, inputs: Mapping[str, Tensor], repeats: int) -> dict[str, float]:

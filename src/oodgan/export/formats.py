@@ -125,8 +125,8 @@ def _open_openvino(path: Path, threads: int, cache: Path | None) -> Run:
         compiled = openvino.Core().compile_model(path, "CPU", settings)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        found = compiled([tensor.numpy() for tensor in inputs])
-        return [torch.from_numpy(found[port]) for port in compiled.outputs]
+        outputs = compiled([tensor.numpy() for tensor in inputs])
+        return [torch.from_numpy(outputs[port]) for port in compiled.outputs]
 
     return run
 

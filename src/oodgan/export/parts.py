@@ -73,30 +73,30 @@ def deployed(editor: Parts, sizes: Sequence[int] = ()) -> list[Part]:
     - `deghoster`: what the editor's step 5 takes -> result (1, 3, R, R), the photo's pixels outside of the mask.
     """
     generator, inverter = editor.generator, editor.inverter
-    found = [
+    parts = [
         Part("mapping", Step(generator.mapping, generator), ("z",), ("w",)),
         *synthesis_parts(generator, inverter.residual, sizes),
     ]
     if (coder := inverter.coder) is not None:
         borrowed = coder.encoder.borrowed(str(generator.mean_w.device))
-        found.append(Part("encoder", Step(coder.encode, coder, *borrowed), ("photo",), ("w_plus",)))
+        parts.append(Part("encoder", Step(coder.encode, coder, *borrowed), ("photo",), ("w_plus",)))
     network = editor.masker.network
-    found.append(Part("diffcam", Step(network.maps, network), ("small_inverted", "small_edited"), ("logits", "maps")))
+    parts.append(Part("diffcam", Step(network.maps, network), ("small_inverted", "small_edited"), ("logits", "maps")))
     if editor.remover is not None:
         inputs = ("coarse", "photo", "inverted", "edited", "mask", "edited_w_plus")
-        found.append(Part("deghoster", Step(_remove(editor), editor.remover), inputs, ("result",)))
-    return found
+        parts.append(Part("deghoster", Step(_remove(editor), editor.remover), inputs, ("result",)))
+    return parts
 
 
 def synthesis_parts(generator: Any, residual: int | None = None, sizes: Sequence[int] = ()) -> list[Part]:
     """The parts that decode codes: the whole image, previews, and the image with a residual of that resolution."""
-    found = [Part("synthesis", Step(generator.synthesis, generator), ("w_plus",), ("image",))]
+    parts = [Part("synthesis", Step(generator.synthesis, generator), ("w_plus",), ("image",))]
     for size in sorted({size for size in sizes if size < generator.resolution}, reverse=True):
         smaller = Step(partial(generator.synthesis, size=size), generator)
-        found.append(Part(f"synthesis_{size}", smaller, ("w_plus",), ("image",)))
+        parts.append(Part(f"synthesis_{size}", smaller, ("w_plus",), ("image",)))
     if residual is not None:
-        found.append(Part("synthesis_residual", Step(_with_residual(generator), generator), _RESIDUAL, ("image",)))
-    return found
+        parts.append(Part("synthesis_residual", Step(_with_residual(generator), generator), _RESIDUAL, ("image",)))
+    return parts
 
 
 def _with_residual(generator: Any) -> Callable[[Tensor, Tensor], Tensor]:
