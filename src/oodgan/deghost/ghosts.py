@@ -192,14 +192,14 @@ class Ghosts(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folder: Path) -> None:
-        found: list[tuple[str, Path, int | None]] = []
+        rows: list[tuple[str, Path, int | None]] = []
         for path in sorted(Path(folder).glob("*.safetensors")):
             if path.name.endswith(SHARD):
-                found += [(name, path, row) for row, name in enumerate(packed_names(path))]
+                rows += [(name, path, row) for row, name in enumerate(packed_names(path))]
             else:
-                found.append((path.stem, path, None))
+                rows.append((path.stem, path, None))
         # Mixed, so that the last ones, which training holds out, are of all kinds.
-        self.rows = sorted(found, key=lambda entry: (stable_fraction(entry[0]), entry[0]))
+        self.rows = sorted(rows, key=lambda entry: (stable_fraction(entry[0]), entry[0]))
 
     def __len__(self) -> int:
         return len(self.rows)

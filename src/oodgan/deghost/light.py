@@ -120,5 +120,5 @@ class LightDeghoster(nn.Module):
         if not self.prior:
             return {}
         with torch.no_grad():
-            found = self.generator.features(code, last=max(self.prior))
-        return {r: self.narrow[str(r)](found[r]) for r in self.prior}
+            features = self.generator.features(code, last=max(self.prior))
+        return {r: self.narrow[str(r)](features[r]) for r in self.prior}

@@ -92,8 +92,8 @@ class DenseEncoder(nn.Module):
         body: Any = self.body
         first = body[0].rdb1.conv1
         work = winograd.DenseTiles(first.in_channels, first.out_channels, 4, down, across)
-        found = torch.empty_like(x, memory_format=torch.channels_last)
-        for image, result in zip(x, found, strict=True):
+        output = torch.empty_like(x, memory_format=torch.channels_last)
+        for image, result in zip(x, output, strict=True):
             tiles = winograd.to_tiles(image)
             for block in body:
                 before = tiles
@@ -101,7 +101,7 @@ class DenseEncoder(nn.Module):
                     tiles = dense.tiled(tiles, work)
                 tiles = torch.add(before, tiles, alpha=RESIDUAL_SCALE)
             result.copy_(winograd.from_tiles(tiles))
-        return found
+        return output
 
 
 class PixelShuffleUp(nn.Module):
@@ -290,4 +290,4 @@ def _read(x: Tensor, cut: Cut) -> Tensor:
 
 
 def _until(size: int, priors: Iterator[tuple[int, Strip]]) -> Strip:
-    return next(read for found, read in priors if found == size)
+    return next(read for prior_size, read in priors if prior_size == size)
