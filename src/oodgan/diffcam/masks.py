@@ -154,8 +154,8 @@ def build(cfg: Mapping[str, Any], generator: Generator, bank: Bank, loaded: Load
 def load_network(cfg: Mapping[str, Any], generator: str | None = None) -> Loaded:
     """The network of a config group `diffcam` with its weights, their regions, and the names of their classes."""
     source = trained.configured(cfg, "diffcam", "diffcam")
-    found, metadata = trained.load(source, "diffcam", generator=generator)
-    tensors = {name.removeprefix("network."): value for name, value in found.items()}
+    weights, metadata = trained.load(source, "diffcam", generator=generator)
+    tensors = {name.removeprefix("network."): value for name, value in weights.items()}
     regions = tensors.pop("regions", None)
     network = trained.network(cfg["network"], metadata, source, num_classes=len(tensors["fc.bias"]))
     network.load_trained(tensors)

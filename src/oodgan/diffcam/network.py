@@ -110,16 +110,16 @@ class DiffCAM(nn.Module):
             edited: (B, 3, H, W).
         """
         taps, x = self._subtract(inverted, edited)
-        found = [tap.abs() for tap in taps]
+        features = [tap.abs() for tap in taps]
         for i, layer in enumerate(self.classifier, start=self.cut):
             if i > self.layers[-1]:
                 break
             x = layer(x)
             if i in self.layers:
-                found.append(x)
+                features.append(x)
         if self.relative:
-            found = [x / x.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6) for x in found]
-        return found
+            features = [x / x.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6) for x in features]
+        return features
 
     def signed_change(self, inverted: Tensor, edited: Tensor) -> list[Tensor]:
         """Edited minus inverted features (B, C, h, w) of those of `self.layers` before the cut (of the cut if none)."""
@@ -130,12 +130,12 @@ class DiffCAM(nn.Module):
         """Edited minus inverted: at those of `self.layers` before the cut, and at the cut."""
         x = torch.cat([inverted, edited])
         x = imagenet_normalise(x) if self.imagenet_input else x
-        first, found = len(inverted), []
+        first, differences = len(inverted), []
         for i, layer in enumerate(self.shared):
             x = layer(x)
             if i in self.layers:
-                found.append(x[first:] - x[:first])
-        return found, x[first:] - x[:first]
+                differences.append(x[first:] - x[:first])
+        return differences, x[first:] - x[:first]
 
     @property
     def only_head_trains(self) -> bool:

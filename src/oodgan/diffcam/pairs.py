@@ -193,8 +193,8 @@ def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int
     floor = total.flatten(1).quantile(0.5, dim=1)[:, None, None, None]
     raised = F.avg_pool2d(F.pad((total - floor).clamp(min=0), (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
     top = raised.flatten(1).quantile(0.98, dim=1)[:, None, None].clamp(min=1e-8)
-    found = (raised / top).clamp(max=1)
-    broken = [name for name, region in zip(renderer.bank.names, found, strict=True) if not region.isfinite().all()]
+    regions = (raised / top).clamp(max=1)
+    broken = [name for name, region in zip(renderer.bank.names, regions, strict=True) if not region.isfinite().all()]
     if broken:
         raise UserError(f"no finite region for {', '.join(broken)}: does the generator draw these edits at all?")
-    return found
+    return regions
