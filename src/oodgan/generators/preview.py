@@ -143,8 +143,8 @@ def fit_preview(preview: Preview, data: list[dict[str, Tensor]], steps: int, see
 @torch.no_grad()
 def psnr_of(preview: Preview, data: list[dict[str, Tensor]]) -> float:
     """Mean PSNR in dB over patches, range 2."""
-    found = []
+    values = []
     for item in data:
         error = preview(item["hidden"][None].float(), item["codes"][None]) - item["image"].float()
-        found.append(-10 * torch.log10((error / 2).square().mean()))
-    return torch.stack(found).mean().item()
+        values.append(-10 * torch.log10((error / 2).square().mean()))
+    return torch.stack(values).mean().item()
