@@ -102,15 +102,15 @@ def _rounded(code: Inversion) -> Inversion:
 
 def trim(folder: Path, limit: int) -> None:
     """Delete the files unused for longest until the folder holds at most `limit` bytes; half-written ones count too."""
-    found = []
+    files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             try:
-                found.append((entry.stat().st_mtime_ns, entry.stat().st_size, Path(entry.path)))
+                files.append((entry.stat().st_mtime_ns, entry.stat().st_size, Path(entry.path)))
             except FileNotFoundError:  # another process was quicker
                 continue
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
         if total <= limit:
             return
         path.unlink(missing_ok=True)
@@ -143,10 +143,10 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
     Raises:
         UserError: as `oodgan.inversion.inverter.build`, and for a `code_cache` that is no size.
     """
-    found, size = inverters.build(cfg["inverter"], generator), cfg.get("code_cache") or 0
+    inverter, size = inverters.build(cfg["inverter"], generator), cfg.get("code_cache") or 0
     if isinstance(size, bool) or not isinstance(size, int | float) or not size >= 0:
         raise UserError(f"code_cache={size}: megabytes expected, 0 to keep no codes")
     if not size:
-        return found
+        return inverter
     settings = settings_of({**plain(cfg["inverter"]), "backend": cfg.get("backend")}, generator)  # backends round apart
-    return CachedInverter(found, settings, codes_folder(), int(size * 2**20))
+    return CachedInverter(inverter, settings, codes_folder(), int(size * 2**20))

@@ -112,14 +112,14 @@ class LightEncoder(nn.Module, Encoder):
         """Photos -> {"level0".."level3": (B, C, 8, 8), "identity": (B, 512)}: what the head needs, and no more."""
         if photos.shape[-1] != photos.shape[-2]:
             raise UserError(f"the encoder takes square aligned photos, got {photos.shape[-1]}x{photos.shape[-2]}")
-        found = {} if self.recogniser is None else {"identity": self._embedding(photos)}
+        features = {} if self.recogniser is None else {"identity": self._embedding(photos)}
         x = imagenet_normalise(resize_area(photos, self.size))
         taken = {index: level for level, (index, _, _) in enumerate(LEVELS)}
         for index, layer in enumerate(self.backbone.network[: LEVELS[-1][0] + 1]):
             x = layer(x)
             if index in taken:
-                found[f"level{taken[index]}"] = F.adaptive_avg_pool2d(x, _GRID)
-        return found
+                features[f"level{taken[index]}"] = F.adaptive_avg_pool2d(x, _GRID)
+        return features
 
     def head(self, features: dict[str, Tensor]) -> Tensor:
         """Features of `describe` -> offsets (B, L, 512)."""
@@ -141,11 +141,11 @@ class LightEncoder(nn.Module, Encoder):
 
     def _embedding(self, photos: Tensor) -> Tensor:
         assert self.recogniser is not None
-        found = self.recogniser(photos)
-        if found.shape[1] != _IDENTITY:
-            given = f"{self.recogniser.name} gives {found.shape[1]}"
+        embedding = self.recogniser(photos)
+        if embedding.shape[1] != _IDENTITY:
+            given = f"{self.recogniser.name} gives {embedding.shape[1]}"
             raise UserError(f"the encoder reads an embedding of {_IDENTITY} numbers, and {given}")
-        return found
+        return embedding
 
     def _levels(self, features: dict[str, Tensor]) -> list[Tensor]:
         layers = zip(self.narrow, self.norms, strict=True)

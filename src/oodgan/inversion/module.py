@@ -88,11 +88,11 @@ class InversionModule(FitModule):
         offsets = network.head(described) if described is not None else self._encode(network, batch["image"])
         code, known = _exact_codes(batch, offsets)
         error = (self.generator.mean_w + offsets - code) / self.deviation
-        found = {"offsets": offsets / self.deviation, "error": error, "known": known}
+        predicted = {"offsets": offsets / self.deviation, "error": error, "known": known}
         if "image" in batch and (self.losses.need("result") or not self.training):
-            found["target"] = resize_area(batch["image"], self.size)
-            found["result"] = self.generator.synthesis(self.generator.mean_w + offsets, size=self.size)
-        return found
+            predicted["target"] = resize_area(batch["image"], self.size)
+            predicted["result"] = self.generator.synthesis(self.generator.mean_w + offsets, size=self.size)
+        return predicted
 
     def real(self, known: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():
