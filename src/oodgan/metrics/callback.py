@@ -85,10 +85,10 @@ class ImageMetrics(EveryNthValidation):
 
     def _target_features(self, name: str, metric: FID | KID, target: Tensor, batch_idx: int) -> Tensor:
         """Features of the targets, which are the same at every validation and are looked at once."""
-        mark = torch.stack([target.double().sum(), target.double().square().sum()]).cpu()
+        sums = torch.stack([target.double().sum(), target.double().square().sum()]).cpu()
         known = self._targets.get((name, batch_idx))
-        if known is None or not torch.equal(known[0], mark):
-            known = mark, metric.extractor(target).cpu()
+        if known is None or not torch.equal(known[0], sums):
+            known = sums, metric.extractor(target).cpu()
             self._targets[name, batch_idx] = known
         return known[1].to(target.device)
 

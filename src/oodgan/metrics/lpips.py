@@ -33,13 +33,13 @@ class LPIPSDistance(nn.Module):
         """The five activations, each position's channels scaled to unit length."""
         from oodgan.nn.backbones import imagenet_normalise
 
-        x, found = imagenet_normalise(images), []
+        x, activations = imagenet_normalise(images), []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.taps:
                 # The square root's slope at 0 is infinite: dead positions would give nan gradients.
-                found.append(x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt())
-        return found
+                activations.append(x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt())
+        return activations
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         total = torch.zeros(len(first), device=first.device)

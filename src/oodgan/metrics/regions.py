@@ -45,14 +45,14 @@ def part_region(labels: Tensor, attributes: Sequence[str]) -> Tensor:
 
 
 def _part(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
-    found = torch.isin(labels, torch.tensor([c for c in classes if c >= 0], device=labels.device))
+    part = torch.isin(labels, torch.tensor([c for c in classes if c >= 0], device=labels.device))
     if BELOW_NOSE not in classes:
-        return found
+        return part
     rows = torch.arange(labels.shape[1], device=labels.device)[None]
     nose = (labels == NOSE).any(2)
     tip = torch.where(nose, rows, -1).amax(1, keepdim=True)
     below = (rows > tip) & nose.any(1, keepdim=True)
-    return found | ((labels == SKIN) & below[..., None])
+    return part | ((labels == SKIN) & below[..., None])
 
 
 def _disk_dilated(region: Tensor, radius: int) -> Tensor:
@@ -102,11 +102,11 @@ class ConsistentChange:
 
     def region(self, share: float = 0.15) -> Tensor:
         """Boolean (size, size): the `share` of the pixels that change most."""
-        found = self.map()
-        count = max(1, round(share * found.numel()))
-        chosen = torch.zeros(found.numel(), dtype=torch.bool, device=found.device)
-        chosen[found.flatten().topk(count).indices] = True
-        return chosen.view_as(found)
+        change = self.map()
+        count = max(1, round(share * change.numel()))
+        chosen = torch.zeros(change.numel(), dtype=torch.bool, device=change.device)
+        chosen[change.flatten().topk(count).indices] = True
+        return chosen.view_as(change)
 
 
 def activations(images: Tensor) -> list[Tensor]:
