@@ -56,14 +56,14 @@ class OnnxRecogniser:
     def __call__(self, crops: Tensor) -> Tensor:
         import cv2
 
-        found = []
+        embeddings = []
         for crop in crops.cpu().numpy():
             self.network.setInput(np.ascontiguousarray(crop[None], dtype=np.float32))
             try:
-                found.append(torch.from_numpy(self.network.forward().reshape(-1).copy()))
+                embeddings.append(torch.from_numpy(self.network.forward().reshape(-1).copy()))
             except cv2.error as error:
                 raise UserError(f"identity: the network takes no {crop.shape[2]}x{crop.shape[1]} faces") from error
-        return torch.stack(found).to(crops.device)
+        return torch.stack(embeddings).to(crops.device)
 
 
 def load(path: Path, device: str = "cpu") -> Any:

@@ -73,10 +73,10 @@ class Trunk(nn.Module):
 
     def levels(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, C, 256, 256) -> features (B, 128, 64, 64), (B, 256, 32, 32), (B, 512, 16, 16)."""
-        x, found = self.input_layer(images), []
+        x, levels = self.input_layer(images), []
         for i, unit in enumerate(self.body):
             x = unit(x)
             if i in TAPS:
-                found.append(x)
-        fine, middle, coarse = found
+                levels.append(x)
+        fine, middle, coarse = levels
         return fine, middle, coarse

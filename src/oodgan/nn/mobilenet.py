@@ -42,8 +42,8 @@ def mobilenet_v2() -> nn.Sequential:
     layers = mobilenet_v2_layers()
     state = checkpoint.read(fetch("mobilenet_v2") / "mobilenet_v2.pt")
     own = layers.state_dict()
-    found = {name.removeprefix("features."): value for name, value in state.items()}
-    layers.load_state_dict({name: found[name] for name in own})
+    tensors = {name.removeprefix("features."): value for name, value in state.items()}
+    layers.load_state_dict({name: tensors[name] for name in own})
     return layers
 
 
