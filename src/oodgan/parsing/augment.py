@@ -33,9 +33,9 @@ def moved(images: Tensor, classes: Tensor, degrees: float, scale: float, shift: 
     theta = torch.cat([turn, 2 * shift * draw(2, 1)], 2).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     at: dict[str, Any] = {"padding_mode": "reflection", "align_corners": False}
-    found = F.grid_sample(images, grid, **at)
+    warped = F.grid_sample(images, grid, **at)
     labels = F.grid_sample(classes[:, None].float(), grid, mode="nearest", **at)
-    return found.clamp(-1, 1), labels[:, 0].round().long()
+    return warped.clamp(-1, 1), labels[:, 0].round().long()
 
 
 def varied(

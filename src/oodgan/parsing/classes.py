@@ -37,9 +37,9 @@ def celebamask(classes: Tensor) -> Tensor:
 
 def numbers(names: Iterable[str]) -> list[int]:
     """The classes of these names. Raises UserError for an unknown one, with the nearest."""
-    found = []
+    indices = []
     for name in names:
         if name not in CLASSES:
             raise unknown("class of the parser", name, NAMES)
-        found.append(NAMES.index(name))
-    return found
+        indices.append(NAMES.index(name))
+    return indices

@@ -70,15 +70,15 @@ class ParserModule(FitModule):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        found = ious(self.confusion.compute())
-        for name, value in {**found, "miou": torch.stack(list(found.values())).mean()}.items():
+        by_class = ious(self.confusion.compute())
+        for name, value in {**by_class, "miou": torch.stack(list(by_class.values())).mean()}.items():
             # Equal on all processes already: the mean that sync_dist takes changes nothing.
             self.log(f"val/{name}", value, prog_bar=name == "miou", sync_dist=True)
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What to show of a batch: photos, the classes found in them, and the true ones."""
-        found = self(batch["image"]).argmax(1)
-        return {"photo": batch["image"], "result": coloured(found), "target": coloured(_classes(batch))}
+        predicted = self(batch["image"]).argmax(1)
+        return {"photo": batch["image"], "result": coloured(predicted), "target": coloured(_classes(batch))}
 
 
 def ious(confusion: Tensor) -> dict[str, Tensor]:

@@ -128,8 +128,8 @@ def _near(region: Tensor, within: float) -> Tensor:
     width = region.shape[-1]
     steps = max(1, round(within * width / 2))
     sure = (region > 0.5).float()
-    found = blur(_dilated(sure, steps + steps // 2), steps // 2)
-    return torch.where(sure.amax((1, 2, 3), keepdim=True) > 0, found, 1.0)
+    near = blur(_dilated(sure, steps + steps // 2), steps // 2)
+    return torch.where(sure.amax((1, 2, 3), keepdim=True) > 0, near, 1.0)
 
 
 def _whole(parts: Tensor, names: Sequence[str]) -> Tensor:
@@ -143,12 +143,12 @@ def _dilated(region: Tensor, radius: int) -> Tensor:
     """The largest value within `radius` pixels, by an octagon: a square and a diamond would show their corners."""
     if radius < 1:
         return region
-    found = region
+    dilated = region
     for i in range(radius):
-        rows = F.max_pool2d(found, (3, 1), 1, (1, 0))
-        columns = F.max_pool2d(found, (1, 3), 1, (0, 1))
-        found = torch.maximum(rows, columns) if i % 2 else F.max_pool2d(found, 3, 1, 1)
-    return found
+        rows = F.max_pool2d(dilated, (3, 1), 1, (1, 0))
+        columns = F.max_pool2d(dilated, (1, 3), 1, (0, 1))
+        dilated = torch.maximum(rows, columns) if i % 2 else F.max_pool2d(dilated, 3, 1, 1)
+    return dilated
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
