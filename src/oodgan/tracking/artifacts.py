@@ -56,8 +56,8 @@ class Manifest:
     def save(self, folder: str | Path) -> Path:
         """Write `folder/manifest.json` with a list of the files in the folder."""
         folder = Path(folder)
-        found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-        self.files = found[:_LISTED_FILES]
+        names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+        self.files = names[:_LISTED_FILES]
         write_json(folder / MANIFEST, asdict(self))
         return folder / MANIFEST
 

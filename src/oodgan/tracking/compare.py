@@ -62,26 +62,26 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] | None = None, maximize:
     names = list(metrics) if metrics else sorted({m for row in rows for m in row.metrics})
     best: dict[str, int] = {}
     for name in names:
-        found = [(row.metrics[name][0], i) for i, row in enumerate(rows) if name in row.metrics]
-        found = [(value, i) for value, i in found if value == value]
+        means = [(row.metrics[name][0], i) for i, row in enumerate(rows) if name in row.metrics]
+        means = [(value, i) for value, i in means if value == value]
         lower = False if name in maximize else lower_is_better(name)
-        if found and lower is not None:
-            best[name] = (min(found) if lower else max(found))[1]
+        if means and lower is not None:
+            best[name] = (min(means) if lower else max(means))[1]
     return Comparison(rows, keys, names, best)
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
     """Config keys whose values are not the same in all runs, seed and places aside."""
     keys = {key for run in runs for key in run.config}
-    found = []
+    different = []
     for key in sorted(keys):
         last = key.rpartition(".")[2]
         if key in _ASIDE or key.startswith(_ASIDE_GROUPS) or last == SEED:
             continue
         if len({_text(run.config.get(key)) for run in runs}) > 1:
-            found.append(key)
+            different.append(key)
     # A fit's folder repeats the part's own `fit` settings under `fit`.
-    return [k for k in found if not (k.startswith("fit.") and any(o.endswith("." + k) for o in found))]
+    return [k for k in different if not (k.startswith("fit.") and any(o.endswith("." + k) for o in different))]
 
 
 def _row(members: list[Run], keys: list[str]) -> Row:
@@ -103,15 +103,15 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def number(found: tuple[float, float | None, int] | None) -> str:
+def number(statistics: tuple[float, float | None, int] | None) -> str:
     """`mean` or `mean ± deviation` with four digits, "" for nothing.
 
     >>> number((0.123456, None, 1)), number((0.5, 0.01, 3)), number(None)
     ('0.1235', '0.5 ± 0.01', '')
     """
-    if found is None:
+    if statistics is None:
         return ""
-    mean, deviation, _ = found
+    mean, deviation, _ = statistics
     return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
 
 

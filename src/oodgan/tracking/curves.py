@@ -19,11 +19,11 @@ def read(path: str | Path) -> Curves:
     """Name -> (step, value) points of a run folder or its `metrics.csv`; empty when there are none."""
     file = Path(path)
     file = FitFolder(file).metrics_csv if file.is_dir() else file
-    found: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, list[tuple[int, float]]] = {}
     for step, name, value in read_csv(file):
         if value == value:
-            found.setdefault(name, []).append((step, value))
-    return found
+            points.setdefault(name, []).append((step, value))
+    return points
 
 
 def draw(title: str, curves: Curves, kind: str = "svg") -> bytes:

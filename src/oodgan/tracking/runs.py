@@ -58,10 +58,10 @@ def collect(places: Iterable[str | Path]) -> list[Run]:
         folder = Path(place)
         if not folder.is_dir():
             raise UserError(f"no run at {place}: there is no such folder")
-        found = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()), key=_natural)
-        if not found:
+        folders = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()), key=_natural)
+        if not folders:
             raise UserError(f"no run in {place}: neither it nor a folder in it holds numbers or a manifest")
-        runs += [read(f) for f in found]
+        runs += [read(f) for f in folders]
     return _distinct(runs)
 
 
@@ -119,10 +119,10 @@ def _config(stage: StageFolder, fits: Sequence[FitFolder]) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -176,8 +176,8 @@ def from_wandb(project: str, group: str | None = None) -> list[Run]:
     import wandb
 
     try:
-        found = list(wandb.Api().runs(project, filters={"group": group} if group else None))
-        runs = [_from_api(entry) for entry in found]
+        entries = list(wandb.Api().runs(project, filters={"group": group} if group else None))
+        runs = [_from_api(entry) for entry in entries]
     except (wandb.Error, ValueError) as error:
         raise UserError(f"wandb does not give the runs of {project}: {error}") from error
     if not runs:
