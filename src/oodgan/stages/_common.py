@@ -160,8 +160,8 @@ def _others(cfg: DictConfig, config: Mapping[str, Any]) -> list[str]:
         return flatten(kept) | training
 
     before, now = counting(config), counting(plain(cfg))
-    found = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    return found[:3] + (["..."] if len(found) > 3 else [])
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    return changed[:3] + (["..."] if len(changed) > 3 else [])
 
 
 def write_artifact(
@@ -209,36 +209,36 @@ def write_weights(
     cfg: DictConfig,
     mark: str,
     tensors: Mapping[str, Tensor],
-    said: Mapping[str, Any],
+    description: Mapping[str, Any],
     beside: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] | None = None,
     **manifest: Any,
 ) -> Path:
-    """Write the artifact of trained weights; `said` is their metadata: part, generator, how the network is built.
+    """Write the artifact of trained weights with their metadata `description`: part, generator, and the architecture.
 
     `beside` has further networks of the same stage, {part: (tensors, metadata)}, each in a subfolder of that name.
     """
 
     def fill(folder: Path) -> None:
-        for name, (values, metadata) in {"": (tensors, said), **(beside or {})}.items():
+        for name, (values, metadata) in {"": (tensors, description), **(beside or {})}.items():
             trained.save(folder / name / trained.FILE, values, half=True, **plain(metadata))
 
     return write_artifact(
-        cfg, mark, fill, generator=said.get("generator"), directions=said.get("directions"), **manifest
+        cfg, mark, fill, generator=description.get("generator"), directions=description.get("directions"), **manifest
     )
 
 
 def used(cfg: DictConfig, *groups: str) -> dict[str, Path | None]:
     """The artifacts (or shipped files) that config groups take their weights from; None where a group takes none."""
-    found: dict[str, Path | None] = {}
+    sources: dict[str, Path | None] = {}
     for group in groups:
         settings = cfg.get(group) or {}
         source = settings.get("path" if group == "directions" else "weights")
         if source is None:  # found anew, or trained from nothing
-            found[group] = None
+            sources[group] = None
             continue
         file = bank.locate(source) if group == "directions" else trained.locate(source)
-        found[group] = file.parent if (file.parent / MANIFEST).is_file() else file
-    return found
+        sources[group] = file.parent if (file.parent / MANIFEST).is_file() else file
+    return sources
 
 
 def earlier(settings: Mapping[str, Any]) -> Path | None:

@@ -45,10 +45,10 @@ def write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     from oodgan.evaluation import curves, judges, report, summary
 
     table = summary.load(job.store, len(job.pairs))
-    found = summary.summarise(job, table)
+    scores = summary.summarise(job, table)
     if job.protocol.sets:
         path = summary.statistics_path(summary.statistics_key(job.reals or job.pairs, job.protocol))
-        summary.add_sets(found, job, _real_statistics(cfg, job, path))
+        summary.add_sets(scores, job, _real_statistics(cfg, job, path))
     chosen = f" of the set {held['name']}" if (held := named_set(cfg)) else ""
     caption = f"{len(job.pairs)} photos{chosen}, protocol {job.protocol.id}, edits {dict(job.edit) or 'as given'}."
     notes = [*_notes(cfg), *filter(None, [judges.foot(job.columns)]), f"Measured on {date.today()}."]
@@ -69,8 +69,8 @@ def write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
     if chart:
         with replacing(output / "curves.png") as temporary:
             temporary.write_bytes(chart)
-    write_text(output / "table.md", report.markdown(found, caption, equal))
-    write_text(output / "report.html", report.page(found, job.pairs, job.columns, table, caption, equal, chart))
+    write_text(output / "table.md", report.markdown(scores, caption, equal))
+    write_text(output / "report.html", report.page(scores, job.pairs, job.columns, table, caption, equal, chart))
     result = {
         "protocol": job.protocol.as_dict(),
         "protocol_id": job.protocol.id,
@@ -78,19 +78,19 @@ def write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         "photos": summary.statistics_key(job.pairs, job.protocol),
         "set": held,
         "edits": dict(job.edit),
-        "methods": found,
+        "methods": scores,
         "equal_change": equal,
         "notes": notes,
         "sheets_by": by,
         "fingerprint": mark,
     }
     manifest = Manifest("evaluate", plain(cfg), seed=job.protocol.seed, resolution=job.protocol.resolution)
-    manifest.counts, manifest.metrics, manifest.fingerprint = {"photos": len(job.pairs)}, found, mark
+    manifest.counts, manifest.metrics, manifest.fingerprint = {"photos": len(job.pairs)}, scores, mark
     sources = sources_of(cfg)
     manifest.inputs = {name: digest(path) for name, path in sources.items()}
     shutil.rmtree(output / "progress", ignore_errors=True)
     manifest.save(output)
-    _log(cfg, found, output)
+    _log(cfg, scores, output)
     tracker.log_artifact(output, list(sources.values()), only=("*.md", "*.csv", "*.html", "curves.png", "sheets/*"))
     tracker.finish()
     write_json(output / FILE, result)
@@ -126,25 +126,25 @@ def sources_of(cfg: DictConfig) -> dict[str, Path]:
 
     if not built_in(cfg):
         return {}
-    found = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
+    sources = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
     theirs = common.used(cfg.get("paper") or DictConfig({}), "diffcam", "deghoster")
-    found |= {f"paper_{name}": path for name, path in theirs.items()}
-    return {name: path for name, path in found.items() if path is not None}
+    sources |= {f"paper_{name}": path for name, path in theirs.items()}
+    return {name: path for name, path in sources.items() if path is not None}
 
 
-def _log(cfg: DictConfig, found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
+def _log(cfg: DictConfig, scores: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     """The means to every logger that is on; to wandb the table and the sheets besides."""
     from oodgan.data.images import read_rgb
     from oodgan.tracking import loggers
 
-    every = {f"{m}/{k}": e.get("mean", math.nan) for m, entries in found.items() for k, e in entries.items()}
+    every = {f"{m}/{k}": e.get("mean", math.nan) for m, entries in scores.items() for k, e in entries.items()}
     means = {name: mean for name, mean in every.items() if math.isfinite(mean)}
     for logger in loggers.build(plain(cfg.get("logger")), output, "evaluate", config=plain(cfg)):
         logger.log_metrics(means, step=0)
         if type(logger).__name__ == "WandbLogger":
             for path in sorted((output / "sheets").glob("*.png")):
                 logger.log_image(f"sheets/{path.stem}", [read_rgb(path)])  # type: ignore[attr-defined]
-            columns = ["method", *dict.fromkeys(k for entries in found.values() for k in entries)]
-            rows = [[m, *(entries.get(k, {}).get("mean") for k in columns[1:])] for m, entries in found.items()]
+            columns = ["method", *dict.fromkeys(k for entries in scores.values() for k in entries)]
+            rows = [[m, *(entries.get(k, {}).get("mean") for k in columns[1:])] for m, entries in scores.items()]
             logger.log_table("evaluation", columns=columns, data=rows)  # type: ignore[attr-defined]
         logger.finalize("success")

@@ -35,24 +35,24 @@ def natural(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=key)
 
 
-def place(jobs: Sequence[Job], face: str, window: int, say: Callable[[str], None]) -> dict[Path, dict[int, Face]]:
+def place(jobs: Sequence[Job], face: str, window: int, report: Callable[[str], None]) -> dict[Path, dict[int, Face]]:
     """Where the chosen faces are in each frame, smoothed over `window` frames: {path: {track's number: face}}.
 
     Frames that cannot be read, or show no face, are bridged where the face is there on both sides within `window`
     frames. Raises UserError when no frame shows a face, or there is no such one.
     """
-    found: list[list[Face]] = []
-    say(f"finding faces in {len(jobs)} frames")
+    detections: list[list[Face]] = []
+    report(f"finding faces in {len(jobs)} frames")
     for job in jobs:
         try:
-            found.append(detect_faces(read_rgb(job.path)))
+            detections.append(detect_faces(read_rgb(job.path)))
         except UserError:  # said when it is this frame's turn to be edited
-            found.append([])
-    tracks = choose_tracks(follow(found, gap=window), face)
+            detections.append([])
+    tracks = choose_tracks(follow(detections, gap=window), face)
     steady = {number: smooth(track, window) for number, track in tracks.items()}
     without = sum(not faces for faces in by_frame(steady, len(jobs)))
     if without:
-        say(f"the face was not detected in {without} of {len(jobs)} frames: they are copied unchanged")
+        report(f"the face was not detected in {without} of {len(jobs)} frames: they are copied unchanged")
     return dict(zip((job.path for job in jobs), by_frame(steady, len(jobs)), strict=True))
 
 
@@ -84,8 +84,8 @@ class SmoothInversions:
         here, half = self.number[path], self.window // 2
         self._known = {key: value for key, value in self._known.items() if key[0] >= here - half}
         near = range(max(0, here - half), min(len(self.order), here + half + 1))
-        found = {i: value for i in near if (value := self._inversion(i, track)) is not None}
-        subject.inversion = smoothed(found, here, self.window)
+        nearby = {i: value for i in near if (value := self._inversion(i, track)) is not None}
+        subject.inversion = smoothed(nearby, here, self.window)
         subject.inverted = self.editor.decode(subject.inversion)
 
     def _inversion(self, number: int, track: int) -> Inversion | None:
@@ -121,11 +121,11 @@ def clip_of(inputs: Sequence[str]) -> Path | None:
     return clips[0] if clips else None
 
 
-def encode_clip(clip: Path, jobs: Sequence[Job], plan: Plan, say: Callable[[str], None]) -> None:
+def encode_clip(clip: Path, jobs: Sequence[Job], plan: Plan, report: Callable[[str], None]) -> None:
     """Write the edited clip, one for each combination of strengths."""
     for strengths in plan.edits:
         frames = [plan.file("pasted", job, None, strengths) for job in jobs]
         ending = plan.file("pasted", jobs[0], None, strengths).stem.removeprefix(jobs[0].name)
         target = plan.output / f"{clip.stem}{ending}{clip.suffix}"
         video.encode(clip, frames, target)
-        say(f"written: {target}")
+        report(f"written: {target}")

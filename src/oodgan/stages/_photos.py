@@ -39,7 +39,7 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
     Raises:
         UserError: an input that matches nothing, or two photos whose results would have one name.
     """
-    found: dict[Path, Job] = {}
+    by_path: dict[Path, Job] = {}
     notes: list[str] = []
     for text in map(str, inputs):
         path = Path(text).expanduser()
@@ -65,8 +65,8 @@ def find(inputs: Iterable[str], output: Path) -> Jobs:
         else:
             raise UserError(f"no such file or folder: {text}")
         for job in jobs:
-            found.setdefault(job.path.resolve(), job)
-    return Jobs(_distinct(list(found.values())), notes)
+            by_path.setdefault(job.path.resolve(), job)
+    return Jobs(_distinct(list(by_path.values())), notes)
 
 
 def _lies_below(folder: Path, place: Path) -> bool:
@@ -104,8 +104,8 @@ def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tu
 def _left_out(made: Counter[Path], output: Path, text: str) -> list[str]:
     """What to say of other edits' results; that those of this one are no photos goes without saying."""
     others = {folder: count for folder, count in made.items() if not _same(folder, output)}
-    found = ", ".join(f"{count} in {folder}" for folder, count in others.items())
-    return [f"results of earlier edits below {text} left out: {found}"] if others else []
+    counts = ", ".join(f"{count} in {folder}" for folder, count in others.items())
+    return [f"results of earlier edits below {text} left out: {counts}"] if others else []
 
 
 def _same(folder: Path, other: Path) -> bool:

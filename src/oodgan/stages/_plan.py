@@ -94,11 +94,11 @@ class Plan:
 
     def files(self, job: Job, numbers: Numbers) -> list[Path]:
         """All pictures that a photo with these faces gives."""
-        found = []
+        files = []
         for face in numbers:
-            found += [self.file(k, job, face, e) for k in self.save if k != "pasted" for e in self.edits]
-            found += [self.file("grid", job, face)] if self.grid else []
-        return found + [self.file("pasted", job, None, e) for e in self.edits if "pasted" in self.save]
+            files += [self.file(k, job, face, e) for k in self.save if k != "pasted" for e in self.edits]
+            files += [self.file("grid", job, face)] if self.grid else []
+        return files + [self.file("pasted", job, None, e) for e in self.edits if "pasted" in self.save]
 
 
 def numbers_of(entry: Mapping[str, Any]) -> Numbers:

@@ -23,13 +23,13 @@ POSITIONAL = ("*runs",)
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    found = _runs(cfg)
-    comparison = compare.compare(found, cfg.columns, list(cfg.maximize or []))
+    runs = _runs(cfg)
+    comparison = compare.compare(runs, cfg.columns, list(cfg.maximize or []))
     output = Path(cfg.output)
-    title = cfg.title or f"Comparison of {cfg.sweep or cfg.wandb or f'{len(found)} runs'}"
+    title = cfg.title or f"Comparison of {cfg.sweep or cfg.wandb or f'{len(runs)} runs'}"
     write_text(output / "comparison.md", comparison.table().markdown())
     write_text(output / "comparison.csv", compare.to_csv(comparison))
-    write_text(output / "comparison.html", page.page(comparison, found, title))
+    write_text(output / "comparison.html", page.page(comparison, runs, title))
     terminal = console()
     terminal.print(comparison.table().terminal(terminal.width))
     terminal.print(f"wrote {output / 'comparison.html'}, .md and .csv", soft_wrap=True)

@@ -46,22 +46,22 @@ def _check(cfg: DictConfig) -> dict[str, Any]:
     from oodgan.training.progress import track
 
     source = open_source(str(cfg.input), check=False)
-    found = check(
+    checked = check(
         source,
         instantiate(cfg.data.split),
         int(cfg.faces),
         lambda items, total: track(items, "data: check", total, unit="images"),
     )
     table = Table("", str(cfg.input))
-    for row in lines(found):
+    for row in lines(checked):
         table.add_row(*row)
     console().print(table)
-    for name, reason in list(found.damaged.items())[:20]:
+    for name, reason in list(checked.damaged.items())[:20]:
         console().print(f"damaged: {name}: {reason}", soft_wrap=True)
     if cfg.to:
-        sizes = {f"{w}x{h}": n for (w, h), n in found.sizes.items()}
-        write_json(Path(str(cfg.to)).expanduser(), {**asdict(found), "sizes": sizes})
-    return {"exit_code": int(bool(found.damaged or found.masks_damaged)), "images": found.images}
+        sizes = {f"{w}x{h}": n for (w, h), n in checked.sizes.items()}
+        write_json(Path(str(cfg.to)).expanduser(), {**asdict(checked), "sizes": sizes})
+    return {"exit_code": int(bool(checked.damaged or checked.masks_damaged)), "images": checked.images}
 
 
 def _convert(cfg: DictConfig) -> dict[str, Any]:

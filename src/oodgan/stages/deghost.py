@@ -48,8 +48,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     discriminator = _discriminator(plain(cfg.deghoster.discriminator))
     recipes = {"network": {**plain(cfg.deghoster.network), "generator": plain(cfg.generator)}}
     recipes["discriminator"] = discriminator
-    said = {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network}
-    module = build_module(settings.module, recipes, said, network=network, discriminator=discriminator)
+    description = {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network}
+    module = build_module(settings.module, recipes, description, network=network, discriminator=discriminator)
     folder = StageFolder.of(cfg).fit(mark).path
     start = common.earlier(cfg.deghoster)
     result = fit(
@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         cfg,
         mark,
         module.averaged.trained_state(),
-        said,
+        description,
         uses={"ghosts": source, **going_on},
         resolution=generator.resolution,
         counts={"ghosts": len(ghosts)},

@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     renderer = _renderer(cfg, generator, bank)
     pairs = _pairs(cfg, renderer, network)
     settings = cfg.diffcam.fit
-    said = {
+    description = {
         "part": "diffcam",
         "generator": generator.id,
         "directions": list(bank.names),
@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     regions = _regions(cfg, renderer, network) if network.only_head_trains else None
     data = DatasetModule(pairs, settings.held_out, settings.batch_size, common.loader_workers(cfg), cfg.seed)
     recipe = {**plain(cfg.diffcam.network), "num_classes": len(bank)}
-    module = build_module(settings.module, {"network": recipe}, said, network=network)
+    module = build_module(settings.module, {"network": recipe}, description, network=network)
     module.exported_tensors = {} if regions is None else {"regions": regions}
     folder = StageFolder.of(cfg).fit(mark).path
     watching = [ConfusionMatrix(bank.names), *_mask_quality(settings, renderer)]
@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         cfg,
         mark,
         tensors,
-        said,
+        description,
         uses=common.used(cfg, "directions", *going_on),
         resolution=cfg.diffcam.size,
         counts={"pairs": len(pairs)},
@@ -139,18 +139,18 @@ def _inverted(cfg: DictConfig, generator: Generator) -> InvertedCodes:
 
 
 def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
-    settings, marks = cfg.diffcam.fit, {"g": renderer.generator.id, "bank": renderer.bank.id}
+    settings, hashes = cfg.diffcam.fit, {"g": renderer.generator.id, "bank": renderer.bank.id}
     # What the shards hold depends on all of this, so a change of it must not reuse them.
     made_by: dict[str, Any] = {"size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
     if settings.inverted:
         made_by["inverted"] = settings.inverted
-        marks["inverting"] = common.mark_of(cfg, _INVERTING)
+        hashes["inverting"] = common.mark_of(cfg, _INVERTING)
     if network.only_head_trains:  # they hold its features, else pictures
         made_by |= {
             "network": cfg.diffcam.network,
             "features": weights_hash(network.shared) + weights_hash(network.classifier),
         }
-    folder = shared_folder(cfg, "pairs", common.fingerprint(made_by, marks))
+    folder = shared_folder(cfg, "pairs", common.fingerprint(made_by, hashes))
     with locked(folder, patience=-1):
         return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 

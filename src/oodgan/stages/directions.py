@@ -91,29 +91,29 @@ def save_probes(findings: Findings, folder: Path) -> None:
             probes.save(folder / f"{name}.safetensors")
 
 
-def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findings:
+def _measure(cfg: DictConfig, generator: Generator, discovered: Discovered) -> Findings:
     """Calibrate, draw the curves, check: as far as there are probes for the names."""
-    probes = found.probes or _given_probes(cfg)
-    judged = [n for n in found.names if probes is not None and n in probes.names]
-    notes: dict[str, dict[str, Any]] = {n: dict(found.quality.get(n, {})) for n in found.names}
-    vectors, extra = found.vectors, {}
+    probes = discovered.probes or _given_probes(cfg)
+    judged = [n for n in discovered.names if probes is not None and n in probes.names]
+    notes: dict[str, dict[str, Any]] = {n: dict(discovered.quality.get(n, {})) for n in discovered.names}
+    vectors, extra = discovered.vectors, {}
     space = latent_space(generator)
-    if probes is None or len(judged) < len(found.names):
-        bank = Bank(tuple(found.names), vectors, generator.id, space, notes, found.provenance)
-        return Findings(bank, None, {}, None, found.probes)
+    if probes is None or len(judged) < len(discovered.names):
+        bank = Bank(tuple(discovered.names), vectors, generator.id, space, notes, discovered.provenance)
+        return Findings(bank, None, {}, None, discovered.probes)
     extractor = Extractor(probes.backbone, probes.size).to(generator.mean_w.device)
     bench = measure.Bench(generator, extractor, probes, probes.size, instantiate(cfg.identity))
     settings = cfg.calibrate
     codes = sample_codes(generator, settings.samples, settings.seed, settings.truncation)
-    if not found.calibrated:
+    if not discovered.calibrated:
         vectors, steps = measure.calibrate(
-            bench, found.names, vectors, codes, settings.target, settings.identity, found.settings
+            bench, discovered.names, vectors, codes, settings.target, settings.identity, discovered.settings
         )
-        vectors, again = _polished(found, bench, vectors, codes, cfg.calibrate)
-        notes = {n: {**notes[n], **steps[n], **again.get(n, {})} for n in found.names}
-    bank = Bank(tuple(found.names), vectors, generator.id, space, notes, found.provenance)
+        vectors, again = _polished(discovered, bench, vectors, codes, cfg.calibrate)
+        notes = {n: {**notes[n], **steps[n], **again.get(n, {})} for n in discovered.names}
+    bank = Bank(tuple(discovered.names), vectors, generator.id, space, notes, discovered.provenance)
     bank = _with_curves(cfg, bench, bank, codes, generator)
-    judge = found.check or probes
+    judge = discovered.check or probes
     result = None
     if cfg.check.samples:
         held_out = sample_codes(generator, cfg.check.samples, cfg.check.seed, settings.truncation)
@@ -124,22 +124,24 @@ def _measure(cfg: DictConfig, generator: Generator, found: Discovered) -> Findin
         if cfg.check.published:
             extra["published"] = measure.against_published(bench, bank, _published(cfg, generator), some, judge)
         bank = _checked(bank, result)
-    return Findings(bank, result, extra, found.check, found.probes)
+    return Findings(bank, result, extra, discovered.check, discovered.probes)
 
 
 def _polished(
-    found: Discovered, bench: measure.Bench, vectors: Tensor, codes: Tensor, settings: DictConfig
+    discovered: Discovered, bench: measure.Bench, vectors: Tensor, codes: Tensor, settings: DictConfig
 ) -> tuple[Tensor, dict[str, dict[str, Any]]]:
     """Directions (K, L, 512) with those that have a place polished and calibrated anew, and the latter's steps."""
-    wanted = {n: dict(o["polish"]) for n, o in found.settings.items() if o.get("polish")} if found.polisher else {}
+    wanted = (
+        {n: dict(o["polish"]) for n, o in discovered.settings.items() if o.get("polish")} if discovered.polisher else {}
+    )
     if not wanted:
         return vectors, {}
-    assert found.polisher is not None
-    at, moved = [found.names.index(name) for name in wanted], vectors.clone()
+    assert discovered.polisher is not None
+    at, moved = [discovered.names.index(name) for name in wanted], vectors.clone()
     for i, (name, options) in zip(at, wanted.items(), strict=True):
-        polisher = found.polisher.but(**{key: options[key] for key in POLISHER & options.keys()})
+        polisher = discovered.polisher.but(**{key: options[key] for key in POLISHER & options.keys()})
         moved[i] = polisher(bench, name, vectors[i], options.get("place", ()), options.get("spare"))
-    own = {name: {**found.settings[name], **more} for name, more in wanted.items()}
+    own = {name: {**discovered.settings[name], **more} for name, more in wanted.items()}
     polished, steps = measure.calibrate(
         bench, list(wanted), unit(moved[at]), codes, settings.target, settings.identity, own
     )
@@ -189,8 +191,8 @@ def _inverted(cfg: DictConfig, generator: Generator) -> Tensor:
 
 def _published(cfg: DictConfig, generator: Generator) -> Bank:
     files = OmegaConf.to_container(cfg.check.published) if OmegaConf.is_config(cfg.check.published) else None
-    found = ImportDiscovery(files or cfg.check.published).discover(generator)  # type: ignore[arg-type]
-    return Bank(tuple(found.names), found.vectors, generator.id, latent_space(generator))
+    discovered = ImportDiscovery(files or cfg.check.published).discover(generator)  # type: ignore[arg-type]
+    return Bank(tuple(discovered.names), discovered.vectors, generator.id, latent_space(generator))
 
 
 def _overrides() -> list[str]:

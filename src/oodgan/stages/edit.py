@@ -71,12 +71,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if clip:
         from oodgan.data import video
 
-        _say(f"decoding {clip}")
+        _print(f"decoding {clip}")
         inputs = [str(video.decode(clip, plan.output / "frames" / clip.stem))]
-    found = find(inputs, plan.output)
-    for note in found.notes:
-        _say(f"note: {note}")
-    jobs = natural(found.photos) if plan.window else found.photos
+    listing = find(inputs, plan.output)
+    for note in listing.notes:
+        _print(f"note: {note}")
+    jobs = natural(listing.photos) if plan.window else listing.photos
     _spare_photos(jobs, plan)
     ledger = Ledger.open(plan.output)
     sweep(plan.output, deep=False)
@@ -94,7 +94,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         failed = _Run(editor, plan, ledger, mark, jobs).over(todo)
     _summarise(jobs, todo, failed, ledger, plan)
     if clip and not failed:
-        encode_clip(clip, jobs, plan, _say)
+        encode_clip(clip, jobs, plan, _print)
     done, skipped = len(todo) - len(failed), len(jobs) - len(todo)
     return {"exit_code": int(bool(failed)), "photos": done, "skipped": skipped, "failures": failed}
 
@@ -131,7 +131,7 @@ class _Run:
     def __init__(self, editor: Editor, plan: Plan, ledger: Ledger, mark: str, jobs: Sequence[Job]) -> None:
         self.editor, self.plan, self.ledger, self.mark = editor, plan, ledger, mark
         self.alone = len(jobs) == 1
-        self.faces = place(jobs, plan.face, plan.window, _say) if plan.window else {}
+        self.faces = place(jobs, plan.face, plan.window, _print) if plan.window else {}
         self.smooth = SmoothInversions(editor, jobs, self.faces, plan.steady)
         self.sought: list[dict[str, Any]] = []
         self.edits = [self._fixed(edits) for edits in plan.edits] if plan.window else plan.edits
@@ -146,14 +146,14 @@ class _Run:
         path = shown[len(shown) // 2]
         edit = self.editor.edit(path, edits, face=next(iter(self.faces[path].values())))
         self.sought.append({**_sought(edit, 0), "frame": path.name})
-        _say(f"strengths of all frames, chosen on {path.name}: {_told(edit)}")
+        _print(f"strengths of all frames, chosen on {path.name}: {_told(edit)}")
         return edit.edits
 
     def over(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Edit the photos; {path: reason} of those that failed."""
         failed: dict[str, str] = {}
         for number, job in enumerate(jobs, 1):
-            _say(f"[{number}/{len(jobs)}] {job.path}")
+            _print(f"[{number}/{len(jobs)}] {job.path}")
             try:
                 self._edit(job)
             except RECOVERABLE as error:
@@ -164,7 +164,7 @@ class _Run:
                 if self.alone and isinstance(error, UserError):
                     raise
                 failed[str(job.path)] = reason
-                _say(f"  failed: {reason}")
+                _print(f"  failed: {reason}")
             self.editor.subjects.forget()
         return failed
 
@@ -187,7 +187,7 @@ class _Run:
             if sought:
                 entry["sought"] = sought
             if sought and not self.sought:
-                _say("  " + "; ".join(_told(edit) for edits in every for edit in edits if edit.chosen))
+                _print("  " + "; ".join(_told(edit) for edits in every for edit in edits if edit.chosen))
             ledger.claim(job.name, plan.files(job, numbers), plan.replace, **entry)
             seconds = _write(every, photo, job, plan, numbers)
         notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
@@ -208,7 +208,7 @@ class _Run:
         for note in notes:
             kind = "".join(letter for letter in note if not letter.isdigit())
             if not (self.plan.window and kind in self.noted):
-                _say(f"  note: {note}")
+                _print(f"  note: {note}")
             self.noted.add(kind)
 
 
@@ -264,7 +264,7 @@ def _grid(pictures: Sequence[Any], plan: Plan) -> Any:
     return sheet(rows, columns, titles if others else (), size=384)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -123,13 +123,13 @@ def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str])
 
 def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
     """What the pictures are, by name, size and time; made pictures depend on the config, which is hashed beside."""
-    found = {}
+    described = {}
     for pair in pairs:
         given = [path for path in pair.results.values() if output not in path.parents]
         given += [path for path in pair.masks.values() if output not in path.parents]
         files = [pair.photo, *given, *([pair.labels] if pair.labels else [])]
-        found[pair.name] = " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files if p.is_file())
-    return found
+        described[pair.name] = " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files if p.is_file())
+    return described
 
 
 def _finished(output: Path, mark: str, replace: bool, made: Path) -> bool:

@@ -122,13 +122,13 @@ def _one(
     }
     for format in wanted:
         path = formats.write(part, tensors, target, format)
-        found = check.measure(part, formats.open_run(path, torch.get_num_threads()), others, cfg.repeats)
-        if not found["error"] <= cfg.tolerance:
+        measured = check.measure(part, formats.open_run(path, torch.get_num_threads()), others, cfg.repeats)
+        if not measured["error"] <= cfg.tolerance:
             raise UserError(
-                f"{part.name} as {format} differs from PyTorch by {found['error']:.1e}, tolerance={cfg.tolerance}: "
+                f"{part.name} as {format} differs from PyTorch by {measured['error']:.1e}, tolerance={cfg.tolerance}: "
                 "nothing was written"
             )
-        row[format] = {**found, "megabytes": check.size_of(path)}
+        row[format] = {**measured, "megabytes": check.size_of(path)}
     return row
 
 
@@ -142,10 +142,10 @@ def _caption(cfg: DictConfig) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if common.finished(cfg, made_by):
         return None
     masker = masks.build(cfg.diffcam, generator, bank)
-    bank = _marked(bank, masker)
+    bank = _known_to(bank, masker)
     settings = cfg.deghoster.ghosts
     partial = StageFolder.of(cfg).partial(common.fingerprint(made_by))
     partial.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def _compose(settings: Any, writer: GhostWriter, data: Any, folder: Path) -> int
     return len({name for names in skipped for name in names})
 
 
-def _marked(bank: Bank, masker: masks.Masker) -> Bank:
+def _known_to(bank: Bank, masker: masks.Masker) -> Bank:
     """The directions that this Diff-CAM was trained on (imported weights know their own few)."""
     names = [name for name in bank.names if name in masker.names]
     if not names:

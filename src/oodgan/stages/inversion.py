@@ -67,7 +67,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         cfg,
         mark,
         encoder.state_dict(),
-        _said(cfg, generator, encoder),
+        _description(cfg, generator, encoder),
         beside=_feature_weights(cfg, generator, feature),
         uses=common.used(cfg, "inverter") if cfg.inverter.fit.get("continue_from_weights") else {},
         resolution=generator.resolution,
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     return {"objective": list(results.values())[-1].objective}
 
 
-def _said(cfg: DictConfig, generator: Generator, encoder: Encoder) -> dict[str, Any]:
+def _description(cfg: DictConfig, generator: Generator, encoder: Encoder) -> dict[str, Any]:
     """What weights of the encoder say of themselves."""
     return {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder, "identity": encoder.identity}
 
@@ -100,8 +100,8 @@ def _codes(cfg: DictConfig, generator: Generator, encoder: Encoder) -> DatasetMo
 def _phase(cfg: DictConfig, generator: Generator, encoder: Any, data: Any, phase: str, mark: str) -> FitResult:
     recipes = {"network": {**plain(cfg.inverter.encoder), "num_ws": generator.num_ws}}
     recipes["generator"] = plain(cfg.generator)
-    said = _said(cfg, generator, encoder)
-    module = build_module(cfg.inverter.fit[phase].module, recipes, said, network=encoder, generator=generator)
+    description = _description(cfg, generator, encoder)
+    module = build_module(cfg.inverter.fit[phase].module, recipes, description, network=encoder, generator=generator)
     result = _fit(cfg, module, data, phase, mark)
     encoder.load_state_dict(module.averaged.state_dict())
     return result

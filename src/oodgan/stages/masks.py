@@ -141,7 +141,7 @@ def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]
     device = _device(str(cfg.get("accelerator", "cpu")))
     generator.to(device)  # type: ignore[attr-defined]
     config = plain(cfg)
-    found: dict[str, Kind] = {}
+    kinds: dict[str, Kind] = {}
     limiting = parser.build(config.get("parser"))
     loaded: dict[str, masks.Loaded] = {}
     for name, parts in (("paper", paper_config(config)), ("ours", config)):
@@ -150,8 +150,8 @@ def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]
         loaded[network] = loaded.get(network) or masks.load_network(group, generator.id)
         masker = masks.build(group, generator, bank, loaded[network]).to(device).eval()
         mode = str((parts.get("compose") or {}).get("mode", "difference"))
-        found[name] = Kind(masker, mode, limiting.to(device) if limiting is not None and name == "ours" else None)
-    return found
+        kinds[name] = Kind(masker, mode, limiting.to(device) if limiting is not None and name == "ours" else None)
+    return kinds
 
 
 def _attributes(cfg: DictConfig, bank: Bank, kinds: Mapping[str, Kind]) -> list[str]:

@@ -37,15 +37,15 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     _check_masks(data)
     torch.manual_seed(cfg.seed)
     recipe = {**plain(cfg.parser.network), "classes": len(NAMES), "pretrained": False}
-    said = {"part": "parser", "classes": list(NAMES), "network": recipe}
-    module = build_module(settings.module, {"network": recipe}, said, network=_network(cfg))
+    description = {"part": "parser", "classes": list(NAMES), "network": recipe}
+    module = build_module(settings.module, {"network": recipe}, description, network=_network(cfg))
     folder = StageFolder.of(cfg).fit(mark).path
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
     common.write_weights(
         cfg,
         mark,
         module.averaged.state_dict(),
-        said,
+        description,
         uses=common.used(cfg, "parser") if settings.get("continue_from_weights") else {},
         resolution=cfg.parser.size,
         counts={"photos": len(data.part("train"))},
