@@ -85,18 +85,18 @@ def positional(stage: str, given: Sequence[str]) -> list[str]:
     for word in given:
         assigns = "=" in word and not os.path.exists(word)  # the name of a photo may contain =
         (rest if assigns or word.startswith(("+", "~")) else plain).append(word)
-    found: list[str] = []
+    overrides: list[str] = []
     for name in names:
         if name.startswith("*"):
-            found += [f"{name[1:]}=[{','.join(map(words.quoted, plain))}]"] if plain else []
+            overrides += [f"{name[1:]}=[{','.join(map(words.quoted, plain))}]"] if plain else []
             plain = []
         elif plain:
-            found.append(f"{name}={words.quoted(plain.pop(0))}")
+            overrides.append(f"{name}={words.quoted(plain.pop(0))}")
     if plain:
         _cut_by_the_shell(rest)
         known = f"takes {' '.join(names)}" if names else "takes key=value only"
         raise UserError(f"oodgan {stage}: what is {plain[0]!r}? This stage {known}; see oodgan {stage} --help")
-    return found + rest
+    return overrides + rest
 
 
 def _cut_by_the_shell(overrides: Sequence[str]) -> None:
@@ -122,9 +122,9 @@ def _completion(option: str, rest: list[str]) -> int:
     from oodgan.command import completion
 
     if option == "--complete":
-        found = completion.complete(rest[0] if rest else "")
-        print("\n".join(found))
-        return 0 if found else 1
+        candidates = completion.complete(rest[0] if rest else "")
+        print("\n".join(candidates))
+        return 0 if candidates else 1
     print(completion.script(rest[0] if rest else "bash"))
     return 0
 

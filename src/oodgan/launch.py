@@ -84,14 +84,14 @@ def _run(stage: str, given: list[str]) -> int:
             if follow:
                 return follow()
             try:
-                found = sweep.job(cfg, lambda own: _call(stage, own, conf))
+                outcome = sweep.job(cfg, lambda own: _call(stage, own, conf))
             except Exception as error:
                 if several and not isinstance(error, BrokenPipeError):  # the others go on, and the end tells of all
                     raise
                 mistakes.append(error)  # past Hydra, which would print it as well
                 return None
-        codes.append(int(found.pop("exit_code", 0)) if isinstance(found, dict) else 0)
-        return found.get("objective") if isinstance(found, dict) else None
+        codes.append(int(outcome.pop("exit_code", 0)) if isinstance(outcome, dict) else 0)
+        return outcome.get("objective") if isinstance(outcome, dict) else None
 
     task.__module__, task.__name__ = "oodgan", f"oodgan_{stage}"
     try:
@@ -101,7 +101,7 @@ def _run(stage: str, given: list[str]) -> int:
             main = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(task)
             asked = [] if "--hydra-help" in options else [f"stage={stage}", *left]
             with sweep.prepared(left, several):
-                _without_absent(main, _found_here(options, conf), asked)
+                _without_absent(main, _resolved_paths(options, conf), asked)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(sweep.failures() or explain(error, stage)) from error
     except UserError as error:
@@ -158,18 +158,18 @@ def check_reads(stage: str, overrides: list[str]) -> None:
             raise UserError(f"{word}: oodgan {stage} does not use {group}; it reads {others}")
 
 
-def _found_here(options: list[str], conf: Path) -> list[str]:
+def _resolved_paths(options: list[str], conf: Path) -> list[str]:
     """Return Hydra's options with folders relative to the working folder, and our configs added to the search path."""
-    found, paths = [], ("--config-path", "-cp", "--config-dir", "-cd")
+    resolved, paths = [], ("--config-path", "-cp", "--config-dir", "-cd")
     for before, word in zip(["", *options], options, strict=False):
         name, given, value = word.partition("=")
         if name in paths and given:
-            found += [name, _folder(name, value)]
+            resolved += [name, _folder(name, value)]
         else:
-            found.append(_folder(before, word) if before in paths else word)
-    if any(word in ("--config-path", "-cp") for word in found):
-        found.append(f"hydra.searchpath=[file://{conf}]")
-    return found
+            resolved.append(_folder(before, word) if before in paths else word)
+    if any(word in ("--config-path", "-cp") for word in resolved):
+        resolved.append(f"hydra.searchpath=[file://{conf}]")
+    return resolved
 
 
 def _folder(option: str, path: str) -> str:

@@ -49,8 +49,8 @@ def world() -> World | None:
         return _world("spread", _numbers(_TORCH))
     if "TORCHELASTIC_RUN_ID" in os.environ and "MASTER_ADDR" in os.environ:
         return _world("torchrun", _numbers(_TORCH))
-    if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" in os.environ and (found := _numbers(_SLURM)):
-        number, size, local, nodes = found
+    if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" in os.environ and (numbers := _numbers(_SLURM)):
+        number, size, local, nodes = numbers
         if size > 1 and nodes > 0 and size % nodes:
             raise UserError(f"srun started {size} tasks on {nodes} nodes: the same number on each is needed")
         return _world("srun", [number, size, local, size // max(nodes, 1)])

@@ -48,7 +48,7 @@ def first_node(nodes: str) -> str:
     >>> first_node("n[1-2]"), first_node("gpu[007,9-12]x,login"), first_node("a,b")
     ('n1', 'gpu007x', 'a')
     """
-    return re.sub(r"\[(.*?)[,-].*?\]|\[(.*?)\]", lambda found: found[1] or found[2], nodes).split(",")[0]
+    return re.sub(r"\[(.*?)[,-].*?\]|\[(.*?)\]", lambda match: match[1] or match[2], nodes).split(",")[0]
 
 
 def node_address(name: str) -> str:
