@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from oodgan.compose import compose
 from oodgan.data.detect import Face
 from oodgan.directions.bank import Bank
+from oodgan.editing import build
 from oodgan.editing.edit import Edit
 from oodgan.editing.own_mask import OwnMask
 from oodgan.editing.strength import Search, Strength, Target, parse
@@ -100,34 +101,7 @@ class Editor:
             UserError: weights are missing or were made for another generator or other directions; the `backend` is
                 unknown or not installed.
         """
-        from oodgan import directions, generators
-        from oodgan.deghost import remover
-        from oodgan.diffcam import masks
-        from oodgan.editing import strength
-        from oodgan.export import backend
-        from oodgan.inversion import cache, transfer
-        from oodgan.parsing import parser
-
-        device, chosen = _device(str(cfg.get("accelerator", "cpu"))), str(cfg.get("backend", "torch"))
-        backend.check(chosen, device)
-
-        generator = generators.build(cfg["generator"])
-        bank = directions.build(cfg["directions"], generator)
-        inverter = cache.build(cfg, generator)
-        openvino = chosen == "openvino"
-        return cls(
-            generator,
-            inverter,
-            bank,
-            masks.build(cfg["diffcam"], generator, bank),
-            remover.build(cfg["deghoster"], generator) if cfg.get("deghoster") else None,
-            cfg.get("compose"),
-            device,
-            transfer.build(cfg.get("transfer"), generator, bool(cfg["inverter"].get("residual"))),
-            strength.build(cfg.get("search")),
-            parser.build(cfg.get("parser")),
-            backend.synthesis(generator, inverter.residual, cfg["generator"]) if openvino else None,
-        )
+        return cls(**build.parts(cfg))
 
     @classmethod
     def from_pretrained(cls, generator: str = "mobile_ffhq", *overrides: str, **options: Any) -> Editor:
@@ -142,17 +116,7 @@ class Editor:
         Raises:
             UserError: an unknown option or key, or a download that fails.
         """
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        from oodgan import launch
-        from oodgan.command import words
-
-        chosen = [f"{key}={words.spelled(value)}" for key, value in options.items()]
-        try:
-            return cls.from_config(launch.compose("edit", [f"generator={generator}", *overrides, *chosen]))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(launch.explain(error, "edit")) from error
+        return cls.from_config(build.configuration(generator, overrides, options))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -341,13 +305,3 @@ class Editor:
             if isinstance(strength, Target):
                 self.search.wanted(self.bank, name, strength)
         return strengths
-
-
-def _device(accelerator: str) -> str:
-    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return "cuda"
-    if accelerator in ("mps", "auto") and torch.backends.mps.is_available():
-        return "mps"
-    if accelerator in ("gpu", "cuda", "mps"):
-        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; use accelerator=cpu")
-    return "cpu"

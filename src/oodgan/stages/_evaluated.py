@@ -97,12 +97,12 @@ def write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
 
 
 def _real_statistics(cfg: DictConfig, job: Job, path: Path) -> Mapping[str, Any]:
-    from oodgan.editing.editor import _device
+    from oodgan.editing.build import device_of
     from oodgan.evaluation import edited_fid, summary
 
     if not job.reals:
         return summary.real_statistics(job.store, path)
-    device = _device(str(cfg.get("accelerator", "cpu")))
+    device = device_of(str(cfg.get("accelerator", "cpu")))
     return edited_fid.real_moments(job.reals, job.protocol, path, device)
 
 

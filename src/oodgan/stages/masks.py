@@ -133,12 +133,12 @@ def _measure(
 
 def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]:
     from oodgan.diffcam import masks
-    from oodgan.editing.editor import _device
+    from oodgan.editing.build import device_of
     from oodgan.evaluation.mask_quality import Kind
     from oodgan.evaluation.paper import paper_config
     from oodgan.parsing import parser
 
-    device = _device(str(cfg.get("accelerator", "cpu")))
+    device = device_of(str(cfg.get("accelerator", "cpu")))
     generator.to(device)  # type: ignore[attr-defined]
     config = plain(cfg)
     kinds: dict[str, Kind] = {}
