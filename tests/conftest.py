@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,17 @@ def absl_leaves_stderr_open() -> Iterator[None]:
 def own_codes(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test finds, or leaves, codes of photos in the user's cache."""
     os.environ["OODGAN_CODES"] = str(tmp_path_factory.mktemp("codes"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """A process group, or Lightning's patches of torch's loaders, would change what later tests compute."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        left = ["a process group"] if torch.distributed.is_initialized() else []
+        loaders = (torch.utils.data.DataLoader, torch.utils.data.BatchSampler)
+        left += [f"patches of {cls.__name__}" for cls in loaders if "__old__init__" in cls.__dict__]
+        assert not left, f"this test left behind: {', '.join(left)}"
 
 
 def _as_a_terminal_starts_it() -> None:

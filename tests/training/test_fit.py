@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small import Gan, PointData, Regression, StopAt
@@ -98,3 +99,14 @@ def test_a_run_is_never_overwritten(tmp_path):
     run(Regression(), tmp_path / "run", steps=2)
     with pytest.raises(UserError, match="holds a run already"):
         run(Regression(), tmp_path / "run", steps=2)
+
+
+def test_loaders_that_cannot_be_made_leave_no_trace_in_torchs_classes(tmp_path):
+    class Unreadable(PointData):
+        def train_dataloader(self):
+            raise UserError("no images here")
+
+    before = (DataLoader.__init__, DataLoader.__setattr__, BatchSampler.__init__)
+    with pytest.raises(UserError, match="no images here"):
+        run(Regression(), tmp_path, data=Unreadable())
+    assert before == (DataLoader.__init__, DataLoader.__setattr__, BatchSampler.__init__)

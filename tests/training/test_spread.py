@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
-from oodgan.training.spread import _ended
+from oodgan.errors import UserError
+from oodgan.training.spread import _ended, spread
 
 
-def test_a_process_that_hangs_at_its_end_is_killed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_does_not_end_with_the_first_one_is_an_error() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    with caplog.at_level(logging.WARNING, "oodgan"):
-        assert _ended(child, patience=0.5) == 0
-    assert child.poll() is not None and str(child.pid) in caplog.text
+    try:
+        with pytest.raises(UserError, match=rf"process {child.pid} of this run did not end within 0.5 s"):
+            _ended(child, patience=0.5)
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_the_exit_code_of_one_that_failed_is_kept() -> None:
     assert _ended(subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])) == 3
+
+
+def ranks() -> int:
+    """How many processes the group has that a call begins or goes on in."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ["WORLD_SIZE"]))
+    total = torch.ones(())
+    dist.all_reduce(total)
+    return int(total)
+
+
+def test_each_call_has_a_process_group_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import test_spread
+
+    def join_one() -> bool:
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/{os.urandom(4).hex()}", rank=0, world_size=1)
+        return dist.is_initialized()
+
+    assert spread(1, join_one) and not dist.is_initialized()
+    join_one()  # left behind by somebody else
+    assert spread(2, test_spread.ranks) == 2 and not dist.is_initialized()

@@ -23,7 +23,7 @@ from oodgan.inversion.layers import Layers
 from oodgan.paths import StageFolder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
-from oodgan.training.engine import described, local_processes, trainer
+from oodgan.training.engine import described, loaders_restored, local_processes, trainer
 from oodgan.training.progress import Progress
 from oodgan.training.spread import spread
 
@@ -115,7 +115,8 @@ def _check_part(cfg: DictConfig) -> None:
 def _compose(settings: Any, writer: GhostWriter, data: Any, folder: Path) -> int:
     """Write the ghosts, each process its share; returns the number of images that could not be read."""
     engine = trainer({"trainer": settings}, folder=folder, callbacks=[Progress("ghosts")])
-    engine.predict(writer, datamodule=data, return_predictions=False)
+    with loaders_restored():
+        engine.predict(writer, datamodule=data, return_predictions=False)
     skipped: list[Any] = [list(data.skipped)]
     if engine.world_size > 1:
         skipped *= engine.world_size

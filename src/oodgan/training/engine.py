@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_object, instantiate
+from lightning_utilities.core.inheritance import get_all_subclasses
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
 
 from oodgan.errors import UserError, unknown
 from oodgan.nn.ema import Ema
@@ -132,6 +135,23 @@ def strategy(engine: Mapping[str, Any]) -> Any:
     chosen = engine.get("strategy") or "auto"
     many = _devices(engine) > 1 or int(engine.get("num_nodes") or 1) > 1
     return "ddp" if chosen == "auto" and many else chosen
+
+
+@contextmanager
+def loaders_restored() -> Iterator[None]:
+    """Take back what Lightning patches in torch's loaders while it asks for them.
+
+    It does not where asking fails, and every loader that is made later in this process would be treated as one of the
+    failed call.
+    """
+    try:
+        yield
+    finally:
+        for cls in [each for base in (DataLoader, BatchSampler) for each in (base, *get_all_subclasses(base))]:
+            for name in ("__init__", "__setattr__", "__delattr__"):
+                if f"__old{name}" in cls.__dict__:
+                    setattr(cls, name, cls.__dict__[f"__old{name}"])
+                    delattr(cls, f"__old{name}")
 
 
 def local_processes(engine: Mapping[str, Any]) -> int:

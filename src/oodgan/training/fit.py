@@ -27,7 +27,7 @@ from oodgan.training import added, checkpoints
 from oodgan.training import callbacks as parts
 from oodgan.training.call import BEST, Call
 from oodgan.training.endless import EndlessData
-from oodgan.training.engine import local_processes, prepare, strategy, trainer
+from oodgan.training.engine import loaders_restored, local_processes, prepare, strategy, trainer
 from oodgan.training.progress import Progress
 from oodgan.training.spread import spread
 from oodgan.training.study import Pruner, pruner_here
@@ -135,12 +135,13 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, call: Call) -
     prepare(module, call.trainer)
     first = int(saved["global_step"]) if saved else 0
     try:
-        engine.fit(
-            module,
-            datamodule=EndlessData(data, start, call.limit_val),
-            ckpt_path=str(checkpoints.find(call.resume)) if call.resume else None,
-            weights_only=False if call.resume else None,
-        )
+        with loaders_restored():
+            engine.fit(
+                module,
+                datamodule=EndlessData(data, start, call.limit_val),
+                ckpt_path=str(checkpoints.find(call.resume)) if call.resume else None,
+                weights_only=False if call.resume else None,
+            )
     except MisconfigurationException as error:
         raise UserError(f"Lightning cannot run this: {' '.join(str(error).split())}") from error
     except SystemExit as error:

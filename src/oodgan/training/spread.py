@@ -7,7 +7,6 @@ Under torchrun or SLURM, which start the processes themselves, the waiting ones 
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import socket
@@ -22,22 +21,27 @@ from typing import Any
 from oodgan.errors import UserError
 from oodgan.ranks import SPREAD, channel, launched, rank
 
-log = logging.getLogger("oodgan")
-
 
 def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
     """Call `function(*args)` here as rank 0 and in `processes - 1` children; returns what it returns here.
 
-    Under a launcher its ranks take the children's place, whatever `processes` is.
+    Under a launcher its ranks take the children's place, whatever `processes` is. Without one no process group is left
+    behind: another call, of another number of processes, would go on in it and be no part of its own.
 
     Raises:
-        UserError: a child ended with an error (its message is on stderr).
+        UserError: a child ended with an error (its message is on stderr), or does not end.
     """
     others = channel()
     if others is not None:
         return others.call(function, *args)
-    if processes <= 1 or launched():
+    if launched():
         return function(*args)
+    _leave_group()
+    if processes <= 1:
+        try:
+            return function(*args)
+        finally:
+            _leave_group()
     group = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
@@ -103,17 +107,18 @@ class _Watch(threading.Thread):
 
 
 def _ended(child: subprocess.Popen[bytes], patience: float = 120) -> int:
-    """A process's exit code. One that hangs while it ends is killed and counts as 0.
+    """The exit code of a process whose work ends with this one's.
 
-    Its work is done: what is spread ends with a collective.
+    Raises:
+        UserError: it does not end within `patience` seconds, so it did not take part in what this process did.
     """
     try:
         return child.wait(timeout=patience)
     except subprocess.TimeoutExpired:
-        log.warning("process %d of this run did not end by itself and was killed; its work was done", child.pid)
-        child.kill()
-        child.wait()
-        return 0
+        raise UserError(
+            f"process {child.pid} of this run did not end within {patience:g} s of the first one and was killed; "
+            "the result may be that of one process only"
+        ) from None
 
 
 def _leave_group() -> None:
