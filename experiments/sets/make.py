@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from oodgan.data.splits import TEST, TRAIN, VAL, HashSplit, stable_fraction
-from oodgan.weights.fetch import sha256_of
+from oodgan.files import hash_of
 
 HERE = Path(__file__).parent
 GLASSES, HAT = 3, 14  # classes of CelebAMask-HQ
@@ -23,7 +23,7 @@ def hat_or_glasses(mask: Path) -> bool:
 
 
 def write(name: str, rule: str, photos: Iterable[Path]) -> None:
-    lines = [f"# {rule}", *(f"{sha256_of(photo)}  {photo.name}" for photo in sorted(photos))]
+    lines = [f"# {rule}", *(f"{hash_of(photo)}  {photo.name}" for photo in sorted(photos))]
     (HERE / f"{name}.sha256").write_text("\n".join(lines) + "\n")
 
 

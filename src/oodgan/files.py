@@ -274,7 +274,7 @@ def _sort_metadata(path: Path) -> None:
                 file.write(data.ljust(length))
 
 
-def digest(source: str | Path) -> str:
+def hash_of(source: str | Path) -> str:
     """sha256 of a file; of an artifact, that of its manifest; of another folder, that of its names, sizes and times.
 
     Raises:
@@ -285,7 +285,7 @@ def digest(source: str | Path) -> str:
         path = path / MANIFEST
     if path.is_file():
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(path)
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(path)
     if not path.is_dir():
         raise UserError(f"no such file or folder: {source}")
     listing = hashlib.sha256()
@@ -295,9 +295,9 @@ def digest(source: str | Path) -> str:
     return listing.hexdigest()
 
 
-def _sha(path: Path) -> str:
-    sha = hashlib.sha256()
+def _sha256(path: Path) -> str:
+    hasher = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
-            sha.update(block)
-    return sha.hexdigest()
+            hasher.update(block)
+    return hasher.hexdigest()

@@ -37,9 +37,9 @@ def sweep_folder(cfg: Any) -> Path:
     return Path(cfg.root) / "sweeps" / cfg.sweep
 
 
-def shared_folder(cfg: Any, kind: str, mark: str) -> Path:
-    """Where runs and the jobs of a sweep find what others have rendered, by a hash of how: `<cache>/<kind>/<mark>`."""
-    return Path(cfg.cache) / kind / mark[:10]
+def shared_folder(cfg: Any, kind: str, settings_hash: str) -> Path:
+    """Where runs and the jobs of a sweep find what others have rendered, as `<cache>/<kind>/<hash of the settings>`."""
+    return Path(cfg.cache) / kind / settings_hash[:10]
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class RunFolder:
         return self.path / "report.json"
 
     @property
-    def report_mark(self) -> Path:
-        """The fingerprint of what the report was made from."""
-        return self.path / "report.mark"
+    def report_hash(self) -> Path:
+        """The file with the hash of the settings and weights that the report was made with."""
+        return self.path / "report.hash"
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ class StageFolder:
         """Codes of training photos, which every epoch needs."""
         return self.path / "codes"
 
-    def partial(self, mark: str) -> Path:
+    def partial(self, settings_hash: str) -> Path:
         """What an interrupted stage with these settings has made so far of its artifact."""
-        return self.path / f"partial-{mark[:10]}"
+        return self.path / f"partial-{settings_hash[:10]}"
 
-    def fit(self, mark: str, phase: str = "") -> FitFolder:
+    def fit(self, settings_hash: str, phase: str = "") -> FitFolder:
         """The folder of a training with these settings (their hash): the same settings go on there, others do not."""
-        return FitFolder(self.path / "training" / "-".join(part for part in (phase, mark[:10]) if part))
+        return FitFolder(self.path / "training" / "-".join(part for part in (phase, settings_hash[:10]) if part))
 
     def fits(self) -> list[FitFolder]:
         """The trainings that logged something here."""

@@ -9,8 +9,8 @@ import pytest
 
 from oodgan.errors import UserError
 from oodgan.evaluation.photo_set import PhotoSet
+from oodgan.files import hash_of
 from oodgan.stages import evaluate
-from oodgan.weights.fetch import sha256_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_evaluate import config, folders  # noqa: F401  (folders is a fixture)
@@ -21,7 +21,7 @@ SETS = Path(__file__).resolve().parents[2] / "experiments" / "sets"
 @pytest.fixture
 def three(folders):  # noqa: F811
     photos = sorted((folders / "photos").iterdir())[1:4]
-    lines = ["# three photos", *(f"{sha256_of(photo)}  {photo.name}" for photo in photos)]
+    lines = ["# three photos", *(f"{hash_of(photo)}  {photo.name}" for photo in photos)]
     (folders / "three.sha256").write_text("\n".join(lines) + "\n")
     return folders
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from oodgan.files import digest
+from oodgan.files import hash_of
 from oodgan.tracking.artifacts import Manifest
 from oodgan.tracking.loggers import read_csv
 from oodgan.tracking.wandb import artifact_name
@@ -48,7 +48,7 @@ def test_every_stage_leaves_an_artifact_that_says_what_it_is(finished: Path) -> 
     assert generator and generator.startswith("stylegan2-32-")
     for stage, manifest in manifests.items():
         folder = finished / "tiny" / stage / "artifact"
-        assert manifest.stage == stage and manifest.seed == 0 and manifest.fingerprint
+        assert manifest.stage == stage and manifest.seed == 0 and manifest.settings_hash
         assert manifest.config["generator"]["_target_"] == "oodgan.generators.stylegan2.tiny"
         assert all((folder / name).is_file() for name in manifest.files) and manifest.files
     assert len(manifests["diffcam"].directions or []) == 4 == len(manifests["ghosts"].directions or [])
@@ -60,7 +60,7 @@ def test_every_stage_leaves_an_artifact_that_says_what_it_is(finished: Path) -> 
         "deghost": {"ghosts": "ghosts"},
     }
     for stage, inputs in made_from.items():
-        hashes = {name: digest(finished / "tiny" / source / "artifact") for name, source in inputs.items()}
+        hashes = {name: hash_of(finished / "tiny" / source / "artifact") for name, source in inputs.items()}
         assert manifests[stage].inputs == hashes
     assert {"codes/val/loss", "images/val/loss"} <= set(manifests["inversion"].metrics)
     assert not list(finished.rglob("partial-*")), "nothing unfinished is left"
@@ -106,7 +106,7 @@ def test_wandb_gets_each_artifact_and_what_it_was_made_from(finished: Path, draw
         finished, "evaluate", f"photos={photos}", "methods={ours: ours}", "edits={sefa_01: 1.0}", *metrics, *weights
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
-    assert Manifest.load(folder / "evaluate").inputs == {p: digest(folder / s / "artifact") for p, s in parts.items()}
+    assert Manifest.load(folder / "evaluate").inputs == {p: hash_of(folder / s / "artifact") for p, s in parts.items()}
     names = {stage: artifact_name(folder / stage / "artifact") for stage in STAGES}
     names["evaluate"] = artifact_name(folder / "evaluate")
     used = {"inversion": (), "diffcam": (), "ghosts": ("inversion", "diffcam"), "deghost": ("ghosts",)}

@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import save_file
 
 from oodgan.errors import UserError
-from oodgan.files import MANIFEST, digest, writing
-from oodgan.tracking.artifacts import Manifest, fingerprint, require, up_to_date
+from oodgan.files import MANIFEST, hash_of, writing
+from oodgan.tracking.artifacts import Manifest, hash_settings, require, up_to_date
 
 
-def write(folder, mark="m", **more):
+def write(folder, settings_hash="m", **more):
     with writing(folder, replace=True) as temporary:
         (temporary / "weights").write_text("w")
-        Manifest(stage="diffcam", config={"a": 1}, fingerprint=mark, **more).save(temporary)
+        Manifest(stage="diffcam", config={"a": 1}, settings_hash=settings_hash, **more).save(temporary)
 
 
 def test_an_artifact_appears_whole_or_not_at_all(tmp_path):
@@ -83,21 +83,26 @@ def test_require_names_both_sides():
 
 def test_up_to_date_sees_settings_inputs_and_lost_files(tmp_path):
     (tmp_path / "input").write_text("1")
-    mark = fingerprint({"lr": 1}, {"input": tmp_path / "input"})
-    write(tmp_path / "art", mark)
-    assert up_to_date(tmp_path / "art", mark)
-    assert not up_to_date(tmp_path / "art", fingerprint({"lr": 2}, {"input": tmp_path / "input"}))
+    settings_hash = hash_settings({"lr": 1}, {"input": tmp_path / "input"})
+    write(tmp_path / "art", settings_hash)
+    assert up_to_date(tmp_path / "art", settings_hash)
+    assert not up_to_date(tmp_path / "art", hash_settings({"lr": 2}, {"input": tmp_path / "input"}))
     (tmp_path / "input").write_text("2")
-    assert fingerprint({"lr": 1}, {"input": tmp_path / "input"}) != mark
+    assert hash_settings({"lr": 1}, {"input": tmp_path / "input"}) != settings_hash
+    manifest = tmp_path / "art" / MANIFEST
+    manifest.write_text(
+        manifest.read_text().replace('"settings_hash"', '"fingerprint"')
+    )  # as earlier versions wrote it
+    assert up_to_date(tmp_path / "art", settings_hash)
     (tmp_path / "art/weights").unlink()
-    assert not up_to_date(tmp_path / "art", mark)
+    assert not up_to_date(tmp_path / "art", settings_hash)
 
 
 def test_the_hash_of_an_artifact_is_that_of_its_manifest(tmp_path):
     write(tmp_path / "a")
-    before = digest(tmp_path / "a")
+    before = hash_of(tmp_path / "a")
     values = json.loads((tmp_path / "a" / MANIFEST).read_text())
     (tmp_path / "a" / MANIFEST).write_text(json.dumps({**values, "seed": 9}))
-    assert digest(tmp_path / "a") != before
+    assert hash_of(tmp_path / "a") != before
     with pytest.raises(UserError, match="no such file"):
-        digest(tmp_path / "missing")
+        hash_of(tmp_path / "missing")

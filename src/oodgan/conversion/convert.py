@@ -13,7 +13,7 @@ from oodgan.conversion.encoders import VARIANTS
 from oodgan.conversion.part import Part, Recognised
 from oodgan.conversion.recognise import recognise
 from oodgan.errors import UserError, unknown
-from oodgan.files import digest, writing
+from oodgan.files import hash_of, writing
 from oodgan.foreign import reading
 from oodgan.tracking.artifacts import Manifest
 from oodgan.weights import trained
@@ -76,7 +76,7 @@ def _write(part: Part, folder: Path, what: str, source: Path) -> None:
     Manifest(
         stage="weights",
         config={"source": source.name, "recognised": what, "part": part.kind, "architecture": part.architecture},
-        inputs={source.name: digest(source)},
+        inputs={source.name: hash_of(source)},
         generator=part.extra.get("generator"),
         directions=part.extra.get("directions"),
         resolution=part.architecture.get("resolution") or part.architecture.get("out_size"),

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageSequence
 
 from oodgan.errors import UserError
-from oodgan.files import digest, replacing, writing
+from oodgan.files import hash_of, replacing, writing
 from oodgan.foreign import reading
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -33,7 +33,7 @@ def decode(clip: Path, folder: Path) -> Path:
     Raises:
         UserError: the file is damaged or has no video, or the extra `video` is not installed.
     """
-    frames = folder / digest(clip)[:16]
+    frames = folder / hash_of(clip)[:16]
     if not frames.is_dir():
         with writing(frames) as temporary, reading(str(clip)):
             count = 0

@@ -111,9 +111,9 @@ class Bank:
     @property
     def id(self) -> str:
         """`directions-` and 8 hex digits over names and vectors: what artifacts made with this bank carry."""
-        digest = hashlib.sha256(json.dumps(self.names).encode())
-        digest.update(self.vectors.detach().float().cpu().contiguous().numpy().tobytes())
-        return f"directions-{digest.hexdigest()[:8]}"
+        hasher = hashlib.sha256(json.dumps(self.names).encode())
+        hasher.update(self.vectors.detach().float().cpu().contiguous().numpy().tobytes())
+        return f"directions-{hasher.hexdigest()[:8]}"
 
     def index(self, name: str) -> int:
         """The class number of a name; UserError with the nearest known one when there is none."""

@@ -15,7 +15,7 @@ from oodgan.files import save_tensors
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.nn.backbones import alexnet_features, imagenet_normalise, vgg16_features
 from oodgan.nn.resize import resize_area
-from oodgan.tracking.artifacts import fingerprint
+from oodgan.tracking.artifacts import hash_settings
 
 # Index of a ReLU in torchvision's `features` -> side of the grid that its activations are pooled to. Coarse grids keep
 # where something is in the aligned face, and forget pixel noise.
@@ -97,7 +97,7 @@ def sample_features(
     larger count adds to a smaller one's, whose codes it begins with.
     """
     codes = sample_codes(generator, count, seed, truncation).cpu()
-    settings_hash = fingerprint(
+    settings_hash = hash_settings(
         {"seed": seed, "truncation": truncation, "size": extractor.size},
         {"generator": generator.id, "backbone": extractor.backbone},
     )

@@ -25,7 +25,7 @@ from oodgan.directions.calibrate import Bench
 from oodgan.errors import UserError, unknown
 from oodgan.files import save_tensors
 from oodgan.generators.protocol import Generator, sample_codes
-from oodgan.tracking.artifacts import fingerprint
+from oodgan.tracking.artifacts import hash_settings
 
 log = logging.getLogger("oodgan")
 _THUMB = 64  # pixels at which changes are told to be outside
@@ -154,7 +154,7 @@ class Polisher:
             return None
         settings: dict[str, Any] = {k: v for k, v in vars(self).items() if k != "cache"} | {"place": list(place)}
         settings |= {"spare": dict(spare)} if spare else {}
-        settings_hash = fingerprint(settings, {"generator": bench.generator.id, "name": name})
+        settings_hash = hash_settings(settings, {"generator": bench.generator.id, "name": name})
         return self.cache / f"polished-{name}-{settings_hash[:12]}.safetensors"
 
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from oodgan.directions.features import Extractor
 from oodgan.errors import UserError, unknown
-from oodgan.files import save_tensors
+from oodgan.files import hash_of, save_tensors
 from oodgan.foreign import reading
-from oodgan.weights.fetch import sha256_of
 
 SHIPPED_PROBES = Path(__file__).parents[1] / "weights" / "shipped" / "probes_ffhq.safetensors"
 """Probes of the faces that the shipped directions were not learnt from."""
@@ -197,6 +196,6 @@ def load_probes(
     Raises:
         UserError: the file holds no probes.
     """
-    probes, version = Probes.load(path), f"probe_{sha256_of(path)[:8]}"
+    probes, version = Probes.load(path), f"probe_{hash_of(path)[:8]}"
     wanted = [name for name in attributes if name in probes.names]
     return {(a, version, -1.0 if edits.get(a, 1.0) < 0 else 1.0): ImageProbe(probes, a) for a in wanted}

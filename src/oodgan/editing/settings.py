@@ -32,7 +32,7 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
         if isinstance(part, dict):
             part.pop("fit", None)
             if part.get("weights"):
-                part["weights_sha256"] = trained.mark(part["weights"])
+                part["weights_sha256"] = trained.weights_hash(part["weights"])
     other = {} if cfg.get("backend", "torch") == "torch" else {"backend": str(cfg["backend"])}
     return {"edits": dict(edits), "aligned": bool(cfg["aligned"]), "face": str(cfg["face"]), **other, **parts}
 
@@ -89,7 +89,7 @@ def _checked(name: str, part: Any, path: Path) -> Any:
     from oodgan.weights import trained
 
     wanted = part.pop("weights_sha256")
-    if trained.mark(str(part.get("weights"))) != wanted:
+    if trained.weights_hash(str(part.get("weights"))) != wanted:
         raise UserError(f"{path}: the {name} weights {part.get('weights')} are not those that it was made with")
     return part
 

@@ -118,9 +118,9 @@ class Subjects:
 
 
 def _key(image: Image.Image, *settings: Any) -> str:
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16)
-    digest.update(repr((image.size, *map(str, settings))).encode())
-    return digest.hexdigest()
+    hasher = hashlib.blake2b(image.tobytes(), digest_size=16)
+    hasher.update(repr((image.size, *map(str, settings))).encode())
+    return hasher.hexdigest()
 
 
 def once(subject: Subject, invert: Callable[[Tensor], tuple[Inversion, Tensor]]) -> tuple[Inversion, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oodgan.errors import UserError
-from oodgan.weights.fetch import sha256_of
+from oodgan.files import hash_of
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -67,7 +67,7 @@ class PhotoSet:
             if len(keys) != 1:
                 what = f"is there {len(keys)} times" if keys else "is missing"
                 raise UserError(f"the set {self.name} has {len(self.hashes)} photos, of which {name} {what}")
-            actual = sha256_of(photos[keys[0]])
+            actual = hash_of(photos[keys[0]])
             if actual != expected:
                 raise UserError(
                     f"{photos[keys[0]]} is not the photo of the set {self.name}: its sha256 is {actual[:16]}..., "

@@ -73,12 +73,12 @@ def _add_kept(summary: Summary, table: NDArray[np.float64], job: Job) -> None:
 
 def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:
     """Hash of the photos' bytes, their order and their preparation: what the real set's statistics depend on."""
-    from oodgan.weights.fetch import sha256_of
+    from oodgan.files import hash_of
 
-    digest = hashlib.sha256(f"{extractor(protocol)[1]} {protocol.preparation}".encode())
+    hasher = hashlib.sha256(f"{extractor(protocol)[1]} {protocol.preparation}".encode())
     for pair in pairs:
-        digest.update(os.fsencode(f"{pair.name} {sha256_of(pair.photo)}\n"))
-    return digest.hexdigest()[:16]
+        hasher.update(os.fsencode(f"{pair.name} {hash_of(pair.photo)}\n"))
+    return hasher.hexdigest()[:16]
 
 
 def statistics_path(key: str) -> Path:

@@ -20,7 +20,7 @@ from oodgan.export import formats
 from oodgan.export.parts import Part, synthesis_parts, synthesis_sample
 from oodgan.files import writing
 from oodgan.generators.protocol import Generator, Residuals, weights_id
-from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
+from oodgan.tracking.artifacts import Manifest, hash_settings, plain, up_to_date
 from oodgan.weights.fetch import cache_folder
 
 log = logging.getLogger("oodgan")
@@ -87,13 +87,13 @@ def _model(generator: Generator, part: Part, inputs: Mapping[str, Tensor], cfg: 
     settings = {key: value for key, value in plain(cfg).items() if key not in NOT_USED}
     weights = weights_id(part.name, part.network.state_dict())
     versions = [metadata.version(name) for name in ("torch", "openvino")]
-    mark = fingerprint([weights, settings, versions], {"program": _program()})
+    settings_hash = hash_settings([weights, settings, versions], {"program": _program()})
     folder = cache_folder() / "openvino" / f"{generator.id}-{part.name}"
-    if not up_to_date(folder, mark):
+    if not up_to_date(folder, settings_hash):
         log.info("backend=openvino: converting %s (once)", part.name)
         with writing(folder, replace=True) as temporary:
             formats.write(part, inputs, temporary, "openvino")
-            Manifest("export", generator=generator.id, fingerprint=mark).save(temporary)
+            Manifest("export", generator=generator.id, settings_hash=settings_hash).save(temporary)
     return folder / f"{part.name}{formats.SUFFIX['openvino']}"
 
 

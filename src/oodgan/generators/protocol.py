@@ -81,11 +81,11 @@ def check_residuals(residuals: Residuals | None, feature_channels: Mapping[int, 
 
 def weights_id(architecture: str, state: Mapping[str, Tensor]) -> str:
     """`architecture-` + 8 hex digits of the sha256 over the tensors, by name: the identity that artifacts carry."""
-    digest = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return f"{architecture}-{digest.hexdigest()[:8]}"
+        hasher.update(name.encode())
+        hasher.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return f"{architecture}-{hasher.hexdigest()[:8]}"
 
 
 @torch.no_grad()

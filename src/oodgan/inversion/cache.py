@@ -22,7 +22,7 @@ from oodgan.inversion import inverter as inverters
 from oodgan.inversion.inverter import EncoderInverter
 from oodgan.inversion.protocol import Inverter
 from oodgan.inversion.value import Inversion, concatenate
-from oodgan.tracking.artifacts import fingerprint, plain
+from oodgan.tracking.artifacts import hash_settings, plain
 from oodgan.weights import trained
 from oodgan.weights.fetch import cache_folder
 
@@ -121,8 +121,8 @@ def settings_of(cfg: Mapping[str, Any], generator: Generator) -> str:
     """Hash of what decides a photo's code beside its pixels: the config group `inverter`, its weights, the generator,
     and the program's own files."""
     settings = {key: value for key, value in plain(cfg).items() if key not in NOT_USED}
-    weights = {name: trained.mark(source) for name, source in trained.sources("weights", plain(cfg)).items()}
-    return fingerprint(settings, {"generator": generator.id, "program": _program(), **weights})
+    weights = {name: trained.weights_hash(source) for name, source in trained.sources("weights", plain(cfg)).items()}
+    return hash_settings(settings, {"generator": generator.id, "program": _program(), **weights})
 
 
 @lru_cache(maxsize=1)

@@ -98,11 +98,11 @@ class ArcFace:
     """
 
     def __init__(self, path: str | Path, width: int = HEIGHT) -> None:
-        from oodgan.weights.fetch import sha256_of
+        from oodgan.files import hash_of
 
         self.path, self.width = Path(path).expanduser().absolute(), width
         self.differentiable = not isinstance(recogniser(self.path), OnnxRecogniser)
-        self.name = f"arcface_{self.path.stem}_{sha256_of(file_of(self.path))[:8]}"
+        self.name = f"arcface_{self.path.stem}_{hash_of(file_of(self.path))[:8]}"
 
     def __call__(self, images: Tensor) -> Tensor:
         faces = template_crop(images.clamp(-1, 1), self.width)

@@ -115,7 +115,7 @@ def decisive(cfg: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     assert cfg is not None
     settings = {key: plain(cfg.get(key)) for key in ("network", "size", "reach", "feather")}
-    return {"parser": {**settings, "weights": trained.mark(trained.configured(cfg, "parser", "parser"))}}
+    return {"parser": {**settings, "weights": trained.weights_hash(trained.configured(cfg, "parser", "parser"))}}
 
 
 def load_network(cfg: Mapping[str, Any]) -> nn.Module:

@@ -17,14 +17,14 @@ from oodgan.directions import bank
 from oodgan.directions import build as build_bank
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
-from oodgan.files import MANIFEST, digest, writing
+from oodgan.files import MANIFEST, hash_of, writing
 from oodgan.generators import Generator
 from oodgan.generators import build as build_generator
 from oodgan.inversion.inverter import FEATURE_ENCODER
 from oodgan.paths import RunFolder, StageFolder
 from oodgan.ranks import rank
 from oodgan.tracking import wandb as tracker
-from oodgan.tracking.artifacts import Manifest, fingerprint, plain, up_to_date
+from oodgan.tracking.artifacts import Manifest, hash_settings, plain, up_to_date
 from oodgan.tracking.runs import flatten
 from oodgan.training.added import deciding
 from oodgan.weights import trained
@@ -56,8 +56,8 @@ def open_bank(cfg: DictConfig, generator: Generator) -> Bank:
     return build_bank(cfg.directions, generator)
 
 
-def mark_of(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
-    """Fingerprint of what a stage's artifact depends on: config groups, the seed, and inputs' hashes.
+def artifact_hash(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
+    """Return the hash of what a stage's artifact depends on: config groups, the seed, and inputs' hashes.
 
     Weights count by what they hold, not by where they lie; those that a stage trains anew do not count.
     """
@@ -67,10 +67,10 @@ def mark_of(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
         sources = trained.sources(group, settings)
         if TRAINED.get(cfg.stage) == group and not (settings.get("fit") or {}).get("continue_from_weights"):
             sources = {place: source for place, source in sources.items() if place not in (group, f"{group}.residual")}
-        weights |= {place: trained.mark(source) for place, source in sources.items()}
+        weights |= {place: trained.weights_hash(source) for place, source in sources.items()}
         settings.pop("ghosts_from", None)
         _drop_weights(settings)
-    return fingerprint({**used, "weights": weights, "seed": cfg.seed}, inputs)
+    return hash_settings({**used, "weights": weights, "seed": cfg.seed}, inputs)
 
 
 def _drop_weights(settings: dict[str, Any]) -> None:
@@ -80,10 +80,10 @@ def _drop_weights(settings: dict[str, Any]) -> None:
             _drop_weights(value)
 
 
-def fit_mark(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
-    """As `mark_of`, for a stage that trains: also of what in `trainer` and `callbacks` changes the result."""
+def training_hash(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
+    """As `artifact_hash`, for a stage that trains: also of what in `trainer` and `callbacks` changes the result."""
     more = deciding(plain(cfg))
-    return mark_of(cfg, groups, **inputs, **({"training": fingerprint(more)} if more else {}))
+    return artifact_hash(cfg, groups, **inputs, **({"training": hash_settings(more)} if more else {}))
 
 
 def trial(cfg: DictConfig) -> bool:
@@ -130,7 +130,7 @@ def _of_this_generator(folder: Path, cfg: DictConfig) -> bool:
     return Manifest.load(folder).config.get("generator") == plain(cfg.generator)
 
 
-def finished(cfg: DictConfig, mark: str) -> bool:
+def finished(cfg: DictConfig, settings_hash: str) -> bool:
     """Whether the artifact is there and made with these settings.
 
     Raises UserError when one with other settings is in the way and `replace` is false.
@@ -138,7 +138,7 @@ def finished(cfg: DictConfig, mark: str) -> bool:
     folder = StageFolder.of(cfg).artifact
     if trial(cfg):
         return False
-    if up_to_date(folder, mark):
+    if up_to_date(folder, settings_hash):
         log.info("%s is up to date: %s", cfg.stage, folder)
         return True
     if (folder / MANIFEST).exists() and not cfg.replace:
@@ -166,7 +166,7 @@ def _others(cfg: DictConfig, config: Mapping[str, Any]) -> list[str]:
 
 def write_artifact(
     cfg: DictConfig,
-    mark: str,
+    settings_hash: str,
     fill: Callable[[Path], None],
     uses: Mapping[str, Path | None] | None = None,
     inputs: Mapping[str, str] | None = None,
@@ -175,7 +175,7 @@ def write_artifact(
     """Write `<folder>/artifact` by `fill(folder)` with its manifest; what was there is replaced when complete.
 
     `uses` names the artifacts and weights files that it was made from; the manifest keeps their hashes, and wandb the
-    lineage, in the run that the stage's fit left open or in one for the artifact alone. `inputs` are further marks.
+    lineage, in the run that the stage's fit left open or in one for the artifact alone. `inputs` are further hashes.
     """
     if trial(cfg):
         log.info("%s: fast_dev_run went through; nothing is written", cfg.stage)
@@ -192,8 +192,8 @@ def write_artifact(
             stage=cfg.stage,
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
             seed=cfg.seed,
-            fingerprint=mark,
-            inputs={**(inputs or {}), **{name: digest(path) for name, path in sources.items()}},
+            settings_hash=settings_hash,
+            inputs={**(inputs or {}), **{name: hash_of(path) for name, path in sources.items()}},
             **manifest,
         ).save(temporary)
     if tracker.active_run() or tracker.open_run(cfg, cfg.folder, cfg.stage):
@@ -207,7 +207,7 @@ def write_artifact(
 
 def write_weights(
     cfg: DictConfig,
-    mark: str,
+    settings_hash: str,
     tensors: Mapping[str, Tensor],
     description: Mapping[str, Any],
     beside: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] | None = None,
@@ -223,7 +223,12 @@ def write_weights(
             trained.save(folder / name / trained.FILE, values, half=True, **plain(metadata))
 
     return write_artifact(
-        cfg, mark, fill, generator=description.get("generator"), directions=description.get("directions"), **manifest
+        cfg,
+        settings_hash,
+        fill,
+        generator=description.get("generator"),
+        directions=description.get("directions"),
+        **manifest,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import digest, replacing, write_json, write_text
+from oodgan.files import hash_of, replacing, write_json, write_text
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, plain
 
@@ -36,10 +36,10 @@ def named_set(cfg: DictConfig) -> dict[str, str] | None:
     if not cfg.get("set"):
         return None
     path = Path(cfg.set).expanduser()
-    return {"name": path.stem, "sha256": digest(path)}
+    return {"name": path.stem, "sha256": hash_of(path)}
 
 
-def write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
+def write(cfg: DictConfig, job: Job, output: Path, settings_hash: str) -> None:
     """Write all that an evaluation leaves in its folder, `metrics.json` last, and tell the loggers."""
     from oodgan.data.images import write_image
     from oodgan.evaluation import curves, judges, report, summary
@@ -82,12 +82,12 @@ def write(cfg: DictConfig, job: Job, output: Path, mark: str) -> None:
         "equal_change": equal,
         "notes": notes,
         "sheets_by": by,
-        "fingerprint": mark,
+        "settings_hash": settings_hash,
     }
     manifest = Manifest("evaluate", plain(cfg), seed=job.protocol.seed, resolution=job.protocol.resolution)
-    manifest.counts, manifest.metrics, manifest.fingerprint = {"photos": len(job.pairs)}, scores, mark
+    manifest.counts, manifest.metrics, manifest.settings_hash = {"photos": len(job.pairs)}, scores, settings_hash
     sources = sources_of(cfg)
-    manifest.inputs = {name: digest(path) for name, path in sources.items()}
+    manifest.inputs = {name: hash_of(path) for name, path in sources.items()}
     shutil.rmtree(output / "progress", ignore_errors=True)
     manifest.save(output)
     _log(cfg, scores, output)

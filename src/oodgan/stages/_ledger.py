@@ -12,7 +12,7 @@ from typing import Any
 from oodgan import __version__
 from oodgan.errors import UserError
 from oodgan.files import locked, write_json
-from oodgan.tracking.artifacts import fingerprint
+from oodgan.tracking.artifacts import hash_settings
 
 FILE = "edits.json"
 SAVED = ("result", "pasted", "photo", "inverted", "edited", "mask", "coarse")
@@ -68,9 +68,9 @@ class Ledger:
 
     def use(self, settings: Mapping[str, Any]) -> str:
         """Note the settings of this run; their hash."""
-        mark = fingerprint(settings)[:16]
-        self._own[mark] = self.settings[mark] = dict(settings)
-        return mark
+        settings_hash = hash_settings(settings)[:16]
+        self._own[settings_hash] = self.settings[settings_hash] = dict(settings)
+        return settings_hash
 
     def claim(self, name: str, files: Iterable[Path], replace: bool, **entry: Any) -> None:
         """Record that a photo is being edited, just before `files` are written.
@@ -83,12 +83,14 @@ class Ledger:
                 self.refuse(name, entry["settings"], entry["sha256"], files)
             self.photos[name] = {**entry, "finished": False}
 
-    def finished(self, name: str, mark: str, source: str, files: Iterable[Path]) -> bool:
+    def finished(self, name: str, settings_hash: str, source: str, files: Iterable[Path]) -> bool:
         """Whether the photo was edited with these settings already and all `files` are there."""
         entry = self.photos.get(name, {})
-        return bool(entry.get("finished")) and self._same(entry, mark, source) and all(f.is_file() for f in files)
+        return (
+            bool(entry.get("finished")) and self._same(entry, settings_hash, source) and all(f.is_file() for f in files)
+        )
 
-    def refuse(self, name: str, mark: str, source: str, files: Iterable[Path]) -> None:
+    def refuse(self, name: str, settings_hash: str, source: str, files: Iterable[Path]) -> None:
         """Raise UserError when writing this photo's results would overwrite something made otherwise."""
         entry = self.photos.get(name)
         if entry is None:
@@ -96,19 +98,19 @@ class Ledger:
             if foreign is not None:
                 raise UserError(f"{foreign} exists and was not made by this command; choose another output folder, or "
                                 "use replace=true")  # fmt: skip
-        elif not self._same(entry, mark, source):
-            why = self._difference(entry, mark) or f"another photo ({entry.get('photo')})"
+        elif not self._same(entry, settings_hash, source):
+            why = self._difference(entry, settings_hash) or f"another photo ({entry.get('photo')})"
             raise UserError(f"{self.folder} holds results of {name} made with {why}; choose another output folder, or "
                             "use replace=true")  # fmt: skip
 
     @staticmethod
-    def _same(entry: Mapping[str, Any], mark: str, source: str) -> bool:
-        return entry.get("settings") == mark and entry.get("sha256") == source
+    def _same(entry: Mapping[str, Any], settings_hash: str, source: str) -> bool:
+        return entry.get("settings") == settings_hash and entry.get("sha256") == source
 
-    def _difference(self, entry: Mapping[str, Any], mark: str) -> str:
-        old, new = self.settings.get(str(entry.get("settings")), {}), self.settings[mark]
+    def _difference(self, entry: Mapping[str, Any], settings_hash: str) -> str:
+        old, new = self.settings.get(str(entry.get("settings")), {}), self.settings[settings_hash]
         keys = [key for key in new if old.get(key) != new[key]]
-        if not keys or entry.get("settings") == mark:
+        if not keys or entry.get("settings") == settings_hash:
             return ""
         return "other settings: " + ", ".join(_changed(key, old.get(key), new[key]) for key in keys)
 
@@ -126,7 +128,7 @@ class Ledger:
     def _write(self) -> None:
         """Write the file, dropping settings that no photo has any more."""
         used = {entry.get("settings") for entry in self.photos.values()}
-        kept = {mark: settings for mark, settings in self.settings.items() if mark in used}
+        kept = {settings_hash: settings for settings_hash, settings in self.settings.items() if settings_hash in used}
         content = {"version": __version__, "settings": kept, "photos": self.photos, "failures": self.failures}
         write_json(self.folder / FILE, content)
 

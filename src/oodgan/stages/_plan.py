@@ -15,7 +15,7 @@ from oodgan.editing.edit import strength_text
 from oodgan.editing.own_mask import MODES
 from oodgan.editing.strength import Target, parse
 from oodgan.errors import UserError, nearest, unknown
-from oodgan.files import below, digest
+from oodgan.files import below, hash_of
 from oodgan.stages._ledger import SAVED
 from oodgan.stages._photos import Job
 
@@ -74,9 +74,9 @@ class Plan:
         return bool(self.lists)
 
     @property
-    def marks(self) -> dict[str, Any]:
+    def decisive(self) -> dict[str, Any]:
         """What decides the pixels beside the edits and the parts."""
-        own = {} if self.mask is None else {"mask": digest(self.mask), "mask_mode": self.mask_mode}
+        own = {} if self.mask is None else {"mask": hash_of(self.mask), "mask_mode": self.mask_mode}
         steady = {"steady": self.steady} if self.steady > 1 else {}
         return own | ({"frames": self.window, **steady} if self.window else {})
 

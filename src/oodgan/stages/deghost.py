@@ -35,8 +35,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
             f"no ghosts at {source}: write them first with oodgan ghosts run={cfg.run}, or deghoster.ghosts_from=PATH"
         )
     manifest = require(Manifest.load(source), stage="ghosts", generator=generator.id)
-    mark = common.fit_mark(cfg, ("deghoster",), generator=generator.id, ghosts=manifest.fingerprint)
-    if common.finished(cfg, mark):
+    settings_hash = common.training_hash(cfg, ("deghoster",), generator=generator.id, ghosts=manifest.settings_hash)
+    if common.finished(cfg, settings_hash):
         return None
     settings = cfg.deghoster.fit
     ghosts = Ghosts(source)
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     recipes["discriminator"] = discriminator
     description = {"part": "deghoster", "generator": generator.id, "network": cfg.deghoster.network}
     module = build_module(settings.module, recipes, description, network=network, discriminator=discriminator)
-    folder = StageFolder.of(cfg).fit(mark).path
+    folder = StageFolder.of(cfg).fit(settings_hash).path
     start = common.earlier(cfg.deghoster)
     result = fit(
         module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", init_from=start,
@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     going_on = common.used(cfg, "deghoster") if settings.get("continue_from_weights") else {}
     common.write_weights(
         cfg,
-        mark,
+        settings_hash,
         module.averaged.trained_state(),
         description,
         uses={"ghosts": source, **going_on},

@@ -44,8 +44,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
     groups = ("diffcam", *_INVERTING) if cfg.diffcam.fit.inverted else ("diffcam",)
-    mark = common.fit_mark(cfg, groups, generator=generator.id, directions=bank.id)
-    if common.finished(cfg, mark):
+    settings_hash = common.training_hash(cfg, groups, generator=generator.id, directions=bank.id)
+    if common.finished(cfg, settings_hash):
         return None
     torch.manual_seed(cfg.seed)
     network = _network(cfg, generator, bank)
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     recipe = {**plain(cfg.diffcam.network), "num_classes": len(bank)}
     module = build_module(settings.module, {"network": recipe}, description, network=network)
     module.exported_tensors = {} if regions is None else {"regions": regions}
-    folder = StageFolder.of(cfg).fit(mark).path
+    folder = StageFolder.of(cfg).fit(settings_hash).path
     watching = [ConfusionMatrix(bank.names), *_mask_quality(settings, renderer)]
     result = fit(
         module, data, cfg=cfg, settings=settings, folder=folder, callbacks=watching, resume=cfg.resume or "auto",
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     going_on = ("diffcam",) if cfg.diffcam.fit.get("continue_from_weights") else ()
     common.write_weights(
         cfg,
-        mark,
+        settings_hash,
         tensors,
         description,
         uses=common.used(cfg, "directions", *going_on),
@@ -144,13 +144,13 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
     made_by: dict[str, Any] = {"size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
     if settings.inverted:
         made_by["inverted"] = settings.inverted
-        hashes["inverting"] = common.mark_of(cfg, _INVERTING)
+        hashes["inverting"] = common.artifact_hash(cfg, _INVERTING)
     if network.only_head_trains:  # they hold its features, else pictures
         made_by |= {
             "network": cfg.diffcam.network,
             "features": weights_hash(network.shared) + weights_hash(network.classifier),
         }
-    folder = shared_folder(cfg, "pairs", common.fingerprint(made_by, hashes))
+    folder = shared_folder(cfg, "pairs", common.hash_settings(made_by, hashes))
     with locked(folder, patience=-1):
         return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 

@@ -53,8 +53,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         raise UserError(f"this stage makes directions: choose directions={METHODS}")
     generator = common.open_generator(cfg)
     method = instantiate(cfg.directions, _convert_="all")
-    mark = common.mark_of(cfg, ("directions", "calibrate", "check"), generator=generator.id, photos=str(cfg.photos))
-    if common.finished(cfg, mark):
+    settings_hash = common.artifact_hash(
+        cfg, ("directions", "calibrate", "check"), generator=generator.id, photos=str(cfg.photos)
+    )
+    if common.finished(cfg, settings_hash):
         return None
     torch.manual_seed(cfg.seed)
     findings = _measure(cfg, generator, method.discover(generator))
@@ -72,7 +74,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     common.write_artifact(
         cfg,
-        mark,
+        settings_hash,
         fill,
         generator=generator.id,
         directions=list(bank.names),

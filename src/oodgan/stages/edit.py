@@ -38,7 +38,7 @@ from omegaconf import DictConfig
 
 from oodgan.editing import settings
 from oodgan.errors import UserError
-from oodgan.files import digest, full, sweep
+from oodgan.files import full, hash_of, sweep
 from oodgan.stages._frames import SmoothInversions, clip_of, encode_clip, natural, place
 from oodgan.stages._ledger import KINDS, Ledger
 from oodgan.stages._photos import Job, find
@@ -82,8 +82,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     sweep(plan.output, deep=False)
     for kind in KINDS:
         sweep(plan.output / kind)
-    mark = ledger.use({**settings.decisive(cfg, edits_of(cfg)), **plan.marks})
-    todo = [job for job in jobs if not _finished(job, plan, ledger, mark)]
+    settings_hash = ledger.use({**settings.decisive(cfg, edits_of(cfg)), **plan.decisive})
+    todo = [job for job in jobs if not _finished(job, plan, ledger, settings_hash)]
     failed: dict[str, str] = {}
     if todo:
         from oodgan.editing import Editor
@@ -91,7 +91,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         editor = Editor.from_config(cfg)
         for edits in plan.edits:
             editor.checked(edits)
-        failed = _Run(editor, plan, ledger, mark, jobs).over(todo)
+        failed = _Run(editor, plan, ledger, settings_hash, jobs).over(todo)
     _summarise(jobs, todo, failed, ledger, plan)
     if clip and not failed:
         encode_clip(clip, jobs, plan, _print)
@@ -99,12 +99,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     return {"exit_code": int(bool(failed)), "photos": done, "skipped": skipped, "failures": failed}
 
 
-def _finished(job: Job, plan: Plan, ledger: Ledger, mark: str) -> bool:
-    targets, source = plan.files(job, numbers_of(ledger.photos.get(job.name, {}))), _digest(job.path)
+def _finished(job: Job, plan: Plan, ledger: Ledger, settings_hash: str) -> bool:
+    targets, source = plan.files(job, numbers_of(ledger.photos.get(job.name, {}))), _hash(job.path)
     if plan.replace:
         return False
-    ledger.refuse(job.name, mark, source, targets)
-    return ledger.finished(job.name, mark, source, targets)
+    ledger.refuse(job.name, settings_hash, source, targets)
+    return ledger.finished(job.name, settings_hash, source, targets)
 
 
 def _spare_photos(jobs: Sequence[Job], plan: Plan) -> None:
@@ -117,10 +117,10 @@ def _spare_photos(jobs: Sequence[Job], plan: Plan) -> None:
                 raise UserError(f"the result of {job.path} would overwrite {file}: choose another output folder")
 
 
-def _digest(path: Path) -> str:
+def _hash(path: Path) -> str:
     """The photo's hash; none for a file that cannot be read, which fails when it is its turn."""
     try:
-        return digest(path)
+        return hash_of(path)
     except (OSError, UserError):
         return ""
 
@@ -128,8 +128,8 @@ def _digest(path: Path) -> str:
 class _Run:
     """One run over photos that are not finished: each is edited, written and recorded before the next."""
 
-    def __init__(self, editor: Editor, plan: Plan, ledger: Ledger, mark: str, jobs: Sequence[Job]) -> None:
-        self.editor, self.plan, self.ledger, self.mark = editor, plan, ledger, mark
+    def __init__(self, editor: Editor, plan: Plan, ledger: Ledger, settings_hash: str, jobs: Sequence[Job]) -> None:
+        self.editor, self.plan, self.ledger, self.settings_hash = editor, plan, ledger, settings_hash
         self.alone = len(jobs) == 1
         self.faces = place(jobs, plan.face, plan.window, _print) if plan.window else {}
         self.smooth = SmoothInversions(editor, jobs, self.faces, plan.steady)
@@ -172,7 +172,7 @@ class _Run:
         from oodgan.data.images import open_photo
 
         plan, ledger = self.plan, self.ledger
-        entry: dict[str, Any] = {"photo": str(job.path), "sha256": _digest(job.path), "settings": self.mark}
+        entry: dict[str, Any] = {"photo": str(job.path), "sha256": _hash(job.path), "settings": self.settings_hash}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             photo = open_photo(job.path)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
 from oodgan.stages import _evaluated as results
-from oodgan.tracking.artifacts import fingerprint, plain
+from oodgan.tracking.artifacts import hash_settings, plain
 
 if TYPE_CHECKING:
     from oodgan.evaluation.score import Job
@@ -64,16 +64,16 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     settings |= decisive(cfg.get("parser"))
     settings["set"] = results.named_set(cfg)
     settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity")), plain(cfg.get("judges"))]
-    mark = fingerprint(settings, _inputs([*pairs, *reals], output))
-    if _finished(output, mark, bool(cfg.get("replace")), made):
+    settings_hash = hash_settings(settings, _inputs([*pairs, *reals], output))
+    if _finished(output, settings_hash, bool(cfg.get("replace")), made):
         return _show(output)
-    job = _job(cfg, pairs, protocol, Store(output / "progress" / mark[:16]), edits, rows, reals)
+    job = _job(cfg, pairs, protocol, Store(output / "progress" / settings_hash[:16]), edits, rows, reals)
     if cfg.sheet_by and cfg.sheet_by not in job.columns:
         raise unknown("metric for sheet_by", str(cfg.sheet_by), job.columns)
     spread(local_processes(described(cfg)), _score, plain(cfg), job)
     if rank() != 0:
         return None
-    results.write(cfg, job, output, mark)
+    results.write(cfg, job, output, settings_hash)
     return _show(output)
 
 
@@ -118,7 +118,7 @@ def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str])
     parts = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "paper")
     config = {part: plain(cfg.get(part)) for part in parts}
     config |= decisive(cfg.get("parser"))
-    return fingerprint({"parts": config, "edits": edits, "published": PAPER}, results.sources_of(cfg))
+    return hash_settings({"parts": config, "edits": edits, "published": PAPER}, results.sources_of(cfg))
 
 
 def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
@@ -132,12 +132,12 @@ def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
     return described
 
 
-def _finished(output: Path, mark: str, replace: bool, made: Path) -> bool:
+def _finished(output: Path, settings_hash: str, replace: bool, made: Path) -> bool:
     try:
         held = json.loads((output / results.FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if held.get("fingerprint") == mark:
+    if held.get("settings_hash", held.get("fingerprint")) == settings_hash:
         return True
     if not replace:
         raise UserError(f"{output} holds the result of another evaluation; choose another output=, or replace=true")

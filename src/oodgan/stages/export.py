@@ -57,12 +57,14 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     wanted = _checked(cfg)
     editor = Editor.from_config({**{str(key): value for key, value in cfg.items()}, "accelerator": "cpu"})
-    weights = {part: trained.mark(str(cfg[part].weights)) for part in GROUPS[1:] if cfg[part].get("weights")}
+    weights = {part: trained.weights_hash(str(cfg[part].weights)) for part in GROUPS[1:] if cfg[part].get("weights")}
     chosen = {key: str(cfg[key]) for key in KEYS}
     generator, bank = editor.generator, editor.bank
-    mark = common.mark_of(cfg, GROUPS, generator=generator.id, bank=bank.id, formats=str(wanted), **weights, **chosen)
+    settings_hash = common.artifact_hash(
+        cfg, GROUPS, generator=generator.id, bank=bank.id, formats=str(wanted), **weights, **chosen
+    )
     folder = StageFolder.of(cfg).artifact
-    if common.finished(cfg, mark):
+    if common.finished(cfg, settings_hash):
         print((folder / TABLE).read_text(encoding="utf-8"))
         return None
     if cfg.threads:
@@ -79,7 +81,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     common.write_artifact(
         cfg,
-        mark,
+        settings_hash,
         fill,
         generator=generator.id,
         directions=list(bank.names),

@@ -41,12 +41,12 @@ READS = (
 )
 
 
-def mark(cfg: DictConfig, generator: Any, bank: Any) -> str:
-    """Fingerprint of the ghosts: the data, the edit's parts and their weights, and how ghosts are drawn."""
+def ghosts_hash(cfg: DictConfig, generator: Any, bank: Any) -> str:
+    """Return the hash of what the ghosts depend on: the data, the edit's parts and their weights, and how ghosts are drawn."""
     parts = ("inverter", "transfer", "diffcam")
     drawn = {"ghosts": plain(cfg.deghoster.ghosts)}
-    return common.mark_of(cfg, ("data", *parts), generator=generator.id, bank=bank.id) + (
-        "-" + common.fingerprint(drawn)[:8]
+    return common.artifact_hash(cfg, ("data", *parts), generator=generator.id, bank=bank.id) + (
+        "-" + common.hash_settings(drawn)[:8]
     )
 
 
@@ -54,13 +54,13 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     _check_part(cfg)
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
-    made_by = mark(cfg, generator, bank)
+    made_by = ghosts_hash(cfg, generator, bank)
     if common.finished(cfg, made_by):
         return None
     masker = masks.build(cfg.diffcam, generator, bank)
     bank = _known_to(bank, masker)
     settings = cfg.deghoster.ghosts
-    partial = StageFolder.of(cfg).partial(common.fingerprint(made_by))
+    partial = StageFolder.of(cfg).partial(common.hash_settings(made_by))
     partial.mkdir(parents=True, exist_ok=True)
     data = instantiate(cfg.data, size=settings.size)
     writer = GhostWriter(

@@ -43,8 +43,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.inverter.get("encoder") is None:
         raise UserError(f"inverter={cfg.inverter.name} has no encoder to train; choose inverter=light")
     generator = common.open_generator(cfg)
-    mark = common.fit_mark(cfg, ("inverter", "data"), generator=generator.id)
-    if common.finished(cfg, mark):
+    settings_hash = common.training_hash(cfg, ("inverter", "data"), generator=generator.id)
+    if common.finished(cfg, settings_hash):
         return None
     torch.manual_seed(cfg.seed)
     open_encoder = load_encoder if cfg.inverter.fit.get("continue_from_weights") else build_encoder
@@ -53,19 +53,19 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         raise UserError(f"inverter={cfg.inverter.name} is trained on images only: set inverter.fit.codes.max_steps=0")
     results: dict[str, FitResult] = {}
     if cfg.inverter.fit.codes.max_steps:
-        results["codes"] = _phase(cfg, generator, encoder, _codes(cfg, generator, encoder), "codes", mark)
+        results["codes"] = _phase(cfg, generator, encoder, _codes(cfg, generator, encoder), "codes", settings_hash)
     if cfg.inverter.fit.images.max_steps:
         images = instantiate(cfg.data, size=cfg.inverter.fit.size)
-        results["images"] = _phase(cfg, generator, encoder, images, "images", mark)
+        results["images"] = _phase(cfg, generator, encoder, images, "images", settings_hash)
     feature = None
     if cfg.inverter.get("residual") and cfg.inverter.fit.features.max_steps:
-        feature, results["features"] = _features(cfg, generator, encoder, mark)
+        feature, results["features"] = _features(cfg, generator, encoder, settings_hash)
     if not results:
         raise UserError("nothing to train: max_steps is 0 in every phase of inverter.fit")
     metrics = {f"{phase}/{name}": value for phase, each in results.items() for name, value in each.metrics.items()}
     common.write_weights(
         cfg,
-        mark,
+        settings_hash,
         encoder.state_dict(),
         _description(cfg, generator, encoder),
         beside=_feature_weights(cfg, generator, feature),
@@ -88,7 +88,7 @@ def _codes(cfg: DictConfig, generator: Generator, encoder: Encoder) -> DatasetMo
     if settings.samples < 1:
         raise UserError(f"inverter.fit.samples={settings.samples}: codes are learned from at least one rendered sample")
     # Shards hold what this encoder's `describe` computes, so those of another one must not be reused.
-    described = common.fingerprint({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})
+    described = common.hash_settings({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})
     folder = shared_folder(cfg, "samples", described)
     with locked(folder, patience=-1):
         samples = render_samples(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
@@ -97,33 +97,35 @@ def _codes(cfg: DictConfig, generator: Generator, encoder: Encoder) -> DatasetMo
     return DatasetModule(dataset, held_out, settings.codes.batch_size, common.loader_workers(cfg), cfg.seed)
 
 
-def _phase(cfg: DictConfig, generator: Generator, encoder: Any, data: Any, phase: str, mark: str) -> FitResult:
+def _phase(cfg: DictConfig, generator: Generator, encoder: Any, data: Any, phase: str, settings_hash: str) -> FitResult:
     recipes = {"network": {**plain(cfg.inverter.encoder), "num_ws": generator.num_ws}}
     recipes["generator"] = plain(cfg.generator)
     description = _description(cfg, generator, encoder)
     module = build_module(cfg.inverter.fit[phase].module, recipes, description, network=encoder, generator=generator)
-    result = _fit(cfg, module, data, phase, mark)
+    result = _fit(cfg, module, data, phase, settings_hash)
     encoder.load_state_dict(module.averaged.state_dict())
     return result
 
 
-def _features(cfg: DictConfig, generator: Generator, encoder: Any, mark: str) -> tuple[FeatureEncoder, FitResult]:
+def _features(
+    cfg: DictConfig, generator: Generator, encoder: Any, settings_hash: str
+) -> tuple[FeatureEncoder, FitResult]:
     settings, residual = cfg.inverter.fit.features, cfg.inverter.residual
     go_on = cfg.inverter.fit.get("continue_from_weights") and residual.get("weights")
     feature = (load_feature_encoder if go_on else build_feature_encoder)(residual, generator)
     encoder.eval()
     base = EncoderInverter(generator, encoder, passes=int(cfg.inverter.get("passes") or 1))
     # The codes of photos are the same in every epoch.
-    codes = CachedInverter(base, mark, StageFolder.of(cfg).codes, _CODES)
+    codes = CachedInverter(base, settings_hash, StageFolder.of(cfg).codes, _CODES)
     recipes = {"generator": plain(cfg.generator)}
     module = build_module(settings.module, recipes, network=feature, generator=generator, inverter=codes)
-    result = _fit(cfg, module, instantiate(cfg.data, size=feature.size), "features", mark)
+    result = _fit(cfg, module, instantiate(cfg.data, size=feature.size), "features", settings_hash)
     feature.load_state_dict(module.averaged.state_dict())
     return feature, result
 
 
-def _fit(cfg: DictConfig, module: Any, data: Any, phase: str, mark: str) -> FitResult:
-    folder = StageFolder.of(cfg).fit(mark, phase).path
+def _fit(cfg: DictConfig, module: Any, data: Any, phase: str, settings_hash: str) -> FitResult:
+    folder = StageFolder.of(cfg).fit(settings_hash, phase).path
     settings = cfg.inverter.fit[phase]
     return fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
 

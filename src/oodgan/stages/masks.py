@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from oodgan.errors import UserError, unknown
-from oodgan.files import digest, write_json, write_text
+from oodgan.files import hash_of, write_json, write_text
 from oodgan.paths import StageFolder
-from oodgan.tracking.artifacts import fingerprint, plain
+from oodgan.tracking.artifacts import hash_settings, plain
 
 if TYPE_CHECKING:
     from oodgan.directions.bank import Bank
@@ -56,9 +56,9 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
     groups = ("inverter", "transfer", "diffcam", "compose", *(["parser"] if chosen(cfg.get("parser")) else []))
-    mark = common.mark_of(cfg, groups, generator=generator.id, bank=bank.id, **_inputs(cfg, photos))
+    settings_hash = common.artifact_hash(cfg, groups, generator=generator.id, bank=bank.id, **_inputs(cfg, photos))
     folder = StageFolder.of(cfg).artifact
-    if common.finished(cfg, mark):
+    if common.finished(cfg, settings_hash):
         return _show(folder)
     tables, samples = _measure(cfg, generator, bank, photos)
     caption = _caption(cfg)
@@ -71,7 +71,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     counts = {"samples": int(cfg.samples), "photos": len(photos)}
     common.write_artifact(
-        cfg, mark, fill, generator=generator.id, directions=list(bank.names), counts=counts, metrics=tables
+        cfg, settings_hash, fill, generator=generator.id, directions=list(bank.names), counts=counts, metrics=tables
     )
     return _show(folder)
 
@@ -97,9 +97,9 @@ def _inputs(cfg: DictConfig, photos: list[tuple[Path, Path | None]]) -> dict[str
 
     groups = ("inverter", "transfer", "diffcam") if photos else ("diffcam",)
     named = {name: source for part in groups for name, source in trained.sources(part, plain(cfg[part])).items()}
-    weights = {name: trained.mark(source) for name, source in named.items()}
-    files = {str(p): digest(p) for pair in photos for p in pair if p is not None}
-    return {**weights, "keys": fingerprint({key: plain(cfg[key]) for key in KEYS}), "photos": fingerprint(files)}
+    weights = {name: trained.weights_hash(source) for name, source in named.items()}
+    files = {str(p): hash_of(p) for pair in photos for p in pair if p is not None}
+    return {**weights, "keys": hash_settings({key: plain(cfg[key]) for key in KEYS}), "photos": hash_settings(files)}
 
 
 def _measure(
@@ -146,7 +146,7 @@ def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]
     loaded: dict[str, masks.Loaded] = {}
     for name, parts in (("paper", paper_config(config)), ("ours", config)):
         group = parts["diffcam"]
-        network = fingerprint({key: value for key, value in group.items() if key != "mask"})
+        network = hash_settings({key: value for key, value in group.items() if key != "mask"})
         loaded[network] = loaded.get(network) or masks.load_network(group, generator.id)
         masker = masks.build(group, generator, bank, loaded[network]).to(device).eval()
         mode = str((parts.get("compose") or {}).get("mode", "difference"))

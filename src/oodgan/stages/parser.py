@@ -29,8 +29,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     """Trains the network and writes it; raises UserError for parser=none and for photos without masks."""
     if cfg.parser.get("network") is None:
         raise UserError(f"parser={cfg.parser.name} has nothing to train; choose parser=light")
-    mark = common.fit_mark(cfg, ("parser", "data"))
-    if common.finished(cfg, mark):
+    settings_hash = common.training_hash(cfg, ("parser", "data"))
+    if common.finished(cfg, settings_hash):
         return None
     settings = cfg.parser.fit
     data = instantiate(cfg.data, size=cfg.parser.size)
@@ -39,11 +39,11 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     recipe = {**plain(cfg.parser.network), "classes": len(NAMES), "pretrained": False}
     description = {"part": "parser", "classes": list(NAMES), "network": recipe}
     module = build_module(settings.module, {"network": recipe}, description, network=_network(cfg))
-    folder = StageFolder.of(cfg).fit(mark).path
+    folder = StageFolder.of(cfg).fit(settings_hash).path
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
     common.write_weights(
         cfg,
-        mark,
+        settings_hash,
         module.averaged.state_dict(),
         description,
         uses=common.used(cfg, "parser") if settings.get("continue_from_weights") else {},

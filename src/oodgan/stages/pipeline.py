@@ -82,8 +82,10 @@ def _edit_and_report(cfg: DictConfig) -> None:
 
     run = RunFolder.of(cfg)
     parts = (*_PARTS, *(["parser"] if chosen(cfg.get("parser")) else []))
-    mark = common.mark_of(cfg, ("generator", *parts), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg))
-    if run.report_mark.is_file() and run.report_mark.read_text() == mark:
+    settings_hash = common.artifact_hash(
+        cfg, ("generator", *parts), pipeline=str(OmegaConf.to_container(cfg.pipeline)), **_used(cfg)
+    )
+    if run.report_hash.is_file() and run.report_hash.read_text() == settings_hash:
         _tell(run)
         return
     editor = Editor.from_config(cfg)
@@ -98,7 +100,7 @@ def _edit_and_report(cfg: DictConfig) -> None:
             rows.append(_row(cfg, edit, time.monotonic() - begun))
             log.info("edited: %s", rows[-1])
     report(run.path, edits, _curves(run, cfg.pipeline.stages), rows, title=f"oodgan: {cfg.run}")
-    run.report_mark.write_text(mark)
+    run.report_hash.write_text(settings_hash)
     _tell(run)
 
 
@@ -106,11 +108,11 @@ _PARTS = ("inverter", "transfer", "directions", "diffcam", "compose", "deghoster
 
 
 def _used(cfg: DictConfig) -> dict[str, str]:
-    from oodgan.files import digest
+    from oodgan.files import hash_of
 
     parts = ("inverter", "transfer", "diffcam", "deghoster")
     named = {name: source for part in parts for name, source in trained.sources(part, plain(cfg[part])).items()}
-    return {name: digest(trained.locate(source)) for name, source in named.items()}
+    return {name: hash_of(trained.locate(source)) for name, source in named.items()}
 
 
 def _photo(name: str) -> Any:

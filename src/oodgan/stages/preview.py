@@ -31,8 +31,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     generator: Any = common.open_generator(cfg)
     if not hasattr(generator, "previews"):
         raise UserError("a preview head is for generator=mobile_ffhq; StyleGAN2 decodes small images by itself")
-    mark = common.mark_of(cfg, ("inverter", "data"), generator=generator.id, fit=str(dict(cfg.fit)))
-    if common.finished(cfg, mark):
+    settings_hash = common.artifact_hash(cfg, ("inverter", "data"), generator=generator.id, fit=str(dict(cfg.fit)))
+    if common.finished(cfg, settings_hash):
         return None
     size, settings = int(cfg.size), cfg.fit
     inverter = inverters.build({**cfg.inverter, "refine": {"steps": 0}}, generator)
@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     def fill(folder: Any) -> None:
         heads.save_previews(generator, {str(size): head}, psnr, folder / "weights.safetensors")
 
-    common.write_artifact(cfg, mark, fill, generator=generator.id, metrics=psnr)
+    common.write_artifact(cfg, settings_hash, fill, generator=generator.id, metrics=psnr)
     return None
 
 

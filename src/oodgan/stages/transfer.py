@@ -37,8 +37,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         raise UserError(f"inverter={cfg.inverter.name} gives no residual to follow an edit; choose inverter=feature")
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
-    mark = common.fit_mark(cfg, ("transfer", "inverter", "data"), generator=generator.id, directions=bank.id)
-    if common.finished(cfg, mark):
+    settings_hash = common.training_hash(
+        cfg, ("transfer", "inverter", "data"), generator=generator.id, directions=bank.id
+    )
+    if common.finished(cfg, settings_hash):
         return None
     settings = cfg.transfer.fit
     samples = _samples(cfg, generator, bank)
@@ -50,12 +52,12 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     recipes = {"network": {**plain(cfg.transfer.network), "channels": network.channels}}
     recipes["generator"] = plain(cfg.generator)
     module = build_module(settings.module, recipes, metadata, network=network.train(), generator=generator)
-    folder = StageFolder.of(cfg).fit(mark).path
+    folder = StageFolder.of(cfg).fit(settings_hash).path
     result = fit(module, data, cfg=cfg, settings=settings, folder=folder, resume=cfg.resume or "auto", keep_run=True)
     going_on = ("transfer",) if settings.continue_from_weights else ()
     common.write_weights(
         cfg,
-        mark,
+        settings_hash,
         module.averaged.state_dict(),
         metadata,
         uses=common.used(cfg, "directions", "inverter", *going_on),
@@ -69,7 +71,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSamples:
     settings = cfg.transfer.samples
     size = min(int(settings.size), generator.resolution)
-    made_by = common.mark_of(cfg, ("inverter", "data"), generator=generator.id, size=str(size))
+    made_by = common.artifact_hash(cfg, ("inverter", "data"), generator=generator.id, size=str(size))
     folder = shared_folder(cfg, "transfer", made_by)
     layers = Layers.of(instantiate(cfg.data, size=size))
     with locked(folder, patience=-1):

@@ -14,7 +14,7 @@ from typing import Any
 
 from oodgan.command.version import revision
 from oodgan.errors import UserError
-from oodgan.files import MANIFEST, digest, write_json
+from oodgan.files import MANIFEST, hash_of, write_json
 from oodgan.foreign import reading
 
 _LISTED_FILES = 10_000
@@ -24,9 +24,9 @@ _LISTED_FILES = 10_000
 class Manifest:
     """Describes an artifact and its inputs.
 
-    `inputs` maps a name to the hash of an input (see `digest`); `directions` holds the names in class order;
+    `inputs` maps a name to the hash of an input (see `hash_of`); `directions` holds the names in class order;
     `value_range` is that of the images or weights' inputs;
-    `fingerprint` is the hash of settings and inputs by which a stage is up to date or not.
+    `settings_hash` is the hash of settings and inputs; a stage is up to date while it stays the same.
     """
 
     stage: str
@@ -41,7 +41,7 @@ class Manifest:
     value_range: tuple[float, float] = (-1.0, 1.0)
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    fingerprint: str = ""
+    settings_hash: str = ""
     files: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +75,8 @@ class Manifest:
             raise UserError(f"{folder} is not an artifact: it holds no {MANIFEST}")
         with reading(path, "manifest"):
             values = json.loads(path.read_text(encoding="utf-8"))
+            if "fingerprint" in values:  # the key of earlier versions
+                values.setdefault("settings_hash", values["fingerprint"])
             known = {f.name for f in fields(cls)}
             return cls(**{k: v for k, v in values.items() if k in known})
 
@@ -118,23 +120,23 @@ def plain(config: Any) -> Any:
     return config
 
 
-def fingerprint(config: Any, inputs: Mapping[str, str | Path] | None = None) -> str:
-    """Return one hash of config and inputs: a Path is hashed by `digest`, a str is used directly.
+def hash_settings(config: Any, inputs: Mapping[str, str | Path] | None = None) -> str:
+    """Return one hash of config and inputs: a Path is hashed by `hash_of`, a str is used directly.
 
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    >>> hash_settings({"a": 1, "b": 2}) == hash_settings({"b": 2, "a": 1})
     True
-    >>> fingerprint({"a": 1}, {"generator": "g-1"}) == fingerprint({"a": 1}, {"generator": "g-2"})
+    >>> hash_settings({"a": 1}, {"generator": "g-1"}) == hash_settings({"a": 1}, {"generator": "g-2"})
     False
     """
-    hashed = {k: digest(v) if isinstance(v, Path) else str(v) for k, v in (inputs or {}).items()}
+    hashed = {k: hash_of(v) if isinstance(v, Path) else str(v) for k, v in (inputs or {}).items()}
     text = json.dumps({"config": plain(config), "inputs": hashed}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def up_to_date(folder: str | Path, mark: str) -> bool:
-    """Return whether `folder` is a complete artifact whose fingerprint is `mark`."""
+def up_to_date(folder: str | Path, settings_hash: str) -> bool:
+    """Return whether `folder` is a complete artifact made with these settings."""
     try:
         manifest = Manifest.load(folder)
     except UserError:
         return False
-    return manifest.fingerprint == mark and all((Path(folder) / name).is_file() for name in manifest.files)
+    return manifest.settings_hash == settings_hash and all((Path(folder) / name).is_file() for name in manifest.files)

