@@ -42,7 +42,7 @@ READS = (
 
 
 def ghosts_hash(cfg: DictConfig, generator: Any, bank: Any) -> str:
-    """Return the hash of what the ghosts depend on: data, parts of the edit with their weights, how ghosts are drawn."""
+    """Return the hash of what the ghosts depend on: data, parts of the edit and weights, and how they are drawn."""
     parts = ("inverter", "transfer", "diffcam")
     drawn = {"ghosts": plain(cfg.deghoster.ghosts)}
     return common.artifact_hash(cfg, ("data", *parts), generator=generator.id, bank=bank.id) + (
