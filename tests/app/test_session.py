@@ -179,14 +179,14 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def said(*words: str) -> Any:
-        monkeypatch.setattr(settings, "_said", lambda: {word.partition("=")[0] for word in words})
+    def given(*words: str) -> Any:
+        monkeypatch.setattr(settings, "_command_line_keys", lambda: {word.partition("=")[0] for word in words})
         return read("edits: {smile: 1.0}\nformat: webp\ncompose: {mode: paper}\n", tmp_path, *words)
 
-    assert said("edits={age: 1.0}").edits == {"age": 1.0}
-    assert said("edits={age: 1.0}").format == "webp"
+    assert given("edits={age: 1.0}").edits == {"age": 1.0}
+    assert given("edits={age: 1.0}").format == "webp"
     with pytest.raises(UserError, match="compose"):
-        said("compose=poisson")
+        given("compose=poisson")
 
 
 @pytest.mark.slow

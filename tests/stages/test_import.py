@@ -28,7 +28,7 @@ from oodgan.generators.ops import blur_kernel
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion import inverter
 from oodgan.inversion.psp import PSP
-from oodgan.stages.ghosts import _marked
+from oodgan.stages.ghosts import _known_to
 from oodgan.tracking.artifacts import Manifest, plain
 from oodgan.weights import trained
 
@@ -314,9 +314,9 @@ def test_directions_find_the_papers_classes_and_ghosts_use_no_others() -> None:
     for name, index in {"smile": 15, "Smiling": 15, "age": 16, "beard": 12, "mouth_open": 10, "eyeglasses": 7}.items():
         assert masker.classes[name] == index
     bank = Bank(("bald", "smile", "beard"), torch.ones(3, WS, 512), "test", "test")
-    assert _marked(bank, masker).names == ("smile", "beard")
+    assert _known_to(bank, masker).names == ("smile", "beard")
     with pytest.raises(UserError, match="the directions are bald"):
-        _marked(bank.subset(["bald"]), masker)
+        _known_to(bank.subset(["bald"]), masker)
 
 
 def test_the_shipped_directions_fit_a_stylegan2_of_1024_pixels() -> None:
