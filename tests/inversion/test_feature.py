@@ -176,7 +176,7 @@ def test_optimising_the_residual_comes_closer_within_its_budget(generator, encod
     assert ResidualRefinement()(generator, codes, residual, base, photos) is residual
     quick = ResidualRefinement(seconds=1e-9, size=32)(generator, codes, residual, base, photos)
     assert torch.equal(quick, residual)  # the budget ends after the first look
-    with pytest.raises(UserError, match=r"residual.refine: steps=-1"):
+    with pytest.raises(UserError, match=r"residual.refine.steps=-1"):
         ResidualRefinement(steps=-1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from oodgan.app.session import QUALITIES, VIEWS, Controls, Session, Studio, numbered
+from oodgan.app.session import MASK_SETTINGS, QUALITIES, VIEWS, Controls, Session, Studio, numbered
 from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
 
@@ -114,7 +114,7 @@ class Page:
         own = self.studio.mask
         with gr.Accordion("Mask", visible=bool(own)):
             if own:
-                for name, most, step in (("strength", 2.0, 0.05), ("feather", 0.08, 0.005)):
+                for name, (most, step) in MASK_SETTINGS.items():
                     self.mask[name] = gr.Slider(
                         0, most, own[name], step=step, label=name, elem_id=f"mask_{name}", buttons=["reset"]
                     )

@@ -31,6 +31,8 @@ from oodgan.launch import compose
 VIEWS = ("photo", "inverted", "edited", "mask", "coarse", "result")
 QUALITIES = {"fast": "Fast", "feature": "Balanced", "best": "Best"}
 """Options of the config group `inverter` that share their weights, and what the page calls them."""
+MASK_SETTINGS = {"strength": (2.0, 0.05), "feather": (0.08, 0.005)}
+"""Settings of the mask that have sliders on the page: (largest value, step)."""
 _VIEW_SIDE = {"photo": 1024, "result": 1024}  # pixels; the other views are shown small
 
 
@@ -54,7 +56,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Controls:
-    """The state of the page's controls: the face's number, strengths by name, the mask's strength and feather.
+    """The state of the page's controls: the face's number, strengths by name, the mask's settings.
 
     `quality` is a key of `QUALITIES`; "" is the inverter that the server was started with.
     """
@@ -100,11 +102,9 @@ class Studio:
 
     @property
     def mask(self) -> dict[str, float]:
-        """The mask's own strength and feather; empty where the masker has none."""
+        """The mask's values of `MASK_SETTINGS`; empty where the masker has none."""
         masker = self.editor.masker
-        if not isinstance(masker, Masker):
-            return {}
-        return {"strength": masker.strength, "feather": masker.feather}
+        return {name: getattr(masker, name) for name in MASK_SETTINGS} if isinstance(masker, Masker) else {}
 
     def open(self, path: Path, aligned: bool = False) -> Session:
         """Read an uploaded photo and find its faces.

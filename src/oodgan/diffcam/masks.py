@@ -108,10 +108,11 @@ class Masker(nn.Module):
         small, small_edited = (shrink(x, self.size) for x in (inverted, edited))
         return self.network.maps(small, small_edited, classes)
 
-    def adjusted(self, strength: float, feather: float) -> Masker:
-        """The same masker with another strength and feather; both share one network."""
+    def adjusted(self, **settings: float) -> Masker:
+        """The same masker with other settings, e.g. `strength` and `feather`; both share one network."""
         other = copy.copy(self)
-        other.strength, other.feather = strength, feather
+        for name, value in settings.items():
+            setattr(other, name, value)
         return other
 
     def _guided(self, maps: Tensor, classes: list[int], inverted: Tensor, edited: Tensor, photo: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ The gradient says how this generator, at this code, turns activations into pixel
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.blocks import SLOPE, blocks, double
+from oodgan.inversion.descent import check_budget, descend
 from oodgan.nn.resize import resize_area
 
 
@@ -168,35 +168,20 @@ class ResidualRefinement:
     size: int = 256
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or (self.seconds is not None and self.seconds <= 0):
-            given = f"steps={self.steps}, seconds={self.seconds}"
-            raise UserError(f"residual.refine: {given}: steps >= 0 and seconds > 0 expected")
+        check_budget("residual.refine", self.steps, self.seconds)
 
     def __call__(self, generator: Generator, w_plus: Tensor, residual: Tensor, base: Tensor, photos: Tensor) -> Tensor:
         """Codes (B, L, 512), residual and activations (B, C, r, r), photos (B, 3, R, R) -> residual (B, C, r, r)."""
         if not self.steps and self.seconds is None:
             return residual
         with torch.inference_mode(False), torch.enable_grad():
-            start = residual.detach().clone()
-            return self._optimise(generator, w_plus.clone(), start, deviation(base).clone(), photos.clone())
-
-    def _optimise(self, generator: Generator, w_plus: Tensor, start: Tensor, unit: Tensor, photos: Tensor) -> Tensor:
-        target = resize_area(photos, min(self.size, generator.resolution))
-        offset = torch.zeros_like(start, requires_grad=True)
-        optimiser = torch.optim.Adam([offset], self.lr)
-        steps, begun = self.steps or 10_000, time.monotonic()
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, self.lr * 0.1)
-        best, lowest = start.clone(), torch.full((len(start),), torch.inf, device=start.device)
-        for step in range(steps + 1):  # the last one only looks at what the last step brought
-            losses = self._losses(generator, w_plus, start + unit * offset, target)
-            better = losses.detach() < lowest
-            best[better], lowest[better] = (start + unit * offset).detach()[better], losses.detach()[better]
-            if step == steps or (self.seconds is not None and time.monotonic() - begun > self.seconds):
-                break
-            (offset.grad,) = torch.autograd.grad(losses.sum(), offset)
-            optimiser.step()
-            schedule.step()
-        return best
+            w_plus, start, unit = w_plus.clone(), residual.detach().clone(), deviation(base).clone()
+            target = resize_area(photos.clone(), min(self.size, generator.resolution))
+            offset = descend(
+                lambda offset: self._losses(generator, w_plus, start + unit * offset, target),
+                start, self.lr, self.steps, self.seconds,
+            )  # fmt: skip
+            return start + unit * offset
 
     def _losses(self, generator: Generator, w_plus: Tensor, residual: Tensor, target: Tensor) -> Tensor:
         from oodgan.metrics.lpips import lpips_distance  # brings torchmetrics: 2 s, 0.2 GB

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
+from oodgan.inversion.descent import check_budget, descend
 from oodgan.nn.facenet import IdentityLoss
 from oodgan.nn.resize import resize_area
 
@@ -39,10 +39,7 @@ class Refinement:
     def __post_init__(self) -> None:
         if isinstance(self.recogniser, Mapping):
             self.recogniser = instantiate(self.recogniser)
-        if self.steps < 0 or (self.seconds is not None and self.seconds <= 0):
-            raise UserError(
-                f"refine.steps={self.steps}, refine.seconds={self.seconds}: steps >= 0 and seconds > 0 expected"
-            )
+        check_budget("refine", self.steps, self.seconds)
         unknown = set(self.losses) - set(LOSSES)
         if unknown:
             raise UserError(f"refine.losses has no {', '.join(sorted(unknown))}; known: {', '.join(LOSSES)}")
@@ -52,29 +49,13 @@ class Refinement:
         if not self.steps and self.seconds is None:
             return codes
         with torch.inference_mode(False), torch.enable_grad():
-            return self._optimise(generator, codes.clone().detach(), photos.clone())
-
-    def _optimise(self, generator: Generator, start: Tensor, photos: Tensor) -> Tensor:
-        size = min(self.size, generator.resolution)
-        target = resize_area(photos, size)
-        offset = torch.zeros_like(start, requires_grad=True)
-        optimiser = torch.optim.Adam([offset], self.lr, betas=(0.9, 0.99))
-        steps = self.steps or 10_000
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, self.lr * 0.1)
-        best, lowest = start.clone(), torch.full((len(start),), torch.inf, device=start.device)
-        unit = _deviation(generator)
-        begun = time.monotonic()
-        for step in range(steps + 1):  # the last one only looks at what the last step brought
-            losses = self._losses(generator, start, offset, target, size, unit)
-            better = losses.detach() < lowest
-            best[better], lowest[better] = (start + offset).detach()[better], losses.detach()[better]
-            if step == steps or (self.seconds is not None and time.monotonic() - begun > self.seconds):
-                break
-            # Not backward(), which would pile up gradients in a generator that is not frozen.
-            (offset.grad,) = torch.autograd.grad(losses.sum(), offset)
-            optimiser.step()
-            schedule.step()
-        return best
+            start, size = codes.clone().detach(), min(self.size, generator.resolution)
+            target, unit = resize_area(photos.clone(), size), _deviation(generator)
+            offset = descend(
+                lambda offset: self._losses(generator, start, offset, target, size, unit),
+                start, self.lr, self.steps, self.seconds, betas=(0.9, 0.99),
+            )  # fmt: skip
+            return start + offset
 
     def _losses(
         self, generator: Generator, start: Tensor, offset: Tensor, target: Tensor, size: int, unit: float

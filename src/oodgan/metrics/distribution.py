@@ -69,16 +69,37 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     return max(0.0, float(distance))
 
 
-class FID(Metric):
-    """Frechet inception distance from running sums: 2 x (d + d^2 + 1) numbers whatever the number of images.
+class SetDistance(Metric):
+    """What FID and KID share: pictures of two sets become features.
 
-    `update(x, real=...)` takes pictures (B, 3, H, W) in [-1, 1], or features (B, d) computed before.  Another
-    `extractor` must bring its own `extractor_name`, which becomes part of the metric's name.
+    `update` takes pictures (B, 3, H, W) in [-1, 1], or features (B, d) computed before. Another `extractor` must bring
+    its own `extractor_name`, which becomes part of the metric's name.
     """
 
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
+
+    def __init__(self, kind: str, extractor: Extractor | None, extractor_name: str, dim: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        if (extractor is None) != (extractor_name == INCEPTION):
+            raise ValueError(f"another extractor needs a name of its own: {INCEPTION!r} means the registry's network")
+        self.extractor = extractor or inception_features
+        self.name, self.dim = f"{kind}_{extractor_name}", dim
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), or features (B, d) as they are -> features (B, d)."""
+        return (self.extractor(x) if x.dim() == 4 else x).detach()
+
+    def too_few(self, real: int, fake: int) -> bool:
+        """Whether a side has fewer than two images, with a warning."""
+        if min(real, fake) < 2:
+            warnings.warn(f"{self.name} needs at least 2 images on each side, got {real} real and {fake} generated")
+        return min(real, fake) < 2
+
+
+class FID(SetDistance):
+    """Frechet inception distance from running sums: 2 x (d + d^2 + 1) numbers whatever the number of images."""
 
     def __init__(
         self,
@@ -87,17 +108,14 @@ class FID(Metric):
         dim: int = INCEPTION_DIM,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        _check_extractor(extractor, extractor_name)
-        self.extractor = extractor or inception_features
-        self.name, self.dim = f"fid_{extractor_name}", dim
+        super().__init__("fid", extractor, extractor_name, dim, **kwargs)
         for side in ("real", "fake"):
             self.add_state(f"{side}_sum", torch.zeros(dim, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"{side}_outer", torch.zeros(dim, dim, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"{side}_count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, x: Tensor, real: bool) -> None:
-        features = (self.extractor(x) if x.dim() == 4 else x).detach().double()
+        features = self.features(x).double()
         side = "real" if real else "fake"
         getattr(self, f"{side}_sum").add_(features.sum(0))
         getattr(self, f"{side}_outer").add_(features.T @ features)
@@ -122,26 +140,18 @@ class FID(Metric):
 
     def compute(self) -> Tensor:
         """The distance; nan with a warning when a side has fewer than two images."""
-        counts = [int(self.real_count), int(self.fake_count)]  # type: ignore[arg-type]
-        if min(counts) < 2:
-            warnings.warn(
-                f"{self.name} needs at least 2 images on each side, got {counts[0]} real and {counts[1]} generated"
-            )
+        if self.too_few(int(self.real_count), int(self.fake_count)):  # type: ignore[arg-type]
             return torch.tensor(math.nan)
         return torch.tensor(frechet_distance(*self._gaussian("real"), *self._gaussian("fake")), dtype=torch.float64)
 
 
-class KID(Metric):
+class KID(SetDistance):
     """Kernel inception distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3.
 
     The sum over all pairs is taken at once, so there is no draw of subsets.  States are bounded: the `capacity` images
     with the smallest keys are kept on each side; keys are the images' positions in the set, so one process or many
     keep the same ones.
     """
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
 
     def __init__(
         self,
@@ -151,10 +161,8 @@ class KID(Metric):
         capacity: int = 2000,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        _check_extractor(extractor, extractor_name)
-        self.extractor = extractor or inception_features
-        self.name, self.dim, self.capacity = f"kid_{extractor_name}", dim, capacity
+        super().__init__("kid", extractor, extractor_name, dim, **kwargs)
+        self.capacity = capacity
         for side in ("real", "fake"):
             # Tensors of fixed shape gather on uneven shards; lists do not. An unused row has an infinite key.
             self.add_state(f"{side}_features", torch.zeros(capacity, dim), dist_reduce_fx=None)
@@ -162,7 +170,7 @@ class KID(Metric):
 
     def update(self, x: Tensor, real: bool, keys: Tensor) -> None:
         """Adds pictures (B, 3, H, W) in [-1, 1] or features (B, d), with their positions (B,) in the whole set."""
-        features = (self.extractor(x) if x.dim() == 4 else x).detach().float()
+        features = self.features(x).float()
         side = "real" if real else "fake"
         every = torch.cat([getattr(self, f"{side}_keys"), keys.to(features.device).double()])
         rows = torch.cat([getattr(self, f"{side}_features"), features])
@@ -182,10 +190,7 @@ class KID(Metric):
     def compute(self) -> Tensor:
         """The squared distance (may be a little below 0); nan with a warning below two images a side."""
         real, fake = self.kept(real=True)[0].double(), self.kept(real=False)[0].double()
-        if min(len(real), len(fake)) < 2:
-            warnings.warn(
-                f"{self.name} needs at least 2 images on each side, got {len(real)} real and {len(fake)} generated"
-            )
+        if self.too_few(len(real), len(fake)):
             return torch.tensor(math.nan)
         return _inside(real) + _inside(fake) - 2 * _kernel(real, fake).mean()
 
@@ -197,8 +202,3 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 def _inside(x: Tensor) -> Tensor:
     kernel = _kernel(x, x)
     return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
-
-
-def _check_extractor(extractor: Extractor | None, name: str) -> None:
-    if (extractor is None) != (name == INCEPTION):
-        raise ValueError(f"another extractor needs a name of its own: {INCEPTION!r} means the registry's network")
