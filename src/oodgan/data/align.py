@@ -145,9 +145,9 @@ def align_photo(
 
 
 def _region(image: Image.Image, quad: Floats, size: int) -> tuple[Pixels, Floats, float]:
-    """The part of the picture that the quad needs, scaled down to at most twice the output, mirrored where outside.
+    """Cut the region around the quad out of the picture, scaled to at most twice the output, mirrored at its borders.
 
-    Gives float32 pixels (H, W, 3) 0..255, the picture coordinates of their corner, and their scale.
+    Returns float32 pixels (H, W, 3) in 0..255, the picture coordinates of their corner, and their scale.
     """
     side = float(np.hypot(*(quad[3] - quad[0])))
     factor = max(1, int(side / size))
@@ -199,7 +199,7 @@ def _warp(pixels: Pixels, quad: Floats, size: int) -> Pixels:
 
 
 def _centred(matrix: Floats) -> Floats:
-    """The same map between pixel indices (OpenCV's habit) instead of continuous coordinates."""
+    """Convert an affine map of continuous coordinates to one of pixel indices, as OpenCV expects."""
     shifted = matrix.copy()
     shifted[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
     return shifted

@@ -1,4 +1,4 @@
-"""What is to be known of a data set before it is trained on: damage, sizes, duplicates, parts, alignment."""
+"""Checks of a data set before training: damage, sizes, duplicates, parts of the split, alignment."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def check(
     """Decode every image and mask, and compare them.
 
     Args:
-        source: opened without its own check, so that all images are seen.
-        split: whose parts must not share images.
-        faces: on how many images, evenly spread, the alignment is looked at.
+        source: the data set, opened with `check=False` so that damaged images are reported here.
+        split: the split; images that several of its parts share are reported.
+        faces: number of evenly spaced images whose alignment is checked.
 
     Raises:
-        UserError: names that the split cannot tell apart.
+        UserError: the split cannot distinguish two names.
     """
     checked = Checked(images=len(source))
     by_pixels: dict[str, list[str]] = {}
@@ -98,7 +98,7 @@ def _is_aligned(picture: images.Image.Image) -> bool:
 
 
 def lines(checked: Checked) -> list[tuple[str, str]]:
-    """The findings as (what, value), in words."""
+    """Return the findings as rows (name, value) of text."""
     sizes = ", ".join(f"{w}x{h} ({n})" for (w, h), n in checked.sizes.most_common(5))
     more = f" and {len(checked.sizes) - 5} more" if len(checked.sizes) > 5 else ""
     rows = [

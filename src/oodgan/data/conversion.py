@@ -1,4 +1,4 @@
-"""A data set written anew as shards, an archive, LMDB, a table or a folder, at a size: names, labels and masks stay."""
+"""Convert a data set to shards, an archive, LMDB, a table or a folder, optionally resized; names and labels are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROWS = 64  # rows of a parquet file's group: small ones are read fast in any or
 
 @dataclass(frozen=True)
 class Entry:
-    """An image to write: its name, its file's bytes, labels, and the bytes of its parsing mask if there is one."""
+    """An image to write: name, bytes of its file, labels, and the bytes of its parsing mask if it has one."""
 
     name: str
     image: bytes
@@ -50,17 +50,17 @@ def convert(
     replace: bool = False,
     track: Callable[[Iterable[int], int], Iterable[int]] = lambda items, total: items,
 ) -> int:
-    """Write a data set to `to`; returns how many images there are now.
+    """Write a data set to `to` and return the number of images written.
 
     Args:
-        kind: one of `KINDS`; None goes by the ending of `to` (.zip, .lmdb, .parquet), else `webdataset`.
-        size: side of the centred squares that are written as `form` (png or jpg, at `quality`); None keeps the files.
-        per_shard: images a tar shard.
+        kind: one of `KINDS`; None: by the ending of `to` (.zip, .lmdb, .parquet), else `webdataset`.
+        size: side of the centred squares, written as `form` (png or jpg at `quality`); None: copy the files.
+        per_shard: images per tar shard.
         track: shows progress over the images.
 
     Raises:
-        UserError: an unknown kind or form, something at `to` already, an image that cannot be read, a missing library,
-            or the disk refuses. Nothing is written then.
+        UserError: unknown kind or form, `to` exists, an image cannot be read, a library is missing, or the disk cannot
+            be written. Nothing is written in these cases.
     """
     to = Path(to).expanduser()
     kind = kind or ENDINGS.get(to.suffix.lower(), "webdataset")

@@ -1,4 +1,4 @@
-"""The one DataModule: any source, split, batched, the same on one process and on many."""
+"""The DataModule of all stages: splits any source and loads the same global batches on any number of processes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class ImageDataModule(pl.LightningDataModule):
     """Batches of images for training, validation, test and prediction.
 
     Args:
-        source: one source that `split` divides by name, or a mapping {train, val, test, all: source} (some suffice).
+        source: one source, which `split` divides by name, or a mapping with some of {train, val, test, all: source}.
         size: side of the images in pixels; None keeps each source's own.
-        batch_size: of training, over all processes together; divided among them.
-        eval_batch_size: of validation, test and prediction, over all processes together; `batch_size` when None.
-        num_workers: loader processes; 0 loads in the main one.
-        split: name -> train / val / test; by a stable hash, 5 % each, when None.
-        seed: of shuffling and mirroring.
+        batch_size: global training batch size, divided among the processes.
+        eval_batch_size: global batch size of validation, test and prediction; None: `batch_size`.
+        num_workers: loader processes; 0: load in the main process.
+        split: maps a name to train, val or test; None: by a hash of the name, 5 % each for val and test.
+        seed: seed of shuffling and mirroring.
         mirror: flip each training image with probability 1/2.
-        limit: use at most this many images of each part, or of those named ({train: 1000}).
-        predict: the part that prediction runs over, `all` for everything.
+        limit: largest number of images per part, or a mapping such as {train: 1000}.
+        predict: part used for prediction; `all` for everything.
 
     A batch is what `oodgan.data.loader.collate` describes. Training order depends on (seed, epoch) only and is resumed
     exactly from a Lightning checkpoint; evaluation sees every image once, in order, unpadded. The Trainer needs
@@ -96,7 +96,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Names of all images left out so far, with the reason."""
+        """Return the names of all images left out so far, with the reason."""
         reasons: dict[str, str] = {}
         for source in self.sources.values():
             reasons.update(source.skipped)

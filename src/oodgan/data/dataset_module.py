@@ -16,9 +16,9 @@ from oodgan.errors import UserError
 class DatasetModule(pl.LightningDataModule):
     """Training and validation batches of one dataset, the last `val_count` items held out.
 
-    `batch_size` is that of all processes together (`training.fit` sets it), divided among them. A dataset that has
-    `draw(item, seed)` is asked that in training, so that augmentation depends on the draw only. `num_workers` loader
-    processes read ahead; with 0 the main one reads.
+    `batch_size` is the global batch size (set by `training.fit`), divided among the processes. If the dataset has a
+    method `draw(item, seed)`, training calls it, so that augmentation depends on the draw only. `num_workers` loader
+    processes read ahead; with 0 the main process reads.
     """
 
     def __init__(

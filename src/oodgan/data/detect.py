@@ -1,7 +1,7 @@
 """Faces with five landmarks, by MTCNN (Zhang et al., "Joint Face Detection and Alignment", SPL 2016).
 
-The three networks come from the weights registry and run in OpenCV; the cascade around them is ours. Coordinates are
-continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), so its centre lies at + 0.5.
+The three networks come from the weights registry and run in OpenCV; the cascade is implemented here. Coordinates are
+continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), so its centre is at + 0.5.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Face:
 def detect_faces(image: Image.Image, *, min_face: int = 32, refine: bool = True) -> list[Face]:
     """Find the faces in an RGB picture, largest first; an empty list when there is none.
 
-    `min_face` is the smallest face side that is searched, in pixels of the searched size (see `WORK_SIDE`). `refine`
-    averages the landmarks over shifted and mirrored views of each face, which steadies the alignment.
+    `min_face` is the smallest face that is searched for, in pixels of the resized photo (see `WORK_SIDE`). `refine`
+    averages the landmarks over shifted and mirrored views of each face, which makes the alignment more stable.
     """
     longest = max(image.size)
     if min(image.size) < CELL:
@@ -225,8 +225,8 @@ def _square(boxes: Array) -> Array:
 def suppress(boxes: Array, scores: Array, threshold: float, by_smaller: bool = False) -> NDArray[np.intp]:
     """Non-maximum suppression: indices of the kept (N, 4) boxes, best first.
 
-    A box falls when it overlaps a better one by more than `threshold`, measured as intersection over union or, with
-    `by_smaller`, over the smaller of both areas.
+    A box is dropped if it overlaps a better one by more than `threshold`: intersection over union or, with
+    `by_smaller`, intersection over the smaller area.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order = np.argsort(-scores, kind="stable")

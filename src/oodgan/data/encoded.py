@@ -1,4 +1,4 @@
-"""What all stored images share: encoded pictures under names, checked for damage, with labels and parsing masks."""
+"""Base class of all stored images: encoded files by name, checked for damage, with labels and parsing masks."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 class Encoded(Source):
-    """Images stored as encoded pictures under names, given out in the names' order.
+    """Images stored as encoded files, ordered by name.
 
     Args:
-        where: what the source is called in messages.
-        names: of its images.
-        size: side of the images given out; pictures that are not square are cut to the centred square.
-        check: leave out damaged images beforehand; what was found whole once is not looked at again until it changes.
-        labels: a label file (`oodgan.data.labels`) or labels as it gives them; then samples have `labels`.
-        parsing: a folder of parsing masks, PNGs named as the images; then samples have `parsing`.
+        where: name of the source in messages.
+        names: names of its images.
+        size: side of the returned images; images that are not square are cropped to the centred square.
+        check: leave out damaged images from the start. Results are remembered until a file changes.
+        labels: a label file (`oodgan.data.labels`) or its parsed content; adds `labels` to samples.
+        parsing: a folder of parsing masks, PNGs named as the images; adds `parsing` to samples.
 
-    A kind of storage says how an image's bytes are read (`_bytes`, `_ends`), and of masks that it holds (`_mask`).
-    Raises `UserError` when no image is readable, and for labels and masks that could be several images'.
+    Subclasses implement how the bytes of an image (`_bytes`, `_ends`) and of stored masks (`_mask`) are read.
+    Raises `UserError` when no image is readable, or when a label or mask fits several images.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Encoded(Source):
         return self.names[index]
 
     def labels(self, index: int) -> dict[str, float]:
-        """What is known of an image: {attribute: value}."""
+        """Return the known labels of an image: {attribute: value}."""
         if not self.attributes:
             return {}
         row = self._values[index]
@@ -126,12 +126,12 @@ class Encoded(Source):
         return sample
 
     def encoded(self, index: int) -> tuple[bytes, bytes | Path | None]:
-        """The bytes of an image's file and of its parsing mask's, as they are stored. Raises `UserError`."""
+        """Return the stored bytes of an image and of its parsing mask. Raises `UserError`."""
         name = self.names[index]
         return self._bytes(name), self._mask(name)
 
     def _damage(self, name: str) -> str | None:
-        """Why an image is unreadable. Only files whose first or last bytes look wrong are decoded to be sure."""
+        """Return why an image is unreadable, or None. Only files whose first or last bytes look wrong are decoded."""
         try:
             head, tail = self._ends(name)
             if _looks_whole(head, tail):
@@ -142,14 +142,14 @@ class Encoded(Source):
         return None
 
     def _stamp(self, name: str) -> str | None:
-        """What changes when the image's file does; None where that is not known."""
+        """Return a value that changes whenever the image's file does; None if there is none."""
         return None
 
     @abstractmethod
     def _bytes(self, name: str) -> bytes: ...
 
     def _ends(self, name: str) -> tuple[bytes, bytes | None]:
-        """First and last bytes of a file; None for the last where they are expensive and guarded by a checksum."""
+        """First and last bytes of a file; None for the last if they are slow to read and verified anyway."""
         data = self._bytes(name)
         return data[:HEAD], data[-TAIL:]
 
@@ -188,8 +188,8 @@ def _looks_whole(head: bytes, tail: bytes | None) -> bool:
 def read_parsing(source: str | Path | IO[bytes], size: int | None = None, name: str | None = None) -> torch.Tensor:
     """Read a parsing mask (palette or grey PNG whose values are classes) as int64 (H, W).
 
-    With `size` its centred square as (size, size), nearest neighbour. Raises `UserError` for another kind of
-    picture, and for a value that is no class.
+    With `size`, returns the centred square resized to (size, size) by nearest neighbour. Raises `UserError` for another
+    kind of image, and for values that are no class.
     """
     label = name or (str(source) if isinstance(source, str | Path) else "the mask")
     with reading(label, "parsing mask"), Image.open(source, formats=("PNG",)) as picture:

@@ -22,8 +22,8 @@ DATASET_JSON = "dataset.json"
 class Folder(Encoded):
     """The images below a folder, at any depth (flat, FFHQ's numbered folders, one folder a person...).
 
-    Hidden files and folders are passed over, and so are files that are no pictures, which are counted and named.
-    Other arguments, and what is raised, as of `Encoded`.
+    Hidden files and folders are ignored. Files that are no images are left out and named in a note.
+    Other arguments and errors are those of `Encoded`.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Folder(Encoded):
 class Zip(Encoded):
     """The images in a zip archive, read in place; nothing is unpacked.
 
-    Labels in NVlabs' `dataset.json` (`dataset_tool.py`) or in `labels.json` are taken, and masks `NAME.parsing.png`
-    beside `NAME.jpg`. Members over 256 MB and encrypted ones are skipped. Other arguments, and what is raised, as of
-    `Encoded`; a missing or damaged archive too.
+    Reads labels from NVlabs' `dataset.json` (`dataset_tool.py`) or `labels.json`, and masks `NAME.parsing.png` beside
+    `NAME.jpg`. Members over 256 MB and encrypted ones are skipped. Other arguments and errors are those of `Encoded`;
+    a missing or damaged archive also raises `UserError`.
     """
 
     def __init__(

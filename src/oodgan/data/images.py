@@ -1,4 +1,4 @@
-"""The one image edge: files and PIL pictures on one side, float RGB tensors in [-1, 1] on the other."""
+"""Conversion between image files or PIL images and float RGB tensors in [-1, 1]; no other module converts them."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Photo:
 def open_photo(source: str | Path | IO[bytes], name: str | None = None) -> Photo:
     """Decode a photo of any mode into upright 8-bit RGB.
 
-    Grey, palette and CMYK are converted, 16-bit is scaled by 1/257 and rounded, transparency is laid over white, of an
-    animation the first frame is taken. Metadata that cannot be read are left out, with a warning. Raises `UserError`
-    naming the file when it is missing, no image, damaged, or larger than `MAX_PIXELS`.
+    Grey, palette and CMYK images are converted, 16 bits are scaled by 1/257 and rounded, transparent pixels become
+    white, and the first frame of an animation is used. Unreadable metadata are left out with a warning. Raises
+    `UserError` naming the file if it is missing, no image, damaged, or larger than `MAX_PIXELS`.
     """
     label = _label(source, name)
     photo, lost = _read(source, label, lambda image: _photo(image, label))
@@ -77,7 +77,7 @@ def open_photo(source: str | Path | IO[bytes], name: str | None = None) -> Photo
 
 
 def photo_of(picture: Image.Image, name: str) -> Photo:
-    """The photo behind a picture that Pillow opened or made, as `open_photo` gives it."""
+    """Convert a PIL image to a `Photo`, as `open_photo` does."""
     try:
         return _noted(*_photo(picture, name))
     except Exception as error:  # decoders answer damage with errors of every kind
@@ -137,7 +137,7 @@ def decoders() -> tuple[str, ...]:
 
 
 def _read(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Image], Result]) -> Result:
-    """Open an image and use it. Where that fails, the file is tried again without its metadata, a possible cause."""
+    """Open an image and call `use` with it. On failure, try again without metadata, which may be the cause."""
     try:
         return _opened(source, label, use)
     except UserError as error:
@@ -260,8 +260,9 @@ def write_image(
 ) -> Path:
     """Write a picture, or a tensor (3, H, W) in [-1, 1], as png, jpg or webp by the file's ending.
 
-    The file appears complete or not at all (temporary name, then rename); missing folders are made. `quality` is that
-    of jpg and webp. Raises `UserError` for another ending or when the disk refuses, `ValueError` for NaN.
+    The file is written under a temporary name and renamed, so it is never incomplete; missing folders are created.
+    `quality` applies to jpg and webp. Raises `UserError` for another ending or if the file cannot be written,
+    `ValueError` for NaN.
     """
     path = Path(path)
     encoder = _ENCODERS.get(path.suffix.lower())
@@ -288,7 +289,7 @@ def resize(x: Tensor, size: int | tuple[int, int], filter: str = "bicubic") -> T
     """Scale images (B, 3, H, W) or (3, H, W) in [-1, 1] to `size` (side, or height and width), clamped to [-1, 1].
 
     `bicubic` is torch's antialiased cubic (the default, used by every protocol of this package), `area` is the mean
-    over each target pixel's area. An image that has the size already comes back unchanged.
+    over each target pixel's area. An image that already has this size is returned unchanged.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if x.shape[-2:] == (height, width):

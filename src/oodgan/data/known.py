@@ -1,4 +1,4 @@
-"""Which files of a data set were found whole before, so that 70,000 of them are looked at once."""
+"""Remembers which files of a data set are undamaged, so that 70,000 files are checked only once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Known:
 
     @classmethod
     def of(cls, where: str) -> Known:
-        """What is known of a data set, by its absolute place."""
+        """Return the record of a data set, by its absolute path."""
         # A decoder that is installed later reads what was damaged before.
         key = hashlib.sha256(os.fsencode(f"{os.path.abspath(where)} {decoders()}")).hexdigest()[:16]
         known = cls(cache_folder() / "checked" / f"{key}.json")
@@ -44,7 +44,7 @@ class Known:
         return known
 
     def ask(self, name: str, stamp: str | None, check: Callable[[str], str | None]) -> str | None:
-        """Why the file is damaged, or None; `check(name)` is asked when it has changed since, or is new."""
+        """Return why the file is damaged, or None. Calls `check(name)` if the file is new or has changed."""
         if stamp is None:
             return check(name)
         before = self._old.get(name)

@@ -43,7 +43,7 @@ def read_labels(path: str | Path) -> Labels:
 
 
 def parse_labels(name: str, raw: bytes) -> Labels:
-    """`read_labels` of a file's content; its name says the format."""
+    """Parse the content of a label file; the format follows from the name. See `read_labels`."""
     labels = _from_text(name, _text(raw))
     if not any(labels.values()):
         raise UserError("it holds no labels")
@@ -51,10 +51,10 @@ def parse_labels(name: str, raw: bytes) -> Labels:
 
 
 def of_images(labels: Labels, images: Iterable[str]) -> Labels:
-    """The labels by the names of images instead of what their source calls these; those of no image are left out.
+    """Return the labels by image name instead of the names in the label file. Labels without an image are left out.
 
     Raises:
-        UserError: a labelled file could be several of the images, two mean one image, or none means any.
+        UserError: a labelled file matches several images, two match one image, or none matches any.
     """
     files = {file: file for column in labels.values() for file in column}
     image_of = {file: name for name, file in matched(images, files, "images", "labelled files").items()}
@@ -195,7 +195,7 @@ def _from_celeba(text: str) -> Labels:
 
 
 def _collect(rows: Iterable[tuple[str, Any, Any, Any]]) -> Labels:
-    """Labels of (place, file, attribute, value), place being said of a row that is wrong."""
+    """Collect labels from rows (place, file, attribute, value); errors name the place."""
     labels: Labels = {}
     for place, file, name, value in rows:
         if not file or not name:

@@ -1,4 +1,4 @@
-"""What lies below a folder: its pictures by relative path, and what is passed over."""
+"""The contents of a folder: its images by relative path, and the files that are left out."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Listing:
 
     @property
     def note(self) -> str | None:
-        """What is passed over, in words; None for nothing."""
+        """A sentence that names the files left out; None if there are none."""
         return passed_over(self.others, str(self.root)) if self.others else None
 
     def files(self) -> dict[str, Path]:

@@ -79,9 +79,9 @@ class Part(Dataset[Sample]):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples: `image` (B, 3, S, S), `name` list of B, in training `seed` (B,) int64.
 
-    `labels` {attribute: (B,)} with NaN where one is unknown, `parsing` (B, S, S) and `w_plus` (B, L, 512) are there
-    when any sample has them; `has_parsing` and `has_w_plus` (B,) tell which rows are real, the others are 0. `failed`
-    holds what was left out; B is 0 when nothing was left.
+    `labels` {attribute: (B,)} with NaN for unknown values, `parsing` (B, S, S) and `w_plus` (B, L, 512) are present if
+    any sample has them; `has_parsing` and `has_w_plus` (B,) mark the valid rows, the others are 0. `failed` lists the
+    images left out; B is 0 if all were.
     """
     good = [sample for sample in samples if "image" in sample]
     batch: Batch = {"name": [sample["name"] for sample in good], "failed": {}}
@@ -112,10 +112,10 @@ def seed_worker(_: int) -> None:
 
 
 class ImageLoader(DataLoader[Sample]):
-    """A DataLoader that drops what cannot be read and, over a `TrainSampler`, can be stopped and resumed exactly.
+    """A DataLoader that drops unreadable images and, with a `TrainSampler`, resumes exactly.
 
-    Lightning saves `state_dict()` with its checkpoints and hands it back on resuming. `progress` tells how many batches
-    of the running epoch were used up (set by the DataModule); without it, those handed out count.
+    Lightning saves `state_dict()` in checkpoints and restores it on resuming. `progress` (set by the DataModule)
+    returns the number of batches of this epoch that were trained on; without it, loaded batches are counted.
     """
 
     progress: Callable[[], int] | None = None
@@ -139,7 +139,7 @@ class ImageLoader(DataLoader[Sample]):
             raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from None
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, global batches used up in it, and what the order depends on; empty for evaluation."""
+        """Return the epoch, the global batches used in it, and what the order depends on; empty for evaluation."""
         if not isinstance(self.sampler, TrainSampler):
             return {}
         batch = self._given if self.progress is None else self.progress()

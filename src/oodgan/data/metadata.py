@@ -1,7 +1,7 @@
-"""What travels in a photo's file beside its pixels: EXIF that a copy can carry, whatever state it comes in.
+"""EXIF metadata of a photo that an edited copy should keep, even if the photo's metadata are damaged.
 
-Cameras, phones and editors write EXIF of wrong types, signs and lengths, and Pillow's readers answer with errors of
-every kind. Here what can be read is read, and the rest is left out.
+Cameras, phones and editors write EXIF with wrong types, signs and lengths, for which Pillow raises many kinds of
+errors. This module keeps the entries that can be read and drops the others.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Tags = dict[int, Any]
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF says; as it is where EXIF says nothing that can be read."""
+    """Return the picture rotated as its EXIF says; unchanged if EXIF has no readable orientation."""
     image.load()  # Pillow turns TIFFs by itself when it decodes them, and takes the orientation away
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def sideways(image: Image.Image) -> bool:
-    """Whether `upright` will exchange the width and height that Pillow says before decoding."""
+    """Return whether `upright` will swap the width and height that Pillow reports before decoding."""
     return image.format != "TIFF" and _orientation(image) > 4
 
 
@@ -59,8 +59,8 @@ def _orientation(image: Image.Image) -> int:
 def exif_of(image: Image.Image) -> tuple[bytes | None, bool]:
     """The EXIF that a copy of the picture should carry, and whether some of it is damaged and therefore left out.
 
-    Orientation and what describes the file's own pixels are not in it. None when there is nothing. It has to be asked
-    for before the pixels of a TIFF are decoded.
+    Without the orientation and the entries that describe the file's own pixels. None if nothing is left. For a TIFF,
+    call this before the pixels are decoded.
     """
     exif = _exif(image)
     main, lost = _readable(exif)
@@ -187,7 +187,7 @@ def _written(tags: Tags, groups: Mapping[int, Tags]) -> bytes | None:
 
 
 def without(data: bytes) -> bytes | None:
-    """An image file without its metadata, for one that cannot be opened because of them; None where that is no help."""
+    """Return an image file without its metadata, which may prevent it from opening; None if that does not help."""
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             return _bare_png(data)

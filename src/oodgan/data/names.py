@@ -1,7 +1,7 @@
-"""Which files belong together: images with their labels, masks and results, by relative path without ending.
+"""Matching of images with their labels, masks and results, by relative path without ending.
 
-Two names mean the same image when they are equal, or one is the end of the other: `anna/0.png` is meant by `anna/0`,
-`faces/anna/0.jpg` and, where no other folder has a `0`, by `0.png`. What fits more than one image is refused.
+Two names match if they are equal or one is the end of the other: `anna/0.png` matches `anna/0`, `faces/anna/0.jpg`
+and, if no other folder has a `0`, `0.png`. A name that matches several images is an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 
 def clean(name: str) -> str:
-    """A name as other tools and systems write it, with forward slashes and without `./` before it.
+    """Normalise a name written by another tool or system: forward slashes, no leading `./`.
 
     >>> clean("./anna/0.png"), clean("anna\\\\0.png")
     ('anna/0.png', 'anna/0.png')
@@ -27,7 +27,7 @@ def clean(name: str) -> str:
 
 
 def bare(name: str) -> str:
-    """A name without a picture's ending; other dots belong to it.
+    """Return a name without the ending of an image file; other dots are kept.
 
     >>> bare("anna/0.JPG"), bare("v1.5"), bare("v1.5.png")
     ('anna/0', 'v1.5', 'v1.5')
@@ -65,9 +65,9 @@ def _last(name: str) -> str:
 
 
 class Lookup:
-    """Finds a collection's image by the name that something else gives it.
+    """Finds an image of a collection by a name from elsewhere.
 
-    `names` are relative paths, `what` says what they are in messages.
+    `names` are relative paths; `what` describes them in messages.
     """
 
     def __init__(self, names: Iterable[str], what: str = "images") -> None:
@@ -79,7 +79,7 @@ class Lookup:
             self._by_last[_last(path)].append((path, name))
 
     def find(self, other: str) -> str | None:
-        """The image that `other` means, or None. Raises `UserError` when it could mean several."""
+        """Return the image that matches `other`, or None. Raises `UserError` if several match."""
         for wanted in (other, clean(other)):
             if wanted in self._names:
                 return wanted
@@ -96,17 +96,17 @@ class Lookup:
 
     @property
     def first(self) -> str:
-        """A name to show what they look like."""
+        """One of the names, as an example in messages."""
         return next(iter(self._names), "nothing")
 
 
 def matched(
     names: Iterable[str], others: Mapping[str, Value], what: str = "images", kind: str = "files"
 ) -> dict[str, Value]:
-    """What belongs to each of `names`: {name: value} from {other's name: value}, without what belongs to none.
+    """Match `names` with {other name: value}; return {name: value} of those that match.
 
     Raises:
-        UserError: a name of the others could mean several images, two of them mean one image, or none fits any.
+        UserError: an other name matches several images, two match one image, or none matches any.
     """
     lookup = Lookup(names, what)
     matches: dict[str, Value] = {}
@@ -125,7 +125,7 @@ def matched(
 
 
 def distinct(names: Sequence[str], key: Callable[[str], object], why: str) -> None:
-    """Raise `UserError` when two names have one key, saying `why` that matters."""
+    """Raise `UserError` if two names have the same key; `why` explains the problem."""
     seen: dict[object, str] = {}
     for name in names:
         other = seen.setdefault(key(name), name)

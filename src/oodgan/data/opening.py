@@ -1,4 +1,4 @@
-"""The source that a path means, by what lies there."""
+"""Opens a data set by its path; the format follows from its content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_source(path: str | Path, size: int = 256, check: bool = True) -> Encode
     """Open a data set: a zip archive, tar shards, LMDB, parquet or Arrow files, CelebAMask-HQ, or a folder of images.
 
     Raises:
-        UserError: nothing there, or nothing that is known.
+        UserError: the path does not exist, or the format is unknown.
     """
     place = Path(path).expanduser()
     ending = place.suffix.lower()

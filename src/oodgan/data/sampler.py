@@ -1,4 +1,4 @@
-"""Which image comes when: the same global batches on one process and on many, resumable at any batch."""
+"""Order of training images: the same global batches on any number of processes, resumable at any batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from oodgan.errors import UserError
 
 
 class Draw(NamedTuple):
-    """One training draw: which item of the dataset, and a 63-bit seed for whatever is random about this sample."""
+    """One training draw: an index into the dataset, and a 63-bit seed for the random augmentation of this sample."""
 
     item: int
     seed: int
 
 
 class UnpaddedSampler(Sampler[int]):
-    """Every `world`-th index from `rank` on, each index on exactly one rank, none twice (torch's own sampler pads)."""
+    """Every `world`-th index, starting at `rank`: each index on exactly one rank, without padding (unlike torch's)."""
 
     def __init__(self, n: int, rank: int = 0, world: int = 1) -> None:
         if not 0 <= rank < world:
@@ -43,9 +43,9 @@ class UnpaddedSampler(Sampler[int]):
 class TrainSampler(Sampler[Draw]):
     """A fresh shuffle each epoch that depends on (`seed`, epoch) only; each rank gets its share of every global batch.
 
-    Rank r of W draws the r-th of W slices of each batch of `batch_size` (global), so that W processes together see
-    what one process sees, batch by batch. An incomplete last batch is dropped. `resume(epoch, start)` makes that epoch
-    begin at global batch `start`. Raises `UserError` for a batch size that cannot work.
+    Rank r of W gets the r-th of W slices of each global batch of `batch_size`, so that W processes together train on
+    the same batches as one. An incomplete last batch is dropped. `resume(epoch, start)` starts that epoch at global
+    batch `start`. Raises `UserError` for an invalid batch size.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -79,7 +79,7 @@ class TrainSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def resume(self, epoch: int, start: int) -> None:
-        """Go to `epoch` and let it begin at global batch `start`; later epochs begin at 0 again."""
+        """Set the epoch and start it at global batch `start`; later epochs start at 0."""
         self.epoch, self._resume = epoch, (epoch, min(start, self.batches))
 
     def __iter__(self) -> Iterator[Draw]:
@@ -94,10 +94,10 @@ class TrainSampler(Sampler[Draw]):
         return self.batches * self.local_batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order depends on, to compare after a restart."""
+        """Return what the order depends on, to be compared after a restart."""
         return {"n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
 
 def _mixed(*numbers: int) -> int:
-    """A 63-bit number from several, without visible relation between neighbours."""
+    """Hash several numbers to a 63-bit seed."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1

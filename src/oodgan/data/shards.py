@@ -21,14 +21,14 @@ Place = tuple[int, int, int]  # number of the shard, offset and size of the memb
 
 
 class WebDataset(Encoded):
-    """The images in WebDataset's tar shards, by their place in the files, so that order and resume are a folder's.
+    """The images in WebDataset's tar shards, read by file offset, so that random order and exact resume work.
 
-    A sample is what shares a name up to its first dot: an image (`.jpg`, `.png`, ...), and where there are some labels
-    (`.cls` a class, `.json` {attribute: number}) and a parsing mask (`.parsing.png`, `.mask.png` or `.seg.png`). Where
-    two shards have one name, the shard's name is put before it.
+    Files whose names are equal up to the first dot form a sample: an image (`.jpg`, `.png`, ...), optionally labels
+    (`.cls`: a class, `.json`: {attribute: number}) and a parsing mask (`.parsing.png`, `.mask.png` or `.seg.png`). If
+    two shards contain the same name, the shard's name is prepended.
 
-    `path`: a shard, a folder of shards, or a glob. Other arguments, and what is raised, as of `Encoded`; also for no
-    shards, and packed ones (`.tar.gz`), which cannot be read in place.
+    `path`: a shard, a folder of shards, or a glob. Other arguments and errors are those of `Encoded`; also raises for
+    no shards and for compressed ones (`.tar.gz`), which cannot be read in place.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ _OPEN: dict[str, tuple[tuple[int, ...], Any]] = {}  # environments by path, with
 
 
 def _opened_lmdb(path: str, *state: int) -> Any:
-    """An LMDB environment, which a process may open once only; anew after a fork, and when the file is another one."""
+    """Open an LMDB environment once per process; reopen it after a fork and when the file was replaced."""
     try:
         import lmdb
     except ImportError:
@@ -165,8 +165,8 @@ class Lmdb(Encoded):
     """The images in an LMDB environment: rosinality's (`prepare_data.py`: keys `256-00042` and `length`), or any of
     encoded images by key, with masks `NAME.parsing.png` and `labels.json` beside them where there are some.
 
-    `resolution`: which of rosinality's sizes is read; the largest when None. Other arguments, and what is raised, as of
-    `Encoded`; also for the library lmdb missing, no environment, and no such resolution.
+    `resolution`: which of rosinality's sizes to read; None: the largest. Other arguments and errors are those of
+    `Encoded`; also raises if the library lmdb, the environment or the resolution is missing.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which images are for training, validation and test, decided by an image's name alone."""
+"""Splits into training, validation and test images, by the image's name alone."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ SPLITS = (TRAIN, VAL, TEST)
 class Split(Protocol):
     """Maps an image's name to `train`, `val` or `test`.
 
-    A split that has to see all names of a source at once has a method `of(names) -> parts` besides (`assign`).
+    A split that needs all names of a source at once also has a method `of(names) -> parts` (see `assign`).
     """
 
     def __call__(self, name: str) -> str: ...
 
 
 def assign(split: Split, names: Sequence[str]) -> list[str]:
-    """The part of each image of a source. Raises `UserError` for names that the split cannot tell apart."""
+    """Return the part of each image of a source. Raises `UserError` if the split cannot distinguish two names."""
     of = getattr(split, "of", None)
     return of(names) if of else [split(name) for name in names]
 
 
 def stable_fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text only, evenly spread: the same on every machine and in every year."""
+    """Hash a text to a number in [0, 1), uniformly distributed and the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 class HashSplit:
-    """Split by a stable hash of the file name without folders and ending, so that a moved or re-encoded file stays.
+    """Split by a hash of the file name without folders and ending, so that a moved or re-encoded file keeps its part.
 
-    Where several images have that name (one folder a person), they are told apart by their folders. `val` and `test`
-    are shares of all images.
+    If several images have that name (e.g. one folder per person), their folders are included. `val` and `test` are
+    fractions of all images.
     """
 
     def __init__(self, val: float = 0.05, test: float = 0.05) -> None:
@@ -64,7 +64,7 @@ class HashSplit:
 
 
 class OnePart:
-    """Put every image into one part, for a folder that is a test set (or a training set) as a whole."""
+    """Put every image into one part, for a folder that is entirely a test set (or a training set)."""
 
     def __init__(self, part: str = TEST) -> None:
         if part not in SPLITS:

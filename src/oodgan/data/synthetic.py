@@ -1,4 +1,4 @@
-"""Images that a generator draws, and mixtures of sources."""
+"""Images drawn by a generator, and mixtures of sources."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from oodgan.generators.protocol import Generator, sample_codes
 class Generated(Source):
     """Samples of a generator with their exact codes: `w_plus` (L, 512) beside the image.
 
-    Sample `i` depends on (`seed`, `i`) only, whatever is drawn before it or by which worker. `truncation` is one value
-    or a range drawn from evenly; with probability `mixing` styles are mixed. With `cache` every image is written there
-    once, under a folder of the generator's id and these settings; cached images, and so all images of a caching source,
-    are rounded to 8 bit.
+    Sample `i` depends on (`seed`, `i`) only, not on earlier draws or workers. `truncation` is one value or a range to
+    draw from uniformly; styles are mixed with probability `mixing`. With `cache`, every image is written once to a
+    folder named after the generator and these settings, and all images are rounded to 8 bits.
     """
 
     def __init__(
@@ -84,17 +83,16 @@ def _range(value: float | Sequence[float]) -> tuple[float, float]:
 
 
 def _mixed(seed: int, index: int) -> int:
-    """A 63-bit number from two, without visible relation between neighbours."""
+    """Hash seed and index to a 63-bit seed."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8], "big") >> 1
 
 
 class Mix(Source):
     """Several sources in fixed proportions, e.g. `sources={generated: ..., real: ...}, ratios={generated: 3, real: 1}`.
 
-    Which source gives sample `i` depends on (`seed`, `i`) only. Each source is shuffled once, so that a few samples
-    come from all of a folder, not from its first names; one that is used up begins again. `length` defaults to the
-    sources' lengths together. Names begin with the source's key. Keys that only some samples have are completed by the
-    DataModule's collation.
+    The source of sample `i` depends on (`seed`, `i`) only. Each source is shuffled once, so that a few samples cover
+    the whole folder; a source that is used up starts again. `length` defaults to the sum of the sources' lengths. Names
+    start with the source's key. Keys that only some samples have are completed by the DataModule's collation.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class Parquet(Encoded):
         super().__init__(str(path), names, size, check, own, None if self._mask_column else parsing)
 
     def _columns(self) -> list[str]:
-        """The columns' names, which all files share; also counts the rows."""
+        """Return the names of the columns, which must be equal in all files; also counts the rows."""
         columns: list[str] = []
         for number, file in enumerate(self.files):
             table = self._open(number)
