@@ -1,4 +1,4 @@
-"""Convert a data set to shards, an archive, LMDB, a table or a folder, optionally resized; names and labels are kept."""
+"""Convert a data set to shards, an archive, LMDB, a table or a folder, optionally resized; names and labels stay."""
 
 from __future__ import annotations
 

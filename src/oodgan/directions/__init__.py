@@ -1,4 +1,4 @@
-"""w+ -> edited w+: named directions, how they are found, and the files they travel in."""
+"""Edit directions (w+ -> edited w+): the named bank, discovery methods, and file formats."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def build(cfg: Mapping[str, Any], generator: Generator) -> Bank:
-    """The bank of a config group `directions`, fitted to the generator.
+    """Build the bank of a config group `directions`, fitted to the generator.
 
-    Options that find directions at once and without labels (`sefa`, `ganspace`, `import`) may stand here as they are.
+    Methods that need no labels and are fast (`sefa`, `ganspace`, `import`) can be used directly.
 
     Raises:
-        UserError: for `probe`, which needs its own stage.
+        UserError: for `probe`, which must be run as a stage first.
     """
     from hydra.utils import instantiate
 

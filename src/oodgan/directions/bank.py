@@ -41,7 +41,7 @@ class HasCodes(Protocol):
 
 
 def latent_space(generator: HasCodes) -> str:
-    """The latent space a generator's codes live in: `stylegan2-ffhq`, what it says itself, or its own id."""
+    """Return the name of a generator's latent space: `stylegan2-ffhq`, its own attribute, or its id."""
     own = getattr(generator, "latent_space", None)
     if isinstance(own, str):
         return own
@@ -49,7 +49,7 @@ def latent_space(generator: HasCodes) -> str:
 
 
 def space_of(generator_id: str) -> str:
-    """`latent_space` of a generator of which only the id is known."""
+    """`latent_space` of a generator, from its id alone."""
     return next((space for prefix, space in _SPACES.items() if generator_id.startswith(prefix)), generator_id)
 
 
@@ -110,19 +110,19 @@ class Bank:
 
     @property
     def id(self) -> str:
-        """`directions-` and 8 hex digits over names and vectors: what artifacts made with this bank carry."""
+        """`directions-` and 8 hex digits of the hash of names and vectors; stored in artifacts made with this bank."""
         hasher = hashlib.sha256(json.dumps(self.names).encode())
         hasher.update(self.vectors.detach().float().cpu().contiguous().numpy().tobytes())
         return f"directions-{hasher.hexdigest()[:8]}"
 
     def index(self, name: str) -> int:
-        """The class number of a name; UserError with the nearest known one when there is none."""
+        """Return the class number of a name. Raises UserError with the nearest known name if it is unknown."""
         if name not in self.names:
             raise unknown("direction", name, self.names)
         return self.names.index(name)
 
     def range(self, name: str) -> tuple[float, float]:
-        """The useful strengths (lowest, highest) of a name; -1 to 1 where it was not measured."""
+        """Return the useful strengths (lowest, highest) of a name; (-1, 1) if they were not measured."""
         self.index(name)
         low, high = self.calibration.get(name, {}).get("range", (-1.0, 1.0))
         return float(low), float(high)
@@ -135,7 +135,7 @@ class Bank:
         return Bank(chosen, self.vectors[rows], self.generator, self.space, kept, self.provenance)
 
     def delta(self, edits: Edits) -> Tensor:
-        """The step of several edits together: (L, 512), or (B, L, 512) when a strength is a tensor (B,).
+        """Return the sum of several edits: (L, 512), or (B, L, 512) if a strength is a tensor (B,).
 
         Raises:
             UserError: a name is unknown (the nearest is shown) or a strength is no finite number.
@@ -162,10 +162,10 @@ class Bank:
     def fit(self, generator: HasCodes) -> Bank:
         """The same bank with the generator's number of layers.
 
-        Layers of W+ count from the coarsest, so surplus last rows are dropped and missing ones stay unmoved.
+        W+ layers are numbered from the coarsest, so surplus last rows are dropped and missing ones are zero.
 
         Raises:
-            UserError: the generator lives in another latent space.
+            UserError: the generator has another latent space.
         """
         if latent_space(generator) != self.space:
             raise UserError(

@@ -1,4 +1,4 @@
-"""How far is strength 1, what does it move, and whom does it leave: measured on samples and on inverted photos."""
+"""Calibration of strength 1, and its effects on attributes and identity, on samples and inverted photos."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LADDER = tuple(2 * 1.4**i for i in range(6))  # lengths in W from 2 to 10.8
 
 @dataclass
 class Measured:
-    """What one set of images shows: `scores` (N, K) of the probes, `faces` (N, 512) identity embeddings, and `thumbs`
-    (N, 192), the pictures at 8 x 8."""
+    """Measurements of N images: `scores` (N, K) of the probes, `faces` (N, 512) identity embeddings, and `thumbs`
+    (N, 192), the images at 8 x 8."""
 
     scores: Tensor
     faces: Tensor
@@ -53,7 +53,7 @@ class Bench:
 
     @torch.no_grad()
     def __call__(self, codes: Tensor, probes: Probes | None = None) -> Measured:
-        """Codes (N, L, 512) -> what is seen; `probes` other than the bench's own may judge."""
+        """Render codes (N, L, 512) and measure the images, optionally with other `probes`."""
         scores, faces, thumbs = [], [], []
         batch = 1 if self.generator.mean_w.device.type == "cpu" else 16
         for part in codes.split(batch):
@@ -67,15 +67,15 @@ class Bench:
 def find_step(
     move: Callable[[float], tuple[float, float]], target: float, identity: float, longest: float = 12.0
 ) -> tuple[float, str]:
-    """The shortest length in W that moves the score by `target` and keeps the identity.
+    """Return the shortest length in W that changes the score by `target` and keeps the identity.
 
     Args:
         move: length -> (mean movement of the score, median identity similarity).
-        target: standard deviations; identity: lowest median similarity; longest: length to give up at.
+        target: standard deviations; identity: lowest median similarity; longest: largest length tried.
 
     Returns:
-        The length (interpolated between the rungs of a ladder), and what ended the search: `target`, `identity`
-        (the movement is smaller than asked for), `turned` (the score falls again) or `length`.
+        The length (interpolated between tried lengths), and why the search ended: `target`, `identity` (the change is
+        smaller than `target`), `turned` (the score decreases again) or `length`.
     """
     before, best = (0.0, 0.0, 1.0), (0.0, 0.0, 1.0)
     for length in (*(rung for rung in _LADDER if rung < longest), longest):
@@ -93,7 +93,7 @@ def find_step(
 
 
 def _share(before: float, after: float, goal: float) -> float | None:
-    """Where between two values a rising one crosses the goal, as a share; None when it does not."""
+    """Return the fraction between two values at which a rising curve crosses the goal; None if it does not."""
     if after < goal:
         return None
     return 0.0 if before >= goal else (goal - before) / max(after - before, 1e-9)
@@ -129,7 +129,7 @@ def calibrate(
 
 
 def curves(bench: Bench, bank: Bank, codes: Tensor, strengths: Sequence[float] = CURVE) -> dict[str, dict[str, Any]]:
-    """Each direction's own movement and identity at several strengths: name -> {strength, move, identity} lists."""
+    """Measure each direction's own score and the identity at several strengths: {name: {strength, move, identity}}."""
     base = bench(codes)
     by_name: dict[str, dict[str, Any]] = {}
     for name in bank.names:
@@ -144,7 +144,7 @@ def curves(bench: Bench, bank: Bank, codes: Tensor, strengths: Sequence[float] =
 
 
 def useful_range(curve: Mapping[str, Sequence[float]], identity: float = 0.25) -> list[float]:
-    """The strengths over which the score still grows and the person stays: from a curve to [lowest, highest]."""
+    """Return the range of strengths [lowest, highest] over which the score still grows and the identity is kept."""
     points = sorted(zip(curve["strength"], curve["move"], curve["identity"], strict=True))
     ends = []
     for sign in (-1, 1):
@@ -160,7 +160,7 @@ def useful_range(curve: Mapping[str, Sequence[float]], identity: float = 0.25) -
 
 @dataclass
 class Check:
-    """Independent judgement at strength 1 on held-out samples.
+    """Evaluation of all directions at strength 1 on held-out samples, by independent probes.
 
     `moves` (K, P): mean movement of every probe, standard deviations of real faces; `identity` (K,): median FaceNet
     similarity; `probes`: the P attributes.
@@ -177,7 +177,7 @@ class Check:
         return float(self.moves[self.names.index(name), self.probes.index(name)])
 
     def strongest_other(self, name: str) -> tuple[str, float]:
-        """What else moves most."""
+        """Return the other attribute that changes most."""
         row = self.moves[self.names.index(name)].clone()
         row[self.probes.index(name)] = 0
         return self.probes[int(row.abs().argmax())], float(row[row.abs().argmax()])
@@ -191,7 +191,7 @@ class Check:
 
 
 def check(bench: Bench, bank: Bank, codes: Tensor, judge: Probes) -> Check:
-    """Every direction at strength 1 against every probe of `judge`."""
+    """Measure the effect of every direction at strength 1 on every probe of `judge`."""
     base = bench(codes, judge)
     moves, identity = [], []
     for name in bank.names:
@@ -205,10 +205,10 @@ def check(bench: Bench, bank: Bank, codes: Tensor, judge: Probes) -> Check:
 def compose(
     bench: Bench, bank: Bank, codes: Tensor, judge: Probes, pairs: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Two edits at once: for each pair, each attribute's movement together relative to alone.
+    """Combine two edits: for each pair, the change of each attribute relative to its change alone.
 
-    `kept` is by the judge, `kept_learnt` by the probes that the directions were learnt with. Where these say that both
-    hold and the judge does not, it is the probes that disagree on what one edit shows of the other.
+    `kept` is measured by the judge, `kept_learnt` by the probes that the directions were learned with. If only
+    `kept_learnt` is near 1, the probes disagree about the combination; the edits themselves may be fine.
     """
     judged = _together(bench, bank, codes, judge, pairs)
     learnt = _together(bench, bank, codes, bench.probes, pairs)
@@ -236,7 +236,7 @@ def _together(
 def against_published(
     bench: Bench, bank: Bank, published: Bank, codes: Tensor, judge: Probes, rounds: int = 5
 ) -> list[dict[str, Any]]:
-    """The same attribute's movement at equal identity loss: names that both banks have.
+    """Compare the change of attributes in both banks at equal loss of identity.
 
     The published direction is scaled by bisection until its median identity equals ours at strength 1.
     """

@@ -1,4 +1,4 @@
-"""A bank's card: Markdown with its numbers and pictures, written by the stage."""
+"""The card of a bank: a Markdown file with numbers and images, written by the stage `directions`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARGIN = 110
 def contact_sheet(
     generator: Generator, bank: Bank, codes: Tensor, strengths: Sequence[float] = (-1, 0, 1), side: int = 112
 ) -> Image.Image:
-    """One row a direction; for each code (N, L, 512) the strengths side by side. Cells of `side` px, rows labelled."""
+    """One labelled row per direction: for each code (N, L, 512) the strengths side by side, in cells of `side` px."""
     columns = len(codes) * len(strengths)
     sheet = Image.new("RGB", (_MARGIN + columns * side, 18 + len(bank) * side), "white")
     draw = ImageDraw.Draw(sheet)
@@ -47,7 +47,7 @@ def _cell(generator: Generator, code: Tensor, side: int) -> Image.Image:
 
 
 def heat_map(result: Check, path: Path) -> None:
-    """The entanglement matrix as a picture: directions down, probes across, standard deviations."""
+    """Draw the entanglement matrix: directions in rows, probes in columns, in standard deviations."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -78,7 +78,7 @@ def write_pictures(generator: Generator, bank: Bank, codes: Tensor, folder: Path
 def write_card(
     bank: Bank, path: Path, command: str, pictures: Sequence[str], result: Check | None, extra: Mapping[str, Any]
 ) -> Path:
-    """Write the Markdown. `extra` may hold `compose` and `published` tables; `pictures` are paths as the text names."""
+    """Write the card. `extra` may have `compose` and `published` results; `pictures` are paths relative to the card."""
     parts = [_head(bank, command), _table(bank, result), *(f"![{Path(p).stem}]({p})\n" for p in pictures)]
     if result is not None:
         parts.append(_matrix(result))

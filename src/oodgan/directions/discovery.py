@@ -34,10 +34,10 @@ _POLISH = {"place", "spare", "target", "identity", "step", "max_step"} | POLISHE
 class Discovered:
     """Directions before calibration.
 
-    `vectors` (K, L, 512) have length 1 in the layer that they move most, unless `calibrated`; `quality` says how well
-    probes and linear models do on held-out labels; `probes` calibrate, `check` judges independently (other labels);
-    `settings` holds what each direction's own calibration should respect, and under `polish` the place where the
-    `polisher` is to keep it once its strength is known, with what its second calibration should respect.
+    `vectors` (K, L, 512) have length 1 in the layer with the largest step, unless `calibrated`. `quality` has the
+    accuracy of probes and linear models on held-out labels. `probes` are used for calibration, `check` for the final
+    evaluation (trained on other labels). `settings` has calibration options of single directions; its entry `polish`
+    has the place that `polisher` restricts the direction to, and options of the calibration after polishing.
     """
 
     names: list[str]
@@ -62,14 +62,14 @@ class ProbeDiscovery:
         backbone, size, ridge: the probes' features and regulariser.
         holdout: share of the labelled faces that trains the independent probe of the final check.
         cache: folder for the samples' features; null keeps nothing.
-        solve: settings of `oodgan.directions.solve.Solver`, which then combines the lines of all attributes from
-            their measured effects; null: each line as it is, made orthogonal and kept to layers as its options say.
-        polish: settings of `oodgan.directions.polish.Polisher`, which then keeps the attributes that have an option
-            `polish: {place: [left, top, right, bottom]}` to their place; null: none is polished. Further options there:
-            `spare`, and own settings, of the polisher; `target`, `identity`, `step` of the calibration that follows.
+        solve: settings of `oodgan.directions.solve.Solver`, which combines candidate directions of all attributes by
+            their measured effects; null: use each candidate, made orthogonal and limited to layers by its options.
+        polish: settings of `oodgan.directions.polish.Polisher`, which restricts attributes with an option
+            `polish: {place: [left, top, right, bottom]}` to this place; null: no polishing. This option may also have
+            `spare` and settings of the polisher, and `target`, `identity`, `step` of the calibration afterwards.
 
     Raises:
-        UserError: an option that is none, fewer than 20 samples.
+        UserError: an unknown option, or fewer than 20 samples.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ProbeDiscovery:
             self._options_known(name, options)
 
     def _options_known(self, name: str, options: Mapping[str, Any]) -> None:
-        """Said at once, not after an hour of scoring samples."""
+        """Check options before samples are scored, which takes an hour."""
         for option in options.keys() - _OPTIONS:
             raise unknown(f"option of attribute {name!r}:", option, _OPTIONS)
         polish = options.get("polish") or {}
@@ -127,8 +127,8 @@ class ProbeDiscovery:
     def _steps(
         self, lines: Tensor, risen: Tensor, probes: Probes, wanted: Mapping[str, Mapping[str, Any]]
     ) -> Tensor:  # fmt: skip
-        """The steps to try (K, 2, L, 512), as long as each attribute's option `try`: along its line, and along
-        `fit_codes`'s line, in the same layers."""
+        """Return two candidate steps per attribute (K, 2, L, 512), of length `try`: along its linear model, and along
+        that of `fit_codes`, in the same layers."""
         pairs = []
         for line, (name, options) in zip(lines, wanted.items(), strict=True):
             layers = parse_layers(options.get("layers"), len(line))
@@ -137,7 +137,7 @@ class ProbeDiscovery:
         return torch.stack(pairs)
 
     def _probes(self, extractor: Extractor) -> tuple[Probes, Probes | None]:
-        """Probes to discover with, and independent ones of the other faces to check with."""
+        """Train probes for discovery, and independent ones on the other faces for the final check."""
         fitted: list[list[Probes]] = [[], []]
         for source, folder in self.sources:
             images = list_images(folder)
@@ -162,12 +162,12 @@ class ProbeDiscovery:
         return merge_probes(fitted[0]), merge_probes(fitted[1]) if fitted[1] else None
 
     def _needed(self, name: str) -> bool:
-        """Named attributes and those that they are made orthogonal to; all when none is named."""
+        """Return the configured attributes and those that they are made orthogonal to; all if none is configured."""
         others = {o for opts in self.attributes.values() for o in opts.get("orthogonal") or ()}
         return not self.attributes or name in self.attributes or name in others
 
     def _usable(self, table: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Unnamed attributes without two classes are left out; a named one makes `fit_probes` complain."""
+        """Drop attributes with a single class, except configured ones, for which `fit_probes` raises an error."""
         if self.attributes:
             return table
         enough = {k: v for k, v in table.items() if len(v[~v.isnan()]) >= 40 and len(v[~v.isnan()].unique()) > 1}
@@ -189,7 +189,7 @@ class ProbeDiscovery:
     def _quality(
         self, codes: Tensor, scores: Tensor, probes: Probes, names: Sequence[str]
     ) -> dict[str, dict[str, float]]:
-        """Cross-validated r of each probe on faces, and held-out r of the linear model on the last fifth of samples."""
+        """Return the cross-validated r of each probe, and r of the linear model on the last fifth of the samples."""
         cut = len(codes) * 4 // 5
         quality = {}
         for name in names:
@@ -208,7 +208,7 @@ class ProbeDiscovery:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Directions (K, L, 512) scaled so that the layer that each moves most is moved by 1."""
+    """Scale directions (K, L, 512) to length 1 in the layer with the largest step."""
     return vectors / vectors.norm(dim=2).amax(1)[:, None, None]
 
 

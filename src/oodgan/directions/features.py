@@ -75,7 +75,7 @@ def _square(photo: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def render_features(generator: Generator, extractor: Extractor, codes: Tensor, batch: int | None = None) -> Tensor:
-    """Features (N, D) of G(codes), rendered no larger than the probe looks; on a CPU one by one, which is faster."""
+    """Features (N, D) of G(codes), rendered at the probe's input size; one by one on a CPU, where this is faster."""
     batch = batch or (1 if generator.mean_w.device.type == "cpu" else 16)
     features = [extractor(render(generator, part, extractor.size)).cpu() for part in codes.split(batch)]
     return torch.cat(features)
@@ -93,8 +93,8 @@ def sample_features(
 ) -> tuple[Tensor, Tensor]:
     """Seeded samples: codes w (count, 512) and features (count, D).
 
-    With a cache folder every 200 samples are kept there (fp16): an interrupted run goes on where it stopped, and a
-    larger count adds to a smaller one's, whose codes it begins with.
+    With a cache folder, features are saved for every 200 samples (fp16): an interrupted run continues, and a larger
+    count extends a smaller one, because the first codes are the same.
     """
     codes = sample_codes(generator, count, seed, truncation).cpu()
     settings_hash = hash_settings(

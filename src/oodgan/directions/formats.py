@@ -1,4 +1,4 @@
-"""Directions that others published: .npy, .npz, .pt, .safetensors; W, W+ and style-space ones."""
+"""Published directions in W, W+ or style space: .npy, .npz, .pt, .safetensors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _listed(files: Any) -> dict[str, dict[str, Any]]:
 
 
 def _in_folder(folder: Path) -> dict[str, str]:
-    """The direction files of a folder by their names without ending, lower case."""
+    """Return the direction files of a folder by lower-case name without ending."""
     if not folder.is_dir():
         raise UserError(f"no such folder of directions: {folder}")
     paths: dict[str, Path] = {}
@@ -108,8 +108,8 @@ def _in_folder(folder: Path) -> dict[str, str]:
 def to_layers(vector: Tensor, generator: Generator, source: str) -> Tensor:
     """(512,), (1, 512), (L, 512) or (1, L, 512) -> (num_ws, 512).
 
-    One row is a direction of W: it moves all layers. In StyleGAN2-FFHQ's space an 18-layer direction loses its last
-    rows on a generator of 16 layers, and a 16-layer one leaves the last two of 18 alone.
+    A single row is a direction in W and applies to all layers. In StyleGAN2-FFHQ's space, an 18-layer direction loses
+    its last two rows on a generator with 16 layers, and a 16-layer one gets two rows of zeros on a generator with 18.
 
     Raises:
         UserError: another shape.
@@ -132,7 +132,7 @@ def to_layers(vector: Tensor, generator: Generator, source: str) -> Tensor:
 def from_styles(styles: list[Tensor], generator: Generator) -> Tensor:
     """A style-space direction (StyleCLIP's global ones: one vector a style layer) -> W+ (num_ws, 512).
 
-    Least squares: the W+ step of a layer whose style layers move most like the wanted styles.
+    Solves least squares for the W+ step of each layer whose style layers best reproduce the given styles.
 
     Raises:
         UserError: the number or widths of the style layers are not this generator's.
@@ -154,9 +154,9 @@ def from_styles(styles: list[Tensor], generator: Generator) -> Tensor:
 
 
 def read_direction(path: str | Path, key: str | None = None) -> Tensor | list[Tensor]:
-    """A file's tensor, or its list of tensors when it is a style-space direction. Nothing in it is executed.
+    """Read a file's tensor, or its list of tensors for a style-space direction. Nothing in the file is executed.
 
-    Of several tensors `key` names one; inside dictionaries by a dot (`face.latent`).
+    `key` selects one of several tensors, with dots for nested dictionaries (`face.latent`).
 
     Raises:
         UserError: missing, of an unknown kind, damaged, or several tensors without a `key`.
@@ -182,7 +182,7 @@ def _choose(loaded: Any, key: str | None) -> Tensor | list[Tensor]:
 
 
 def _leaves(loaded: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """What could be a direction in nested dictionaries, by dotted name."""
+    """Yield possible directions in nested dictionaries, by dotted name."""
     for name, value in loaded.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""Attribute labels read off face-parsing masks: mouth, eyes, brows and hair measured in the aligned frame."""
+"""Attribute labels measured on face-parsing masks of aligned faces: mouth, eyes, brows and hair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mask = NDArray[np.uint8]
 
 
 def measure(mask: Mask, image: NDArray[np.uint8]) -> dict[str, float]:
-    """Measure one aligned face; what cannot be seen (behind glasses, under a hat) is left out.
+    """Measure one aligned face; attributes that are covered (by glasses or a hat) are left out.
 
     Args:
         mask: (H, W) class numbers of CelebAMask-HQ.

@@ -1,4 +1,4 @@
-"""Attribute labels of real faces: label files (`oodgan.data.labels`), and face-parsing masks measured."""
+"""Attribute labels of real faces, from label files (`oodgan.data.labels`) or measured on face-parsing masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def labels_of(path: str | Path, images: Mapping[str, Path]) -> Labels:
     """Labels of `images` (name -> file) from a label file, or from a folder of CelebAMask-HQ palette PNGs.
 
     Raises:
-        UserError: as `read_labels` and `of_images`; masks that fit no image, several, or are none.
+        UserError: as `read_labels` and `of_images`; a mask fits no image or several, or is not a parsing mask.
     """
     path = Path(path)
     if not path.is_dir():

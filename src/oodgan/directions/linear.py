@@ -11,7 +11,7 @@ MODELS = ("ridge", "logistic", "svm")
 
 
 def fit_linear(codes: Tensor, scores: Tensor, model: str = "ridge", regulariser: float = 0.3) -> Tensor:
-    """Codes w (N, 512) and one score each (N,) -> normal vector (512,): the score's growth along w.
+    """Fit scores (N,) as a linear function of codes w (N, 512); returns its gradient (512,).
 
     Args:
         model: ridge on the graded score; logistic or svm (squared hinge) on the score's sign about its midpoint.
@@ -32,10 +32,10 @@ def fit_linear(codes: Tensor, scores: Tensor, model: str = "ridge", regulariser:
 
 
 def fit_codes(codes: Tensor, scores: Tensor) -> Tensor:
-    """Codes w (N, 512) and all scores (N, P) -> (P, 512): how w changes with one score while the others stay.
+    """Fit codes w (N, 512) as a linear function of all scores (N, P); returns the change of w per score (P, 512).
 
-    The regression turned round: not the line along which a score grows fastest, but the one along which samples of a
-    higher score lie. It keeps to where samples are, and is estimated from P numbers a sample instead of 512.
+    The reverse regression of `fit_linear`: not the direction in which a score grows fastest, but the mean difference of
+    samples with a higher score. It stays near real samples, and has P regressors instead of 512.
     """
     centred, seen = codes - codes.mean(0), scores - scores.mean(0)
     covariance = seen.T @ seen
@@ -68,7 +68,7 @@ def conditional(normal: Tensor, others: Tensor) -> Tensor:
     Conditional manipulation (InterFaceGAN, Shen et al. 2020, equation 9), for several conditions at once.
 
     Raises:
-        UserError: nothing is left: the attribute is a combination of the others.
+        UserError: no direction remains, because the attribute is a combination of the others.
     """
     if len(others):
         basis, triangle = torch.linalg.qr(others.T.double())
@@ -83,13 +83,13 @@ def conditional(normal: Tensor, others: Tensor) -> Tensor:
 
 
 def parse_layers(text: object, num_ws: int) -> list[int]:
-    """Layer ranges as people write them: `4-7`, `0-3,8`, `5`, a list, or null for all. Both ends count.
+    """Parse layer ranges: `4-7`, `0-3,8`, `5`, a list, or null for all. Both ends are included.
 
     >>> parse_layers("0-2,5", 16)
     [0, 1, 2, 5]
 
     Raises:
-        UserError: not such a text, or a layer that the generator does not have.
+        UserError: an invalid range, or a layer that the generator does not have.
     """
     if text is None or text == "all":
         return list(range(num_ws))

@@ -1,7 +1,7 @@
 """Losses on the scores of attribute probes.
 
-By default they use the half of the probes that seeks strengths (`search`); the half that judges results guides no
-training. The feature extractor is no submodule: it stays out of optimisers and checkpoints and follows the images.
+By default they use the same probes as the search of strengths (`search`), not those that evaluate results. The feature
+extractor is not a submodule: it stays out of optimisers and checkpoints and moves to the images' device.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class AttributeLoss(_Scores):
 
 
 class ChangeLoss(_Scores):
-    """Hinge on the share of an edit that the result shows: max(0, 1 - share), mean over images.
+    """Hinge loss on the share of an edit that the result shows: max(0, 1 - share), mean over images.
 
-    With c the change of the scores from the inverted to the edited image and r the one from the photo to the result,
-    the share is <r, c> / <c, c>: 1 where the result changes as much as the edit does and in the same attributes.
+    Let c be the change of the scores from the inverted to the edited image, and r the change from the photo to the
+    result. The share is <r, c> / <c, c>: 1 if the result changes the same attributes by as much as the edit.
 
     Args:
         probes: a file of probes.
-        floor: of <c, c>, so that edits that change nothing do not count.
+        floor: lower bound of <c, c>, so that edits that change nothing have no effect.
     """
 
     inputs = ("result", "photo", "edited", "inverted")

@@ -1,12 +1,12 @@
-"""Directions that keep to their place: gradient steps through the generator, from a calibrated direction.
+"""Polishing: restricts a calibrated direction to its place in the face, by gradient descent through the generator.
 
-A linear model in W finds what goes with an attribute in the samples, and so a little of everything: a smile narrows
-eyes, a beard darkens the whole picture. What an edit changes beside its own place no mask can use, and what the mask
-cuts off is lost to the edit. So each direction is moved by gradient descent until it does as much to its own score with
-less to the other scores, to the identity, and to the pixels outside of its place in the aligned face.
+A linear model in W also finds what merely correlates with an attribute: a smile narrows the eyes, a beard darkens the
+whole image. Changes outside the attribute's place are lost, because the mask removes them. Gradient descent therefore
+optimises each direction to change its own score as much as before, and to change the other scores, the identity and
+the pixels outside its place in the aligned face less.
 
-The offsets stay in the span of W's strongest principal components, scaled as these are: a free one would please the
-probe by what no eye sees.
+The offsets are combinations of the largest principal components of W, scaled by their standard deviations. Without this
+restriction, the optimisation finds changes that raise the probe's score and are invisible (adversarial examples).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EDGE = 0.015  # softness of a place's border, of the picture's width
 
 @dataclass(frozen=True)
 class Looks:
-    """What one picture shows: `scores` (1, P), `face` (1, 512), `thumb` (1, 3, 64, 64)."""
+    """Measurements of one image: `scores` (1, P), `face` (1, 512), `thumb` (1, 3, 64, 64)."""
 
     scores: Tensor
     face: Tensor
@@ -50,12 +50,12 @@ class Polisher:
     less their mean, on a grid of 8 x 8) + `identity` x (1 - FaceNet similarity).
 
     Args:
-        steps: of Adam, with cosine decay from `lr`.
-        codes, seed: the samples, of truncation 0.5 to 1, some with mixed styles.
-        components: of W's principal components, that an offset may use.
-        target: standard deviations that strength 1 should move the own score by.
-        others, outside, colour, identity: prices, see above.
-        cache: folder that keeps each polished direction, so that an interrupted run goes on where it stopped.
+        steps: steps of Adam, with cosine decay from `lr`.
+        codes, seed: number and seed of the samples, with truncation 0.5 to 1, some with mixed styles.
+        components: number of principal components of W that an offset may use.
+        target: change of the own score at strength 1, in standard deviations.
+        others, outside, colour, identity: weights of the loss terms, see above.
+        cache: folder for polished directions, so that an interrupted run continues where it stopped.
 
     Raises:
         UserError: fewer than one step or two codes.
@@ -82,14 +82,14 @@ class Polisher:
         self, bench: Bench, name: str, vector: Tensor, place: Sequence[float],
         spare: Mapping[str, float] | None = None,
     ) -> Tensor:  # fmt: skip
-        """Direction (L, 512) of strength 1 -> the polished one, about as strong.
+        """Polish a direction (L, 512) of strength 1; the result has about the same strength.
 
         Args:
-            place: left, top, right, bottom of where the attribute is, as shares of the aligned picture.
-            spare: how many times dearer it is to move these other scores than the rest.
+            place: left, top, right, bottom of the attribute, as fractions of the aligned image.
+            spare: factors of the cost of changing single other scores.
 
         Raises:
-            UserError: a place that is none, a score to spare that no probe gives.
+            UserError: an invalid place, or a score in `spare` that no probe has.
         """
         outside = _outside(name, place)
         prices = _prices(bench, name, spare or {})
@@ -135,7 +135,7 @@ class Polisher:
     def _parts(
         self, before: Looks, after: Looks, strength: float, column: int, outside: Tensor, prices: Tensor
     ) -> Tensor:  # fmt: skip
-        """The terms of the loss (5,), as `_PARTS` names them."""
+        """Return the terms of the loss (5,), in the order of `_PARTS`."""
         moved = (after.scores - before.scores)[0] / abs(strength)
         short = F.relu(self.target - moved[column]) / 2 if strength > 0 else torch.zeros_like(moved[column])
         others = (moved.square() * prices).sum() / (len(prices) - 1)
@@ -177,7 +177,7 @@ def _outside(name: str, place: Sequence[float]) -> Tensor:
 
 
 def _prices(bench: Bench, name: str, spare: Mapping[str, float]) -> Tensor:
-    """(P,): 0 for the own score, 1 for the others, more for those to spare."""
+    """Weights (P,): 0 for the own score, 1 for the others, more for those in `spare`."""
     prices = torch.ones(len(bench.probes.names))
     prices[bench.probes.index(name)] = 0
     for other, factor in spare.items():
@@ -197,12 +197,12 @@ def _look(bench: Bench, code: Tensor) -> Looks:
 
 
 def _colours(thumb: Tensor) -> Tensor:
-    """(N, 3, 64, 64) -> (N, 3, 8, 8): what light and dark leave."""
+    """(N, 3, 64, 64) -> (N, 3, 8, 8): the colours without lightness."""
     return F.avg_pool2d(thumb - thumb.mean(1, keepdim=True), 8)
 
 
 def _basis(generator: Generator, components: int) -> Tensor:
-    """W's strongest principal components (K, 512), the first of length 1, the others as much shorter as they vary."""
+    """The largest principal components of W (K, 512), scaled by standard deviation; the first has length 1."""
     codes = sample_codes(generator, 2000, 77, 1.0)[:, 0]
     _, spreads, axes = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
     return axes[:components] * (spreads[:components] / spreads[0])[:, None]
@@ -216,7 +216,7 @@ def _draw(count: int, rng: torch.Generator) -> list[tuple[int, float]]:
 
 
 def _read(path: Path, start: dict[str, Tensor]) -> Tensor | None:
-    """The direction kept in a file, if it was made from the same start, but for the last digits of another run."""
+    """Read a direction from the cache if it was computed from the same start (up to rounding); else None."""
     from safetensors.torch import load_file
 
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Attribute probes: ridge regression from image features to labels, and probes that come from elsewhere."""
+"""Attribute probes: ridge regression from image features to labels, and probes from files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Probes:
 
 
 class ImageProbe:
-    """One attribute's score of images (B, 3, R, R) in [-1, 1] -> (B,): what the metrics of attribute change take."""
+    """The score of one attribute, images (B, 3, R, R) in [-1, 1] -> (B,), for the metrics of attribute change."""
 
     def __init__(self, probes: Probes, attribute: str, extractor: Extractor | None = None) -> None:
         self.probes, self.column = probes, probes.index(attribute)
@@ -94,9 +94,9 @@ class ImageProbe:
 
 
 def normal_scores(labels: Tensor) -> Tensor:
-    """Labels (N,) with NaN where unknown -> normal scores of their ranks (ties share one), or 0/1 when binary.
+    """Convert labels (N,), NaN if unknown, to normal scores of their ranks (equal for ties), or to 0 and 1 if binary.
 
-    Ranks make a probe indifferent to a scale's outliers and ends (an age of 80, a smile of exactly 0).
+    Ranks make a probe robust to outliers and to the ends of a scale (an age of 80, a smile of exactly 0).
     """
     known = ~labels.isnan()
     values, inverse, counts = labels[known].double().unique(return_inverse=True, return_counts=True)
@@ -112,7 +112,7 @@ def normal_scores(labels: Tensor) -> Tensor:
 def fit_probes(
     features: Tensor, labels: Mapping[str, Tensor], extractor: Extractor, ridge: float = 0.5, folds: int = 5
 ) -> Probes:
-    """Fit one ridge probe an attribute on standardised features (the dual form: N is far below D).
+    """Fit one ridge probe per attribute on standardised features (in the dual form, since N is far below D).
 
     Args:
         features: (N, D); labels: attribute -> (N,), NaN where unknown.
@@ -143,7 +143,7 @@ def fit_probes(
 
 
 def merge_probes(parts: Sequence[Probes]) -> Probes:
-    """One set of probes of several sources; what more than one knows is their mean, weighted by squared quality."""
+    """Merge probes of several sources; shared attributes are averaged, weighted by squared quality."""
     names = tuple(dict.fromkeys(name for part in parts for name in part.names))
     weights, biases, quality = [], [], {}
     for name in names:
@@ -188,10 +188,10 @@ def _cross_validate(kernel: Tensor, target: Tensor, rows: Tensor, ridge: float, 
 def load_probes(
     path: Path, attributes: Sequence[str], edits: Mapping[str, float]
 ) -> dict[tuple[str, str, float], ImageProbe]:
-    """(attribute, version, sign) -> probe, for those `attributes` that the probes' file knows.
+    """Return {(attribute, version, sign): probe} for those `attributes` that the file has.
 
-    The version is the file's hash, so numbers of other probes carry another name; the sign is that of the edit's
-    strength, so a wanted change is positive.
+    The version contains the file's hash, so that columns of different probes have different names. The sign is that of
+    the edit's strength, so that a change in the requested direction is positive.
 
     Raises:
         UserError: the file holds no probes.

@@ -1,9 +1,9 @@
-"""Directions that move one attribute and little else, solved from what steps along several lines were seen to do.
+"""Directions that change one attribute and little else, solved from the measured effects of candidate steps.
 
-A linear model in W says along which line an attribute's score grows; what a step along it really changes, only a
-picture tells. So every attribute's lines are tried, the effects are measured on the same samples, and the combination
-is chosen that moves the attribute by one deviation at the least cost to the other scores, to the identity and to
-colours. The cost is quadratic and the wanted movement linear, hence one small linear system an attribute.
+A linear model in W predicts in which direction an attribute's score grows, but the real effect of a step shows only in
+the image. So all candidate steps are rendered on the same samples, and for each attribute the combination is chosen
+that changes it by one standard deviation at the lowest cost for the other scores, the identity and the colours. The
+cost is quadratic and the change linear, so this is one small linear system per attribute.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = logging.getLogger("oodgan")
 
 @dataclass(frozen=True)
 class Prices:
-    """What a change costs, against the attribute's own movement by one standard deviation.
+    """Costs of changes, relative to a change of the attribute itself by one standard deviation.
 
     `others`: mean square movement of the other scores; `identity`: squared distance of FaceNet's embeddings (2 minus
     twice the similarity); `colour`: mean square change of an 8 x 8 thumbnail in [-1, 1]; `own` and `foreign`: squared
-    coefficient of a step along the attribute's own lines and along another's. Foreign ones are dear: scores can be
-    pleased by mixtures that no eye would call the attribute.
+    coefficient of the attribute's own candidate steps and of those of other attributes. The latter cost more: mixtures
+    of them can raise the score without showing the attribute.
     """
 
     others: float = 5.0
@@ -60,7 +60,7 @@ class Solver:
         self.prices = prices if isinstance(prices, Prices) else Prices(**(prices or {}))
 
     def __call__(self, bench: Bench, names: Sequence[str], steps: Tensor) -> Tensor:
-        """Steps (K, S, L, 512), S lines for each of K names -> directions (K, L, 512) predicted to move by 1."""
+        """Combine S candidate steps of each attribute (K, S, L, 512) to directions (K, L, 512) that change it by 1."""
         lines = steps.shape[1]
         codes = sample_codes(bench.generator, self.samples, self.seed, self.truncation)
         effects = measure(bench, codes, steps.flatten(0, 1))
@@ -75,7 +75,7 @@ class Solver:
 
 @dataclass
 class Effects:
-    """What each of J steps did to N samples: `scores` (J, N, P), `faces` (J, N, 512), `thumbs` (J, N, 192)."""
+    """Effects of J steps on N samples: `scores` (J, N, P), `faces` (J, N, 512), `thumbs` (J, N, 192)."""
 
     scores: Tensor
     faces: Tensor
@@ -94,12 +94,12 @@ def measure(bench: Bench, codes: Tensor, steps: Tensor) -> Effects:
 
 
 def solve(effects: Effects, column: int, own: Tensor, prices: Prices) -> Tensor:
-    """Coefficients (J,) of the steps whose sum moves score `column` by 1 on average at the lowest price.
+    """Return coefficients (J,) of the steps whose sum changes score `column` by 1 on average at the lowest cost.
 
-    `own` (J,) marks the steps along the attribute's own lines.
+    `own` (J,) is true for the attribute's own candidate steps.
 
     Raises:
-        UserError: no step moves the score.
+        UserError: no step changes the score.
     """
     wanted = effects.scores[:, :, column].mean(1)
     if float(wanted.abs().max()) < 1e-3:

@@ -1,4 +1,4 @@
-"""Directions without labels, for any generator: SeFa, PCA of W (GANSpace), to be named from a contact sheet."""
+"""Directions without labels for any generator: SeFa and PCA of W (GANSpace). Name them from the contact sheet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SefaDiscovery:
     """Closed-form factorisation (Shen and Zhou 2021, equation 8): eigenvectors of A^T A, A the style layers stacked.
 
     Args:
-        count: how many directions; layers: the W+ layers whose style layers are factorised, and which are moved.
+        count: number of directions; layers: W+ layers whose style layers are factorised, and which the edit changes.
         step: length of strength 1 in W.
     """
 
@@ -39,7 +39,7 @@ class GanspaceDiscovery:
     """Principal components of W (Harkonen et al. 2020, section 3): strength 1 is `deviations` standard deviations.
 
     Args:
-        count: how many; layers: the layers that are moved; samples, seed: of the PCA.
+        count: number of directions; layers: layers that the edit changes; samples, seed: samples of the PCA.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class GanspaceDiscovery:
 def style_maps(generator: Generator) -> list[tuple[int, Tensor]]:
     """(W+ layer, matrix (channels, 512)) of every module that maps a style linearly, whatever the architecture.
 
-    A code with different rows is decoded; a module that is fed one of the rows belongs to that layer.
+    Decodes a code with different rows; a module whose input is one of these rows belongs to that layer.
     """
     assert isinstance(generator, nn.Module)
     marker = torch.Generator().manual_seed(0)
