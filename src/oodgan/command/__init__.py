@@ -1,1 +1,1 @@
-"""The command line: what is typed, what it composes to, what is said when it is wrong."""
+"""The command line: parsing of arguments, checks of the composed configuration, help, completion and error messages."""

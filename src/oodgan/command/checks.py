@@ -1,7 +1,7 @@
-"""A composed configuration before a stage gets it: every key exists, every value is of the kind that it should be.
+"""Checks a composed configuration before a stage runs: every key exists, every value has the right type.
 
-What the shipped configs hold under a key says what belongs there: where they have numbers, a number. The kinds that
-they do not show are listed in `oodgan.keys`.
+The type of a key follows from its values in the shipped configs: if these are numbers, a number is expected. Types that
+the configs do not show are listed in `oodgan.command.keys`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ADDRESSES = ("root", "folder", "output", "cache")
 
 
 def checked(cfg: DictConfig, conf: Path) -> DictConfig:
-    """`cfg` with text as text and lists as lists, after every key and value of it was looked at.
+    """Check every key and value of `cfg`; return it with values converted to text or lists if these are expected.
 
     `conf` is the folder of the shipped configs.
 
     Raises:
-        UserError: the first key that nothing reads, or whose value is of the wrong kind.
+        UserError: for the first key that is not used or has a value of the wrong type.
     """
     made = cfg.copy()
     with open_dict(made):
@@ -71,7 +71,7 @@ def shipped(conf: Path) -> dict[str, list[Any]]:
 
 
 def _placed(defaults: list[Any]) -> Iterator[tuple[str, str]]:
-    """(place, group) of the entries of a defaults list that put another group's options there: `/fit@fit.codes: x`."""
+    """Yield (place, group) of entries of a defaults list that insert another group: `/fit@fit.codes: x`."""
     for entry in defaults:
         for name in entry if isinstance(entry, dict) else ():
             other, at, place = str(name).removeprefix("override ").lstrip("/").partition("@")
@@ -80,7 +80,7 @@ def _placed(defaults: list[Any]) -> Iterator[tuple[str, str]]:
 
 
 def groups(conf: Path) -> list[str]:
-    """The config groups of parts: those of the defaults list, without Hydra's own, stages and experiments."""
+    """Return the config groups of the defaults list, without Hydra's own, stages and experiments."""
     named = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["defaults"]
     return [group for entry in named if isinstance(entry, dict) for group in entry if group not in _NO_GROUPS]
 
@@ -98,7 +98,7 @@ def _note(node: Mapping[Any, Any], prefix: str, values_of: dict[str, list[Any]])
 
 
 def _rename(node: Any) -> None:
-    """Names of mappings as they were typed (`oodgan.words.translate` writes letters beyond ASCII by their number)."""
+    """Restore keys of mappings as typed (`oodgan.command.words.translate` encodes characters beyond ASCII)."""
     if isinstance(node, DictConfig):
         for name in [name for name in node if readable(str(name)) != str(name)]:
             node[readable(str(name))] = node.pop(name)
@@ -108,7 +108,7 @@ def _rename(node: Any) -> None:
 
 
 def _children(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any]]:
-    """(name, value) of a node; values that are missing or refer to others are left out."""
+    """Yield (name, value) of a node, without missing values and interpolations."""
     names = list(node) if isinstance(node, DictConfig) else range(len(node))
     for name in names:
         if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
@@ -126,7 +126,7 @@ def _look_at(node: DictConfig, prefix: str, known: Mapping[str, list[Any]]) -> N
 
 
 def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
-    """The value as its key wants it; `theirs` are those of the shipped configs."""
+    """Return the value converted for its key; `theirs` are the values in the shipped configs."""
     if value is None:
         if key in (*keys.NEVER_NULL, "seed") or key.endswith((".max_steps", ".lr")):
             raise UserError(f"{key}=null: a value is needed, such as {theirs[0] if theirs else 'a name'}")
@@ -186,7 +186,7 @@ def _among_choices(key: str, value: Any) -> None:
 
 
 def _list(key: str, value: Any, theirs: list[list[Any]]) -> Any:
-    """A list; a value alone becomes a list of one, a text with commas one of several."""
+    """Convert to a list: a single value to a list of one, a text with commas to several."""
     if isinstance(value, DictConfig) and not any(isinstance(item, dict) for items in theirs for item in items):
         raise UserError(f"{key}={value}: a list is expected, {key}=[a,b]")
     if isinstance(value, ListConfig):
@@ -205,7 +205,7 @@ def _list(key: str, value: Any, theirs: list[list[Any]]) -> Any:
 
 
 def _of_their_kind(key: str, value: Any, theirs: list[Any]) -> None:
-    """Raise UserError when all shipped values of a key are of one kind, and this one is not."""
+    """Raise UserError if all shipped values of a key have one type, and this value has another."""
     if not theirs or _refers(value):
         return
     kinds = {_kind(v) for v in theirs}
@@ -253,7 +253,7 @@ def _refers(value: Any) -> bool:
 
 
 def _strange(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]]) -> Iterator[str]:
-    """Dotted keys that nothing reads."""
+    """Return the dotted keys that are not used."""
     target = node.get("_target_")
     for name, value in node.items():
         key = f"{prefix}{name}"
@@ -284,12 +284,12 @@ def _has_children(key: str, known: Mapping[str, list[Any]]) -> bool:
 
 
 def _referred_to(name: Any, whole: Mapping[Any, Any]) -> bool:
-    """Whether a key of the user's own serves other values: `${name}`, `${oc.select:name,...}`."""
+    """Return whether other values refer to a key: `${name}`, `${oc.select:name,...}`."""
     return bool(re.search(rf"\$\{{(oc\.select:)?{re.escape(str(name))}[.,}}\[]", str(whole)))
 
 
 def _takes(target: str, name: str) -> bool:
-    """Whether what a `_target_` names takes a keyword; also where it cannot be found, which its call will say."""
+    """Return whether a `_target_` accepts a keyword; also true if it cannot be imported, which is reported later."""
     from hydra.errors import HydraException
     from hydra.utils import get_object
 

@@ -1,6 +1,6 @@
 """Completion of words in bash, zsh and fish: `eval "$(oodgan --shell-completion bash)"`.
 
-The shell asks `oodgan --complete "LINE"` for what may follow; Hydra's own completion answers for groups and keys.
+The shell calls `oodgan --complete "LINE"`; groups and keys are completed by Hydra.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def script(shell: str) -> str:
-    """The text that a shell evaluates; `install=bash`, as Hydra writes it, is understood too.
+    """Return the script for a shell to evaluate; Hydra's `install=bash` is accepted too.
 
     Raises:
         UserError: another shell.
@@ -53,7 +53,7 @@ def script(shell: str) -> str:
 
 
 def complete(line: str) -> list[str]:
-    """The words that the last word of a command line may become."""
+    """Return the completions of the last word of a command line."""
     words = line.split()[1:]
     last = "" if line.endswith(" ") or not words else words.pop()
     if not any(word in stage_names() for word in words):

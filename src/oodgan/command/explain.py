@@ -1,4 +1,4 @@
-"""One line for what Hydra and OmegaConf say, with the nearest right key, option or keyword."""
+"""Converts errors of Hydra and OmegaConf to one line, with the nearest valid key, option or keyword."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oodgan.errors import UserError, nearest
 
 
 def explain(error: BaseException, stage: str) -> str:
-    """What was wrong and what would be right, of an error in composing a configuration or calling a `_target_`."""
+    """Explain an error in composing a configuration or calling a `_target_`: what was wrong and what is valid."""
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return str(cause)
@@ -112,7 +112,7 @@ def _conf() -> Path:
 
 
 def keys(stage: str) -> list[str]:
-    """All keys of the stage's configuration, dotted."""
+    """Return all dotted keys of the stage's configuration."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

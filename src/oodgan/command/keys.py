@@ -1,7 +1,7 @@
-"""What kind of value a configuration key takes, where the shipped configs do not show it: text, lists, choices.
+"""Types of configuration keys that the shipped configs do not show: text, lists, choices.
 
-`oodgan.words` reads what is typed by it, `oodgan.checks` what is composed. That a number or a yes-or-no is meant, and
-which keys there are, the shipped configs show (`oodgan.checks`).
+Used by `oodgan.command.words` for arguments and by `oodgan.command.checks` for the composed configuration, which also
+reads from the shipped configs which keys exist and whether a number or a boolean is expected.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ def is_texts(key: str) -> bool:
 
 
 def among(key: str, keys: Iterable[str]) -> bool:
-    """Whether a dotted key is one of `keys`, in which `*.x` is an `x` at any depth."""
+    """Return whether a dotted key matches one of `keys`, in which `*.x` is an `x` at any depth."""
     return any(fnmatchcase(key, pattern) for pattern in keys)
 
 
 def choices(key: str) -> tuple[str, ...] | None:
-    """The words that a key takes, the most exact entry first; None where all are taken."""
+    """Return the valid values of a key, by its most specific entry; None if there is no restriction."""
     exact = CHOICES.get(key)
     return exact or next((words for pattern, words in CHOICES.items() if fnmatchcase(key, pattern)), None)

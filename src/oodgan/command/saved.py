@@ -1,4 +1,4 @@
-"""A run's configuration as a file beside its results, and the same run again: `oodgan STAGE config=FOLDER`."""
+"""Saves a run's configuration with its results, and repeats it: `oodgan STAGE config=FOLDER`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HERE = ("folder", "stage", "fit", "hydra", "defaults", "sweep", "resume", "repl
 
 @contextlib.contextmanager
 def beside(cfg: DictConfig) -> Iterator[None]:
-    """After a block that ended well, write the configuration into the folder of the stage, where it made one."""
+    """Write the configuration to the folder of the stage, if it created one, after the block succeeds."""
     kept = cfg.copy()
     yield
     file = (RunFolder.of(kept) if kept.stage == "pipeline" else StageFolder.of(kept)).config
@@ -36,19 +36,19 @@ def beside(cfg: DictConfig) -> Iterator[None]:
 
 
 def text(cfg: DictConfig) -> str:
-    """The file's text: values that refer to others still do, so that `run=` of a later command is honoured."""
+    """Return the text of the file with unresolved interpolations, so that `run=` of a later command has an effect."""
     again = f"# Once more: oodgan {cfg.get('stage')} config=THIS_FILE run=ANOTHER; other words go before these.\n"
     return again + OmegaConf.to_yaml(cfg)
 
 
 @contextlib.contextmanager
 def primary(overrides: list[str], conf: Path, stage: str) -> Iterator[tuple[Path, list[str]]]:
-    """The folder of the config that Hydra begins with, ours or one made from `config=`, and the overrides left.
+    """Return the folder of Hydra's primary config (ours, or one generated from `config=`) and the remaining overrides.
 
-    A group of the saved file is taken whole, unless the command line chooses another option of it.
+    Groups are taken from the saved file unless the command line chooses another option.
 
     Raises:
-        UserError: no such file, or one that holds no configuration.
+        UserError: no such file, or it contains no configuration.
     """
     named = [word.partition("=")[2] for word in overrides if key_of(word) == "config"]
     left = [word for word in overrides if key_of(word) != "config"]
@@ -68,7 +68,7 @@ def primary(overrides: list[str], conf: Path, stage: str) -> Iterator[tuple[Path
 
 
 def find(place: str, stage: str) -> Path:
-    """The file that `config=` means: itself, or that of a stage's or a run's folder."""
+    """Return the file of `config=`: the file itself, or that in a stage's or run's folder."""
     path = Path(place).expanduser()
     for file in (path, path / CONFIG, path / stage / CONFIG):
         if file.is_file():
@@ -85,7 +85,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _keys_of(conf: Path, group: str) -> set[str]:
-    """Top-level keys that the options of a group set: the group's own, or several where it is packed globally."""
+    """Return the top-level keys that the options of a group set: the group itself, or several if global."""
     top_keys = {group}
     for path in (conf / group).glob("*.yaml"):
         content = path.read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def _keys_of(conf: Path, group: str) -> set[str]:
 
 
 def _defaults(ours: list[Any], present: set[str]) -> list[Any]:
-    """Our defaults list, without the groups that the saved file brings."""
+    """Return our defaults list without the groups in the saved file."""
     return [{group: None if group in present else item[group]} if (group := _group(item)) else item for item in ours]
 
 

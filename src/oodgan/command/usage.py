@@ -1,6 +1,6 @@
-"""The texts of `oodgan --help` and `oodgan STAGE --help`, from the stages' sources and the config files as they are.
+"""The texts of `oodgan --help` and `oodgan STAGE --help`, from the stages' sources and the config files.
 
-Nothing heavy is imported, so that help answers at once.
+Nothing heavy is imported, so that help is fast.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def usage() -> str:
 
 
 def stage_names() -> list[str]:
-    """The stages that exist: the modules of `oodgan.stages`."""
+    """Return the names of the stages: the modules of `oodgan.stages`."""
     return sorted(path.stem for path in _STAGES.glob("*.py") if not path.stem.startswith("_"))
 
 
 def config_folders() -> tuple[Path, Path]:
-    """Where the configs may lie: inside the package when installed from a wheel, beside `src` in a checkout."""
+    """Possible folders of the configs: inside the package if installed from a wheel, beside `src` in a checkout."""
     return _PACKAGE / "conf", _PACKAGE.parents[1] / "conf"
 
 
 def constant(stage: str, name: str) -> tuple[str, ...]:
-    """A tuple of strings that a stage's module assigns to `name`, without importing it; empty where it does not."""
+    """Return the tuple of strings assigned to `name` in a stage's module, without importing it; empty if absent."""
     for node in _parsed(stage).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
             return tuple(ast.literal_eval(node.value))
@@ -93,7 +93,7 @@ def _indented(text: str) -> str:
 
 
 def _text(path: Path) -> str:
-    """The keys of a config file with their comments, without what is Hydra's."""
+    """Return the keys of a config file with their comments, without those of Hydra."""
     if not path.is_file():
         return ""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -108,7 +108,7 @@ def _text(path: Path) -> str:
 
 
 def _bases(conf: Path, path: Path, place: str) -> dict[Path, list[str]]:
-    """The files that an option's defaults list begins from, each with the places where its keys stand."""
+    """Return the base files in an option's defaults list, each with the places of its keys."""
     bases: dict[Path, list[str]] = {}
     if not path.is_file():
         return bases
@@ -121,7 +121,7 @@ def _bases(conf: Path, path: Path, place: str) -> dict[Path, list[str]]:
 
 
 def _begins(conf: Path, path: Path, place: str, entry: str | dict[str, str]) -> list[tuple[Path, str]]:
-    """The files and places that one entry of a defaults list names: `light`, or `/fit@fit.codes: default`."""
+    """Return files and places of one entry of a defaults list: `light`, or `/fit@fit.codes: default`."""
     if isinstance(entry, str):
         return [] if entry == "_self_" else [(path.with_name(f"{entry}.yaml"), place)]
     bases = []

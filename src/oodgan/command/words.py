@@ -1,7 +1,7 @@
-"""What is typed after `oodgan STAGE`: Hydra's options in any place, and values as they stand in the shell.
+"""Arguments of `oodgan STAGE`: Hydra's options at any place, and values as typed in the shell.
 
-Hydra reads values by a grammar of its own, in which `1.10` is a number, `=` ends a value, and letters beyond ASCII are
-errors. Names and paths are text as typed here, and JSON is understood; what Hydra gets is quoted as it wants.
+In Hydra's grammar `1.10` is a number, `=` ends a value, and characters beyond ASCII are errors. Here names and paths
+are plain text and JSON is accepted; values are quoted before they are passed to Hydra.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
 def options(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's own options with their values, wherever they stand, and the other words; after `--` there are none.
+    """Split Hydra's own options with their values, at any place, from the other words; after `--` there are no options.
 
     >>> options(["seed=1", "--cfg", "job", "run=a", "-m"])
     (['--cfg', 'job', '-m'], ['seed=1', 'run=a'])
@@ -63,7 +63,7 @@ def options(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def key_of(word: str) -> str:
-    """The dotted key that an override sets, without its package: `+a.b@c=1` -> `a.b`."""
+    """Return the dotted key of an override, without its package: `+a.b@c=1` -> `a.b`."""
     return word.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
@@ -130,7 +130,7 @@ def _groups() -> set[str]:
 
 
 def _option(text: str) -> str:
-    """The name of a group's option: what Hydra would read as a number or a yes-or-no is text, too."""
+    """Quote the name of a group's option that Hydra would read as a number or boolean."""
     if not _hydra_reads(f"key={text}"):
         return quoted(text)
     value = _parser().parse_override(f"key={text}").value()
@@ -138,14 +138,14 @@ def _option(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text in Hydra's quotes: they escape the quote, and backslashes only right before one."""
+    """Quote text for Hydra: escapes quotes, and backslashes only directly before a quote."""
     tail = len(text) - len(text.rstrip("\\"))
     text = text + "\\" * tail
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
 
 
 def spelled(value: Any) -> str:
-    """A Python value in Hydra's grammar."""
+    """Convert a Python value to Hydra's grammar."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -156,7 +156,7 @@ def spelled(value: Any) -> str:
 
 
 def readable(key: str) -> str:
-    """A mapping's key as it was typed (see `_key`).
+    """Decode the key of a mapping to what was typed (see `_key`).
 
     >>> readable(_key("naïve")), _key("age+"), readable("smile")
     ('naïve', 'age+', 'smile')
@@ -165,7 +165,7 @@ def readable(key: str) -> str:
 
 
 def _key(text: str) -> str:
-    """A mapping's key in Hydra's grammar, which has no quotes for keys: other characters by their number."""
+    """Encode the key of a mapping for Hydra, which has no quotes for keys: other characters are written as numbers."""
     kept = (c if c in _PLAIN_KEY else f"\\{c}" if c in _ESCAPED else f"%+{ord(c):x}+%" for c in text)
     return "".join(kept)
 
@@ -210,7 +210,7 @@ def _balanced(text: str) -> bool:
 
 
 def _value(text: str, pure: bool, as_text: bool, key: str = "") -> str:
-    """One value. `pure`: brackets are part of a name; `as_text`: what looks like a number is text, too."""
+    """Convert one value. `pure`: brackets are part of a name; `as_text`: numbers are text too."""
     if _is_quoted(text) or (text.lower() == "null" and key not in NEVER_NULL):
         return text
     if text[:1] in ("[", "{") and not pure:
@@ -242,14 +242,14 @@ def _is_quoted(text: str) -> bool:
 
 
 def unquoted(text: str) -> str:
-    """The text that stands in Hydra's quotes or with its escapes; inverts `quoted`."""
+    """Return the text of a quoted or escaped value; the inverse of `quoted`."""
     if not _is_quoted(text):
         return re.sub(r"\\([()\[\]{}:=,\\ \t])", r"\1", text)
     return str(_parser().parse_override(f"key={text}").value())
 
 
 def _split(text: str, separator: str, once: bool = False) -> Iterator[str]:
-    """Parts between separators that stand outside of brackets and quotes."""
+    """Split at separators outside of brackets and quotes."""
     start = 0
     for i, depth in _scan(text):
         if depth == 0 and text[i] == separator:
@@ -261,7 +261,7 @@ def _split(text: str, separator: str, once: bool = False) -> Iterator[str]:
 
 
 def _scan(text: str) -> Iterator[tuple[int, int]]:
-    """(place, how many brackets are open after it) of the characters outside of quotes and escapes."""
+    """Yield (index, number of open brackets after it) of the characters outside of quotes and escapes."""
     closing: list[str] = []
     quote, escaped, before = "", False, ""
     for i, c in enumerate(text):

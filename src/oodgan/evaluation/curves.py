@@ -1,7 +1,7 @@
-"""Likeness at equal change: identity and LPIPS of each method where its edits are equally strong.
+"""Likeness at equal change: identity and LPIPS of each method at equally strong edits.
 
-A method that hardly edits keeps the likeness for nothing.  So every method is measured at several strengths, its
-likeness is read as a curve over the attribute's change, and methods are compared where the curves have one change.
+A method that hardly edits is close to the photo for that reason alone. So every method is measured at several
+strengths, which gives a curve of likeness over the attribute's change, and methods are compared at the same change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIKENESS = ("identity", "lpips")
 
 @dataclass(frozen=True)
 class Curve:
-    """One method's edits of one attribute, the weakest first.
+    """One method's edits of one attribute, sorted by strength.
 
     Attributes:
         strengths: (S,) factors of the edit.
@@ -44,9 +44,9 @@ class Curve:
 
 
 def curves(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, dict[str, Curve]]:
-    """{attribute: {method: curve}} of scores (photos, rows, metrics); the inversion is no edit and has no curve.
+    """Return {attribute: {method: curve}} of scores (photos, rows, metrics), without the inversion, which is no edit.
 
-    A judge (`oodgan.evaluation.judges`) has curves only where `at` names it.
+    A judge (`oodgan.evaluation.judges`) has curves only if `at` contains it.
     """
     names = job.columns
     metrics = [name for name in names if name.startswith(LIKENESS)]
@@ -70,10 +70,10 @@ def curves(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, dict[s
 
 
 def interpolate(change: Floats, value: Floats, at: float) -> Floats:
-    """Values (D,) of D curves (D, S) where they first rise to a change of `at`, linear between strengths.
+    """Interpolate D curves (D, S) linearly at the first strength where the change reaches `at`; returns (D,).
 
-    A curve that is above `at` already at its weakest strength has that strength's value; one that does not get there
-    has nan.
+    A curve that is above `at` at its weakest strength has the value of that strength; one that does not reach `at` is
+    nan.
     """
     values = np.where(change[:, 0] > at, value[:, 0], np.nan)
     for s in range(change.shape[1] - 1):
@@ -87,12 +87,12 @@ def interpolate(change: Floats, value: Floats, at: float) -> Floats:
 
 
 def likeness_at(curve: Curve, metric: str, at: float, protocol: Protocol) -> dict[str, Any]:
-    """A metric where the mean change over the photos is `at`, with its bootstrap interval over photos.
+    """Return a metric at the strength where the mean change over photos is `at`, with its bootstrap interval.
 
     Returns:
-        `mean`, `low`, `high`, `count`, and `reached`, the share of the bootstrap's draws that get to this change; a
-        draw that does not is worse than all that do, and where it is the interval's end, that end is None. Instead of
-        `mean` there is `why` where the curve does not get there (`not reached`), or starts above it.
+        `mean`, `low`, `high`, `count`, and `reached`, the fraction of bootstrap draws that reach this change. Other
+        draws count as worse than all of these; an end of the interval that falls on them is None. If the curve does not
+        reach this change or starts above it, there is `why` instead of `mean`.
     """
     change, value = curve.change, curve.likeness[metric]
     known = ~(np.isnan(change).any(1) | np.isnan(value).any(1))
@@ -115,10 +115,10 @@ def likeness_at(curve: Curve, metric: str, at: float, protocol: Protocol) -> dic
 
 
 def equal_change(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, Any]:
-    """{attribute: {at, methods: {method: {points, likeness}}}}, plain values, of what is measured at several strengths.
+    """Return {attribute: {at, methods: {method: {points, likeness}}}} as plain values.
 
-    A point is one strength: the means and intervals of change and likeness. `likeness` is {metric: `likeness_at`},
-    there for the attributes that `at` names.
+    A point has the means and intervals of change and likeness at one strength. `likeness` is {metric: `likeness_at`}
+    for attributes in `at`.
     """
     result: dict[str, Any] = {}
     for attribute, methods in curves(job, table, at).items():
@@ -146,7 +146,7 @@ def _points(curve: Curve, protocol: Protocol) -> list[dict[str, Any]]:
 
 
 def to_table(equal: Mapping[str, Any]) -> Table:
-    """A row an attribute and method: the likeness at the attribute's change; of those that get there the best marked.
+    """One row per attribute and method: the likeness at the attribute's change, the best of those that reach it marked.
 
     Args:
         equal: what `equal_change` returned.
@@ -193,7 +193,7 @@ def _metrics(equal: Mapping[str, Any]) -> list[str]:
 
 
 def draw(equal: Mapping[str, Any]) -> bytes:
-    """A PNG with a chart an attribute and metric: likeness over change, one line a method, bars as wide as intervals.
+    """Draw a PNG with one chart per attribute and metric: likeness over change, one line per method, with intervals.
 
     Args:
         equal: what `equal_change` returned, not empty.

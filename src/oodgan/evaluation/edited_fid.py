@@ -1,7 +1,7 @@
 """FID between edited photos and real photos that have the attribute, as StyleFeatureEditor's table reports it.
 
-Of a test set, the photos that lack the attribute are edited; their results are compared with the photos of the same
-test set that have it, untouched.  (For an attribute that is taken away, the other way round.)  The rules are those of
+The photos of a test set without the attribute are edited; the results are compared with the unedited photos of the same
+test set that have it. (For removing an attribute, the reverse.) The rules are those of
 `scripts/fid_calculation.py` in github.com/AIRI-Institute/StyleFeatureEditor (6bc5db2): labels of CelebAMask-HQ's table,
 1024 px, pytorch-fid's features, all photos of both sides.
 """
@@ -59,7 +59,7 @@ class Attribute:
         return cls(name, bool(config["present"]), {bare(row[0]): row[column] == "1" for row in rows})
 
     def sides(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
-        """The photos to edit, and the real ones that their results are compared with, each in order.
+        """Return the photos to edit, and the real ones to compare the results with, each sorted.
 
         Raises:
             UserError: a photo without a label, or fewer than two on a side.
@@ -77,7 +77,7 @@ class Attribute:
 
 
 def real_moments(photos: Sequence[Pair], protocol: Any, path: Path, device: str, batch: int = 8) -> dict[str, Tensor]:
-    """Running sums of the features of real photos, for FID; from the file `path`, or computed and then kept there."""
+    """Return running sums of the features of real photos for FID, cached in the file `path`."""
     import torch
     from safetensors.torch import load_file, save_file
 

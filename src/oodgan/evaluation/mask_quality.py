@@ -1,4 +1,4 @@
-"""How good the masks of edits are, attribute by attribute, on held-out samples and on real photos."""
+"""Quality of the masks of each attribute, on held-out samples and on real photos."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to make masks, the composition that belongs to it (a mode of `oodgan.compose.compose`), and the parser
-    that limits them, if any."""
+    """A masker, the composition used with it (a mode of `oodgan.compose.compose`), and the parser that limits its
+    masks, if any."""
 
     masker: Masker
     mode: str
@@ -52,7 +52,7 @@ class Face:
 
 @dataclass
 class Observed:
-    """What was seen of one attribute and one kind of masks: a value a face in each list."""
+    """Measurements of one attribute and one kind of masks: lists with one value per face."""
 
     masks: list[Tensor] = field(default_factory=list)
     named: list[float] = field(default_factory=list)
@@ -62,16 +62,16 @@ class Observed:
 
 
 class MaskQuality:
-    """Edits faces one attribute after the other, and measures the masks.
+    """Edits faces along each attribute and measures the masks.
 
-    Pictures are decoded at `size`. Masks are kept at 64 px only, so memory grows by 16 kB a face, attribute and kind.
+    Images are decoded at `size`. Masks are stored at 64 px: 16 kB per face, attribute and kind.
 
     Args:
-        kinds: name -> how to make masks.
+        kinds: name -> kind of masks.
         attributes: names of the bank's directions that the maskers know.
         scores: attribute -> probe of pictures (B, 3, R, R) -> (B,); attributes without one have no `edit_kept`.
-        strength: of every edit, 1 being the calibrated one.
-        transfer: how the residuals of an inversion follow an edit; None: unchanged.
+        strength: strength of every edit; 1 is the calibrated one.
+        transfer: what happens to residuals when the code is edited; None: unchanged.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class MaskQuality:
         return code.image(self.generator, self.size)
 
     def regions(self) -> dict[str, Tensor]:
-        """Attribute -> boolean (64, 64): the 15 % of the pixels that it changes most consistently on these faces."""
+        """Return {attribute: boolean (64, 64)}: the 15 % of the pixels that it changes most consistently."""
         return {name: seen.region() for name, seen in self.consistent.items()}
 
     def summary(self, regions: Mapping[str, Tensor], samples: int = 1000, seed: int = 0) -> dict[str, dict[str, Any]]:

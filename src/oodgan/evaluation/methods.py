@@ -1,4 +1,4 @@
-"""The baselines that stand in the same table: what the parts of one edit give at each step."""
+"""The built-in methods of an evaluation: results of the steps of one edit, and baselines."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Maker:
 
     Args:
         editor: the configured editor.
-        published: builds the same editor with the paper's parts, when `paper` is first asked for.
+        published: builds the same editor with the paper's parts, when `paper` is first used.
     """
 
     def __init__(self, editor: Editor, published: Callable[[Editor], Editor]) -> None:
@@ -98,11 +98,11 @@ class Maker:
         return self._build(self.editor)
 
     def produce(self, method: str, photo: Tensor, edit: dict[str, float]) -> tuple[Tensor, Tensor | None]:
-        """What a method makes of an aligned photo (3, R, R) in [-1, 1]: the picture (3, R, R) and, of methods that have
+        """Apply a method to an aligned photo (3, R, R) in [-1, 1]: returns the image (3, R, R) and, if the method has
         one, its mask (1, R, R) in [0, 1].
 
-        The editors keep what they know of a photo, so all methods of one photo share its inversion, and methods that
-        are asked for one after the other share the edit, too.
+        The editors cache their results, so all methods share the inversion of a photo, and consecutive methods also
+        share the edit.
 
         Raises:
             UserError: no such method, or an attribute that the editor does not know.

@@ -1,4 +1,4 @@
-"""Photos and the pictures that methods made of them, matched by name and checked before anything is measured."""
+"""Photos and the results of methods, matched by name and checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from oodgan.files import below
 
 @dataclass(frozen=True)
 class Pair:
-    """One photo with its results and masks, {method: file}; a built-in method may still have to make its files.
+    """One photo with its results and masks, {method: file}; the files of built-in methods may not exist yet.
 
     `name` is the photo's without folders and ending, or with folders where another photo has it. Methods without masks
     have no entry in `masks`.
@@ -42,7 +42,7 @@ def match(
     masks: Path | None = None,
     only: PhotoSet | None = None,
 ) -> list[Pair]:
-    """Pairs in name order, only of photos that every method has, so that all methods are scored on the same ones.
+    """Match photos and results by name; only photos that every method has, so that all methods are scored on the same.
 
     Args:
         photos: folder of aligned photos, searched at any depth.
@@ -96,7 +96,7 @@ def match(
 
 
 def sides(protocol: Protocol, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The protocol's photos to edit; and the real ones that FID compares their results with, when these are others."""
+    """Return the protocol's photos to edit, and the real ones that FID compares the results with, if these differ."""
     from oodgan.evaluation.edited_fid import Attribute
 
     chosen = protocol.choose(names)
@@ -105,27 +105,27 @@ def sides(protocol: Protocol, names: Iterable[str]) -> tuple[list[str], list[str
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos below a folder: `files` by the name that tells them apart, `keys` of these by relative path."""
+    """The photos below a folder: `files` by shortest unique name, and these names by relative path (`keys`)."""
 
     files: Mapping[str, Path]
     keys: Mapping[str, str]
 
     @classmethod
     def of(cls, folder: str | Path, what: str = "photos") -> Photos:
-        """Raises `UserError` for no such folder, nothing in it, or two photos that differ by their endings only."""
+        """List a folder. Raises `UserError` if it is missing, empty, or two photos differ only by their endings."""
         files = Listing.of(folder, what).files()
         keys = short(files)
         distinct(list(files), keys.__getitem__, f"of the {what} in {folder} differ by their endings only")
         return cls({keys[name]: path for name, path in files.items()}, keys)
 
     def matched(self, folder: str | Path, what: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
-        """The pictures below a folder by the names of the photos that they belong to; errors of `names.matched`."""
+        """Return the images below a folder by the names of their photos; errors as of `names.matched`."""
         files = Listing.of(folder, what, suffixes).files()
         matches = matched(self.keys, files, "photos", what)
         return {self.keys[name]: path for name, path in matches.items()}
 
     def parsing_masks(self, folder: str | Path, names: Iterable[str]) -> dict[str, Path]:
-        """The parsing masks of some of the photos. Raises `UserError` when there is none, or one is no such mask."""
+        """Return the parsing masks of some photos. Raises `UserError` if there is none, or one is invalid."""
         every = self.matched(folder, "parsing masks", (".png",))
         masks = {name: every[name] for name in names if name in every}
         if not masks:
@@ -140,7 +140,7 @@ def _made(value: str) -> bool:
 
 
 def _results(folder: Path) -> Path:
-    """What the edit stage wrote lies one folder down."""
+    """Return the folder of results; the edit stage writes them to a subfolder."""
     return folder / "result" if (folder / "edits.json").is_file() else folder
 
 

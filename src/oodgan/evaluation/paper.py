@@ -1,4 +1,4 @@
-"""The paper's configuration, as far as the configured parts allow: what stands as `paper` beside ours."""
+"""The configuration of the method `paper`: the published method, as far as the configured parts allow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = tuple(PAPER)
 def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A composed config (plain values) with mask, composition and pasting as published, and `config["paper"]` on top.
 
-    Weights stay those configured, unless `paper` names others.
+    Weights are the configured ones unless `paper` overrides them.
     """
     from omegaconf import OmegaConf
 
@@ -54,7 +54,7 @@ def published(editor: Editor, config: Mapping[str, Any]) -> Editor:
 
 
 def differences(config: Mapping[str, Any]) -> str:
-    """One sentence for a table's caption: what `paper` is here, and what of the published method it is not."""
+    """Return a sentence for table captions: what `paper` is here, and how it differs from the published method."""
     paper = paper_config(config)
     network, deghoster = (paper[part].get("network") or {} for part in ("diffcam", "deghoster"))
     backbone = str(network.get("backbone", "another network"))

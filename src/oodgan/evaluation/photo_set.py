@@ -1,4 +1,4 @@
-"""Named sets of photos: file names and hashes, so that no figure is reported on photos that chose anything."""
+"""Named sets of photos (names and hashes): photos used for decisions stay apart from those for reported figures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos by file name, with the sha256 of each.
+    """File names of photos with their hashes (sha256).
 
     Attributes:
-        name: of the set: its file's, without ending.
-        hashes: file name -> sha256.
+        name: name of the set: that of its file, without ending.
+        hashes: file name -> hash (sha256).
     """
 
     name: str
@@ -30,7 +30,7 @@ class PhotoSet:
         """Read a file as `sha256sum` writes it (`HASH  NAME` a line), with comments after `#`.
 
         Raises:
-            UserError: no such file, a line that is neither, a name twice, or no photo.
+            UserError: no such file, an invalid line, a repeated name, or no photo.
         """
         path = Path(path).expanduser()
         try:
@@ -56,7 +56,7 @@ class PhotoSet:
         """The keys of `photos` (key -> file) that are in the set, sorted.
 
         Raises:
-            UserError: a photo of the set is missing or there twice, or its file is another one than the set's.
+            UserError: a photo of the set is missing or occurs twice, or its hash differs from that in the set.
         """
         by_name: dict[str, list[str]] = {}
         for key, path in photos.items():

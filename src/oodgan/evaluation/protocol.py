@@ -1,4 +1,4 @@
-"""The evaluation protocol: everything that changes a number without changing a method."""
+"""The evaluation protocol: all settings that change measured numbers without changing a method."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Protocol:
     """A versioned protocol; two results may share a table only when their `id` is equal.
 
     Attributes:
-        name, version: what people call it; a change of any other field changes `id` all the same.
-        split: which images of the photos' folder, as the config that builds the split; `part` is the part taken.
-        count: how many of them (None: all), drawn by a hash of seed and name, so adding photos keeps the choice.
-        resolution, filter, antialias: every picture is resized to this side in float by torch.
+        name, version: for people; changing any other field also changes `id`.
+        split: config of the split of the photos' folder; `part` is the part that is used.
+        count: number of photos (None: all), selected by a hash of seed and name, so that adding photos changes little.
+        resolution, filter, antialias: every image is resized to this side in float by torch.
         rounding: `8bit` rounds to 8 bits before and after the resize, as files would be; `none` does not.
         seed, bootstrap_samples, bootstrap_level: the confidence intervals' draw.
         metrics: names of per-image metrics.  sets: of FID and KID.
-        attribute: of labelled photos, {name, present, table}: photos that lack it are edited, and FID is to those that
-            have it (`oodgan.evaluation.edited_fid`); None: all photos are edited, and FID is to themselves.
+        attribute: {name, present, table} of labelled photos: photos without it are edited, and FID compares the results
+            with photos that have it (`oodgan.evaluation.edited_fid`); None: all photos are edited and compared with.
     """
 
     name: str = "protocol_v1"
@@ -96,13 +96,13 @@ class Protocol:
 
     @property
     def id(self) -> str:
-        """Name and eight hexadecimal digits of everything in it."""
+        """Name and 8 hexadecimal digits of the hash of all fields."""
         text = json.dumps(self.as_dict(), sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
     def preparation(self) -> str:
-        """What was done to a picture before it was measured: part of the key of cached statistics."""
+        """Describes how images are prepared before they are measured; part of the key of cached statistics."""
         return f"{self.resolution}-{self.filter}-{'aa' if self.antialias else 'noaa'}-{self.rounding}"
 
     def choose(self, names: Iterable[str]) -> list[str]:

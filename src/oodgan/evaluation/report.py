@@ -28,7 +28,7 @@ HEADLINE, EVERY = "Likeness at equal change", "Every strength by itself"
 
 
 def to_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row a method, one column a metric; intervals in brackets, the best mean of several methods marked."""
+    """One row per method, one column per metric; intervals in brackets, the best mean of several methods marked."""
     metrics = list(dict.fromkeys(metric for values in summary.values() for metric in values))
     header = ["method", *(f"{metric} {'↓' if lower_is_better(metric) else '↑'}" for metric in metrics)]
     rows = [[method, *(number(values.get(metric)) for metric in metrics)] for method, values in summary.items()]
@@ -86,7 +86,7 @@ def merge(results: Sequence[Path]) -> str:
 
 
 def write_rows(path: Path, pairs: Sequence[Pair], columns: Sequence[str], table: NDArray[np.float64]) -> None:
-    """One CSV row a photo and method; an empty cell where there was nothing to measure."""
+    """Write one CSV row per photo and method; cells without a measurement are empty."""
     rows = [
         [pair.name, method, *("" if math.isnan(v) else f"{v:.7g}" for v in table[pair.index, m])]
         for pair in pairs
@@ -131,7 +131,7 @@ def page(
     chart: bytes | None = None,
     shown: int = 24,
 ) -> str:
-    """A page that needs no other file but the sheets: the tables, then the pictures of the first `shown` photos.
+    """Return an HTML page that needs only the sheets: tables, then the images of the first `shown` photos.
 
     `equal` is what `curves.equal_change` returned, `chart` its picture.
     """

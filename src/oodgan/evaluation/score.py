@@ -1,4 +1,4 @@
-"""Scoring pairs through the Trainer: every photo on exactly one process, every batch kept as soon as it is done."""
+"""Scores pairs with the Trainer: every photo on exactly one process, every batch saved as soon as it is done."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Job:
     """What to score and how.
 
     Attributes:
-        edit: what the built-in methods do, {name: strength}.
-        variants: what the rows that are not simply methods of that name are, {row: variant}.
-        maker: gives the built-in methods' `Maker`; called at most once a process, and only if it is needed.
+        edit: the edit of the built-in methods, {name: strength}.
+        variants: {row: variant} of rows that are not simply methods of that name.
+        maker: builds the `Maker` of the built-in methods; called at most once per process, and only if needed.
         identity: further identity metrics.
         masks: whether masks are measured: their area and, with `parts`, their share on the parts of these attributes.
         probes: (attribute, version, sign) -> probe: their change from photo to result becomes a column.
         photo_features: False when the photos' set statistics are known already.
-        parser: the config group of a parser that tells the parts of photos without parsing masks; None: none does.
-        reals: the photos that FID compares the results with, when they are not the edited ones themselves.
+        parser: config group of the parser for photos without parsing masks; None: no parser.
+        reals: photos that FID compares the results with, if these are not the edited ones.
     """
 
     pairs: Sequence[Pair]
@@ -84,7 +84,7 @@ class Job:
 
 
 def extractor(protocol: Protocol) -> tuple[Callable[[Tensor], Tensor], str]:
-    """What makes the set metrics' features, and its name in theirs."""
+    """Return the feature extractor of the set metrics, and its name."""
     if f"fid_{PYTORCH_FID}" in protocol.sets:
         return pytorch_fid_features, PYTORCH_FID
     return inception_features, INCEPTION
@@ -94,7 +94,8 @@ class PairDataset(Dataset[Item]):
     """Prepared pictures of pairs: `photo` (3, R, R), `results` {method: the same, None if not made yet}, `masks`
     {method: (1, R, R)} as far as they are there, `labels`.
 
-    `at` is the pair's place among `pairs`: Lightning walks through a batch and stumbles over frozen dataclasses.
+    `at` is the index into `pairs`, and not the pair itself, because Lightning cannot move frozen dataclasses in a
+    batch.
     """
 
     def __init__(self, pairs: Sequence[Pair], protocol: Protocol):
@@ -123,7 +124,7 @@ def read_mask(path: Path, size: int) -> Tensor:
 
 
 class Scorer(pl.LightningModule):
-    """Scores the pairs of a job that its store does not hold yet."""
+    """Scores the pairs of a job that are not in its store yet."""
 
     def __init__(self, job: Job, batch_size: int, workers: int = 0):
         super().__init__()
@@ -166,7 +167,7 @@ class Scorer(pl.LightningModule):
         self.trainer.strategy.barrier()
 
     def _labels(self, batch: list[Item], photos: Tensor) -> Tensor:
-        """The parsing masks; where a photo has none, what the parser says, or else -1, which is in no region."""
+        """Return the parsing masks; for a photo without one, the parser's output, or else -1, which is in no region."""
         size = self.job.protocol.resolution
         if self._parser is None:
             known = torch.full((len(batch), size, size), -1)
@@ -183,7 +184,7 @@ class Scorer(pl.LightningModule):
         return torch.stack([item["masks"].get(method, missing) for item in batch]).to(self.device)
 
     def _complete(self, item: Item) -> None:
-        """Makes the pictures of an item that are not made yet, those of one strength after the other."""
+        """Compute the missing images of an item, one strength after the other."""
         missing = [row for row, picture in item["results"].items() if picture is None]
         for row in sorted(missing, key=lambda row: self.job.variant(row).strength):
             item["results"][row] = self._make(item, row)
@@ -204,7 +205,7 @@ class Scorer(pl.LightningModule):
 
 
 def check_range(picture: Tensor, what: str) -> None:
-    """Refuses a picture that is not in [-1, 1] (a hundredth over is rounding, and clipped when it is written).
+    """Raise an error for an image outside [-1, 1] (excess up to 0.01 is rounding, and is clipped when it is written).
 
     Raises:
         UserError: with the extreme values.

@@ -1,4 +1,4 @@
-"""What was scored already: one small file a batch, so a killed evaluation goes on where it stopped."""
+"""Scores already computed: one small file per batch, so that an interrupted evaluation continues."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Scores:
 
 
 class Store:
-    """A folder of scores.  Files are written under a temporary name and renamed: half a batch is never read.
+    """A folder of scores. Files are written under a temporary name and renamed, so incomplete ones are never read.
 
-    Only as much is in memory as is asked for: `read` goes through the files one by one.
+    `read` loads the files one by one, so memory use is small.
     """
 
     def __init__(self, folder: Path):
@@ -35,7 +35,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, scores: Sequence[Scores]) -> None:
-        """Keeps a batch for good."""
+        """Save a batch."""
         path = self.folder / f"{scores[0].index:08d}.npz"
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
@@ -47,7 +47,7 @@ class Store:
             )
 
     def read(self) -> Iterator[Scores]:
-        """All scores, in the photos' order as far as files go; a damaged file counts as not scored."""
+        """Yield all scores, ordered by file; a damaged file counts as not scored."""
         for path in sorted(self.folder.glob("[0-9]*.npz")):
             try:
                 with np.load(path, allow_pickle=False) as held:
@@ -59,5 +59,5 @@ class Store:
                 yield Scores(int(index), str(name), values, features)
 
     def done(self) -> set[str]:
-        """Names of the photos that need no scoring any more."""
+        """Return the names of the photos that are already scored."""
         return {scores.name for scores in self.read()}

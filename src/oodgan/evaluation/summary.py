@@ -1,4 +1,4 @@
-"""From stored scores to means with confidence intervals, FID and KID."""
+"""Computes means with confidence intervals, FID and KID from stored scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Summary = dict[str, dict[str, Any]]
 
 
 def load(store: Store, count: int) -> NDArray[np.float64]:
-    """All scores (photos, methods, metrics) by the photos' index."""
+    """Load all scores (photos, methods, metrics), by index of the photos."""
     table: NDArray[np.float64] | None = None
     for scores in store.read():
         if table is None:
@@ -38,7 +38,7 @@ def load(store: Store, count: int) -> NDArray[np.float64]:
 
 
 def summarise(job: Job, table: NDArray[np.float64]) -> Summary:
-    """{method: {metric: {mean, low, high, median, count}}}, and how much of the edit each kept, without `median`."""
+    """Return {method: {metric: {mean, low, high, median, count}}}; the share of the edit kept has no `median`."""
     protocol = job.protocol
     summary: Summary = {}
     for m, method in enumerate(job.methods):
@@ -56,7 +56,7 @@ def summarise(job: Job, table: NDArray[np.float64]) -> Summary:
 
 
 def _add_kept(summary: Summary, table: NDArray[np.float64], job: Job) -> None:
-    """How much of the edit a method kept, where the table has the inversion and the plain edit of the same strength."""
+    """Add the share of the edit kept, if the inversion and the plain edit at the same strength were scored."""
     protocol = job.protocol
     rows = {(v.method, v.strength): m for m, v in enumerate(map(job.variant, job.methods))}
     for k, column in enumerate(job.columns):
@@ -72,7 +72,7 @@ def _add_kept(summary: Summary, table: NDArray[np.float64], job: Job) -> None:
 
 
 def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:
-    """Hash of the photos' bytes, their order and their preparation: what the real set's statistics depend on."""
+    """Hash the photos' bytes, order and preparation, on which the statistics of the real set depend."""
     from oodgan.files import hash_of
 
     hasher = hashlib.sha256(f"{extractor(protocol)[1]} {protocol.preparation}".encode())
@@ -82,14 +82,14 @@ def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:
 
 
 def statistics_path(key: str) -> Path:
-    """The cached statistics' file, there or not."""
+    """Return the file of the cached statistics, which may not exist."""
     from oodgan.weights.fetch import cache_folder
 
     return cache_folder() / "statistics" / f"{INCEPTION}-{key}.safetensors"
 
 
 def real_statistics(store: Store, path: Path) -> dict[str, Tensor]:
-    """The photos' running sums for FID and first features for KID, from the cache or (then cached) from the store."""
+    """Return running sums for FID and the features for KID of the photos, from the cache or from the store."""
     from safetensors.torch import load_file
 
     from oodgan.files import save_tensors

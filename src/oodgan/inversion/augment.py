@@ -1,4 +1,4 @@
-"""Make generator samples look a little more like photographs, whose hats, hands and light the generator never drew."""
+"""Augmentations that make generator samples look more like photos: light, colour, and partial occlusion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def occlude(images: Tensor, rng: torch.Generator | None = None, probability: flo
 def occluded(
     images: Tensor, rng: torch.Generator | None = None, probability: float = 0.5
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As `occlude`, with how much each pixel is covered: (B, 1, H, W) in [0, 1]."""
+    """As `occlude`; also returns the opacity of the cover for each pixel, (B, 1, H, W) in [0, 1]."""
     count, _, height, width = images.shape
     blob = smooth_blob(count, height, width, rng, probability)
     coarse = 2 * torch.rand(count, 3, 6, 6, generator=rng) - 1

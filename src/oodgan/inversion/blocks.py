@@ -30,5 +30,5 @@ def blocks(width: int, count: int) -> nn.Sequential:
 
 
 def double(x: Tensor) -> Tensor:
-    """Twice the resolution, bilinear."""
+    """Double the resolution, bilinearly."""
     return F.interpolate(x, scale_factor=2, mode="bilinear")

@@ -1,4 +1,4 @@
-"""Codes of photos kept on disk: a photo is inverted once for all later edits, stages and runs."""
+"""Disk cache of inverted photos: each photo is inverted once for all later edits, stages and runs."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ NOT_USED = ("fit", "download", "weights")
 
 
 class CachedInverter(nn.Module, Inverter):
-    """An inverter that looks into a folder first, and keeps there what it had to compute.
+    """An inverter with a disk cache of its results.
 
-    Each photo of a batch has its own file `<hash>.safetensors`, the hash being that of the photo's pixels and of
-    `settings`. Files appear complete or not at all; a damaged one is computed again; a folder that cannot be written
-    costs a warning. Where the files exceed `limit` bytes together, those unused for longest go.
+    Each photo of a batch has its own file `<hash>.safetensors`, named by the hash of the photo's pixels and `settings`.
+    Files are written atomically; a damaged file is computed again; a folder that cannot be written causes a warning. If
+    the files exceed `limit` bytes in total, the least recently used ones are deleted.
 
     Args:
-        inverter: computes what is not there.
-        settings: hash of everything else that decides the codes (see `settings_of`).
-        folder: where the codes lie.
-        limit: bytes.
+        inverter: inverts the photos that are not in the cache.
+        settings: hash of everything else that the codes depend on (see `settings_of`).
+        folder: folder of the files.
+        limit: largest total size in bytes.
     """
 
     def __init__(self, inverter: Inverter, settings: str, folder: Path, limit: int) -> None:
@@ -57,7 +57,7 @@ class CachedInverter(nn.Module, Inverter):
         return self.inverter.coder
 
     def invert(self, photos: Tensor) -> Inversion:
-        """Photos (B, 3, R, R) in [-1, 1] -> inversions; only those not known yet are computed, in one batch."""
+        """Photos (B, 3, R, R) in [-1, 1] -> inversions; those not in the cache are computed in one batch."""
         files = [self._file(photo) for photo in photos]
         codes = [_read(file) for file in files]
         missing = [i for i, code in enumerate(codes) if code is None]
@@ -101,7 +101,7 @@ def _rounded(code: Inversion) -> Inversion:
 
 
 def trim(folder: Path, limit: int) -> None:
-    """Delete the files unused for longest until the folder holds at most `limit` bytes; half-written ones count too."""
+    """Delete the least recently used files until the folder has at most `limit` bytes, temporary files included."""
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -118,8 +118,8 @@ def trim(folder: Path, limit: int) -> None:
 
 
 def settings_of(cfg: Mapping[str, Any], generator: Generator) -> str:
-    """Hash of what decides a photo's code beside its pixels: the config group `inverter`, its weights, the generator,
-    and the program's own files."""
+    """Hash everything but the pixels that a photo's code depends on: the config group `inverter`, its weights, the
+    generator, and the source files of this package."""
     settings = {key: value for key, value in plain(cfg).items() if key not in NOT_USED}
     weights = {name: trained.weights_hash(source) for name, source in trained.sources("weights", plain(cfg)).items()}
     return hash_settings(settings, {"generator": generator.id, "program": _program(), **weights})
@@ -127,21 +127,21 @@ def settings_of(cfg: Mapping[str, Any], generator: Generator) -> str:
 
 @lru_cache(maxsize=1)
 def _program() -> str:
-    """Hash of this package's files: codes of another version of them are not taken for this one's."""
+    """Hash the source files of this package, so that codes of other versions are not used."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def codes_folder() -> Path:
-    """Where codes are kept: `$OODGAN_CODES`, else `codes` in the cache folder."""
+    """The folder of cached codes: `$OODGAN_CODES`, else `codes` in the cache folder."""
     return Path(os.environ.get("OODGAN_CODES") or cache_folder() / "codes")
 
 
 def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
-    """The inverter of a whole configuration; with `code_cache` (megabytes) above 0, one that keeps its codes on disk.
+    """Build the inverter of a configuration, with a disk cache if `code_cache` (megabytes) is above 0.
 
     Raises:
-        UserError: as `oodgan.inversion.inverter.build`, and for a `code_cache` that is no size.
+        UserError: as `oodgan.inversion.inverter.build`, and for an invalid `code_cache`.
     """
     inverter, size = inverters.build(cfg["inverter"], generator), cfg.get("code_cache") or 0
     if isinstance(size, bool) or not isinstance(size, int | float) or not size >= 0:

@@ -22,8 +22,8 @@ def progressive(styles: list[Tensor], stage: int) -> Tensor:
 class Encoder4Editing(Pyramid):
     """Images (B, 3, 256, 256) in [-1, 1] -> codes (B, num_ws, 512), relative to the mean code.
 
-    `stage` is the last layer that has an offset of its own: 0 gives a code of W; training raises it step by step
-    (section 4.1); all layers when None.
+    `stage` is the last layer that has its own offset: 0 gives a code in W; training increases it step by step (section
+    4.1); None: all layers.
     """
 
     stage: int | None = None
@@ -67,16 +67,16 @@ class E4E(PSP):
 
 
 class PublicEncoder(E4E, Encoder):
-    """A public encoder of any variant as the `inverter` group takes it: photos -> offsets to the generator's mean code.
+    """A public encoder of any variant, for the config group `inverter`: photos -> offsets from the mean code.
 
-    `bind` gives it the generator. Fresh weights then start from the generator's mean code.
+    `bind` sets the generator. New weights start from the generator's mean code.
     """
 
     def __init__(self, num_ws: int = 18, variant: str = "psp", iterations: int = 5) -> None:
         super().__init__(num_ws, variant, iterations=iterations)
 
     def bind(self, generator: Generator) -> None:
-        """Set the generator that the codes are for. It stays out of parameters, checkpoints and averaged copies."""
+        """Set the generator. It is not part of parameters, checkpoints and averaged copies."""
         self.frozen = Frozen(generator)  # type: ignore[arg-type]
         self._generator = [self.frozen]
         self.latent_avg.copy_(generator.mean_w.expand_as(self.latent_avg))

@@ -5,7 +5,7 @@ represents hats, hands and backgrounds, and the blocks after it still draw what 
 encoder, Yao et al. 2022; StyleFeatureEditor, Bobkov et al. 2024). The network works as a learned optimiser: from the
 photo, the current inversion and the gradient of their squared error with respect to the activations, it predicts a
 correction.
-The gradient says how this generator, at this code, turns activations into pixels, which the network need not learn.
+The gradient contains how the generator turns activations into pixels at this code, so the network need not learn it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class FeatureEncoder(nn.Module):
 
 
 class Comparison(NamedTuple):
-    """An inversion beside its photo: the image (B, 3, s, s), and the squared error's gradient (B, C, r, r)."""
+    """An inversion compared with its photo: image (B, 3, s, s) and gradient of the squared error (B, C, r, r)."""
 
     image: Tensor
     gradient: Tensor
@@ -128,8 +128,8 @@ def predict(
     Args:
         w_plus: codes (B, L, 512).
         photos: (B, 3, R, R) in [-1, 1].
-        passes: passes that look at the generator's preview of the encoder's size.
-        exact: further passes that look at the full image, reduced to that size.
+        passes: passes that compare the generator's preview, at the encoder's input size.
+        exact: further passes that compare the full image, reduced to that size.
     """
     target, resolution = resize_area(photos, encoder.size), encoder.resolution
     with torch.no_grad():

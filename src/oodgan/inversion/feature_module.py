@@ -25,18 +25,19 @@ LOSSES: Config = {
 
 
 class FeatureModule(FitModule):
-    """Trains a feature encoder on photos whose codes a frozen inverter gives.
+    """Trains a feature encoder on photos, with codes from a frozen inverter.
 
     Losses may ask for
 
     - `result` and `target`: G(w+, residual) and photo, (B, 3, S, S) in [-1, 1], S being the encoder's `size`,
     - `residual` (B, C, r, r), in units of the activations' deviation,
-    - `activation_error` (B, C, r, r): the residual's error to the sample's own activations, in the same units, 0 in the
-      rows of the batch whose exact code is not known (`has_w_plus`).
+    - `activation_error` (B, C, r, r): difference of the residual from the sample's true one, in the same units; 0 in
+    rows
+      of the batch whose exact code is unknown (`has_w_plus`).
 
-    A share `occlusion` of the training images is partly covered after the code was found, and has to come out covered:
-    what the code cannot hold is what residuals are for. While training, the number of passes is drawn from 1 to
-    `passes` for each batch.
+    A fraction `occlusion` of the training images is partly covered after the code was computed, and the covered image
+    is the target: the residual should represent what the code cannot. In training, the number of passes is drawn from 1
+    to `passes` for each batch.
     """
 
     networks = ("network", "generator", "inverter", "discriminator")
@@ -85,7 +86,7 @@ class FeatureModule(FitModule):
         }
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What to show of a batch: photos, the inversions of their codes, and those with the residual."""
+        """Images to show of a batch: photos, inversions by code alone, and inversions with residual."""
         photos, size = batch["image"], self.encoder.size
         w_plus = self.inverter.invert(photos).w_plus
         residuals = {self.encoder.resolution: self(photos, w_plus)}

@@ -25,7 +25,7 @@ FEATURE_ENCODER = "feature_encoder"
 class EncoderInverter(nn.Module, Inverter):
     """An encoder's code, refined by `refinement.steps` steps of optimisation (0: the encoder alone).
 
-    With `passes` above 1 the encoder looks at its own inversion and corrects it.
+    With `passes` above 1, the encoder also gets its own inversion as input and corrects it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EncoderInverter(nn.Module, Inverter):
 
 
 class OptimisationInverter(nn.Module, Inverter):
-    """Optimisation from the mean code: slow, needs no encoder, works for any generator of the protocol."""
+    """Optimisation from the mean code: slow, but needs no encoder and works for any generator."""
 
     def __init__(self, generator: Generator, refinement: Refinement, name: str = "optimisation"):
         super().__init__()
@@ -69,14 +69,14 @@ class OptimisationInverter(nn.Module, Inverter):
 
 
 class FeatureInverter(nn.Module, Inverter):
-    """The code of another inverter, and a residual on the generator's activations for what the code cannot hold.
+    """The code of another inverter, plus a residual on the generator's activations for what the code cannot represent.
 
     Args:
-        base: gives the codes.
+        base: inverter of the codes.
         encoder: predicts the residual (`oodgan.inversion.feature`).
         passes: forward passes of the encoder on previews.
         exact: further passes on full images; each costs a forward and a backward pass of the whole generator.
-        refinement: optimisation of the residual after them; None: none.
+        refinement: optimisation of the residual after these passes; None: none.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
 
 
 def previewing(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
-    """As `build`, comparing previews alone: for samples that are rendered as previews."""
+    """As `build`, but compares previews only, for samples that are rendered as previews."""
     residual = cfg.get("residual")
     if residual:
         cfg = {**cfg, "residual": {**residual, "exact": 0, "refine": None}}
@@ -146,7 +146,7 @@ def _build_base(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
 def build_feature_encoder(
     cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None
 ) -> FeatureEncoder:
-    """The feature encoder of `inverter.residual`, with fresh weights; UserError for an impossible resolution."""
+    """Build the feature encoder of `inverter.residual` with new weights. Raises UserError for an invalid resolution."""
     resolution = int(cfg["encoder"].get("resolution") or 64)
     channels = generator.feature_channels.get(resolution)
     if channels is None:
@@ -170,7 +170,7 @@ def load_feature_encoder(cfg: Mapping[str, Any], generator: Generator) -> Featur
 
 
 def build_encoder(cfg: Mapping[str, Any], generator: Generator, metadata: Mapping[str, Any] | None = None) -> Any:
-    """The encoder of a config group `inverter`, with fresh weights; UserError for a class that is no `Encoder`."""
+    """Build the encoder of a config group `inverter` with new weights. Raises UserError if it is no `Encoder`."""
     encoder = trained.network(cfg["encoder"], metadata or {}, cfg.get("weights") or "", num_ws=generator.num_ws)
     if not isinstance(encoder, Encoder):
         wanted = "a class that derives from oodgan.inversion.protocol.Encoder is expected"
@@ -180,7 +180,7 @@ def build_encoder(cfg: Mapping[str, Any], generator: Generator, metadata: Mappin
 
 
 def load_encoder(cfg: Mapping[str, Any], generator: Generator) -> Any:
-    """The encoder of a config group `inverter` with its weights, trained here or converted; errors as in `build`."""
+    """Load the encoder of a config group `inverter` with trained or converted weights. Errors as in `build`."""
     source = trained.configured(cfg, "inverter", "inversion")
     tensors, metadata = trained.load(source, ("encoder", "psp"))
     made_for = metadata.get("generator")

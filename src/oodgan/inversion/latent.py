@@ -1,8 +1,8 @@
-"""e4e's latent discriminator: the encoder's codes shall look like codes that the generator's mapping gives.
+"""e4e's latent discriminator: makes the encoder's codes look like codes from the generator's mapping network.
 
-Tov et al. 2021, section 4.1.2: an edit that was found on w holds on a code of W+ as far as each of its layers lies
-where w lies. A small network is trained to tell the layers' codes from sampled w, the encoder to deceive it
-(`oodgan.inversion.losses.LatentLoss`). e4e also keeps a pool of 50 earlier fakes; it is left out.
+Tov et al. 2021, section 4.1.2: an edit direction found in W works on a W+ code only if the code of each layer lies near
+the distribution of w. A small network is trained to distinguish the layers' codes from sampled w, and the encoder is
+trained against it (`oodgan.inversion.losses.LatentLoss`). e4e's pool of 50 earlier fakes is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GAMMA = 10.0
 
 
 class LatentDiscriminator(nn.Module):
-    """Single codes (N, 512), in deviations from the mean code, -> logits (N, 1): one of the mapping's, or made up?"""
+    """Classifies codes (N, 512), normalised by the mean and deviation of w, as sampled or encoded: logits (N, 1)."""
 
     def __init__(self, style_dim: int = 512, width: int = 512, layers: int = 4) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class LatentDiscriminator(nn.Module):
 
 
 def discriminator_loss(network: nn.Module, real: Tensor, fake: Tensor, gamma: float = GAMMA) -> Tensor:
-    """Non-saturating loss of telling real (N, 512) from fake codes (M, 512), and R1: gamma / 2 x E |grad D(real)|^2."""
+    """Non-saturating loss of real (N, 512) and fake codes (M, 512), plus R1: gamma / 2 x E |grad D(real)|^2."""
     real = real.detach().requires_grad_(True)
     logits = network(real)
     wrong = F.softplus(-logits).mean() + F.softplus(network(fake.detach())).mean()

@@ -1,6 +1,6 @@
-"""What covers generator samples so that they look like photos: a colour cast, and parts of real photos over it.
+"""Covers generator samples so that they look more like photos: a colour cast, and parts of real photos pasted over it.
 
-The parts are what generators do not draw well: background, cloth, hair, hats and glasses, cut out by parsing masks.
+These parts are what generators do not draw well: background, cloth, hair, hats and glasses, cut out by parsing masks.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _TRIES = 16
 
 
 class Layers:
-    """Layers to cover samples with: parts of real photos, or blobs of smooth colour where there are no parsing masks.
+    """Draws covers for samples: parts of real photos, or blobs of smooth colour if there are no parsing masks.
 
     Args:
         photos: samples with `image` (3, S, S) and `parsing` (S, S), by index; None: blobs.
-        rare: share of the draws that look for a photo with a hat or glasses, of which data sets have few.
+        rare: fraction of draws that take a photo with a hat or glasses, which are rare in data sets.
     """
 
     def __init__(self, photos: Any = None, rare: float = 0.5) -> None:
@@ -40,11 +40,11 @@ class Layers:
 
     @classmethod
     def of(cls, data: Any) -> Layers:
-        """From the training photos of a data module that have parsing masks; generated samples have none."""
+        """Use the training photos of a data module that have parsing masks; generated samples have none."""
         return cls(training_photos(data))
 
     def draw(self, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A picture (3, size, size) in [-1, 1] and its opacity (1, size, size) in [0, 1]."""
+        """Draw an image (3, size, size) in [-1, 1] and its opacity (1, size, size) in [0, 1]."""
         if not self.photos:
             return self._blob(size, rng)
         picture, parsing = self._photo(rng)
@@ -55,9 +55,9 @@ class Layers:
         return resize_area(picture, size)[0], blur(resize_area(alpha, size), max(1, size // 128))[0]
 
     def cover(self, size: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """What `covered` needs, for a batch of one: `colour` (1, 2, 3), `layer` (1, 3, S, S), `alpha` (1, 1, S, S).
+        """Draw the arguments of `covered`: `colour` (1, 2, 3), `layer` (1, 3, S, S), `alpha` (1, 1, S, S).
 
-        `layer` and `alpha` are uint8, so that the same values come back from a file.
+        `layer` and `alpha` are uint8, so that saving them is lossless.
         """
         gain = 1 + 0.2 * _uniform(rng) + 0.05 * _uniform(rng, 3)
         offset = 0.15 * _uniform(rng) + 0.08 * _uniform(rng, 3)
@@ -80,7 +80,7 @@ class Layers:
 
 
 def training_photos(data: Any) -> Part | None:
-    """The training photos of a data module's first source with parsing masks; None where no source has masks."""
+    """Return the training photos of the first source with parsing masks; None if no source has masks."""
     for outer in data.sources.values():
         for source in outer.sources.values() if isinstance(outer, Mix) else [outer]:
             if len(source) and "parsing" in source[0]:

@@ -1,8 +1,8 @@
-"""The light encoder: frozen ImageNet and identity features, and small trained heads that read a W+ code off them.
+"""The light encoder: a small trained head that predicts a W+ code from frozen ImageNet and identity features.
 
-No public encoder fits the embedded generator and a CPU cannot train a deep one, so the pixels are read by networks that
-are trained already (AlexNet's first, second, third and fifth layers, and a recogniser's embedding) and only the head
-learns. Its features are computed once for a picture, so that code regression costs next to nothing.
+No public encoder fits the embedded generator, and a deep one cannot be trained on a CPU. So the features come from
+pretrained networks (AlexNet's layers 1, 2, 3 and 5, and the embedding of a face recogniser), and only the head is
+trained. Features are computed once per image, so regressing codes is cheap.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _IDENTITY = 512
 
 
 def _random_features() -> nn.Sequential:
-    """AlexNet's layers with the same random weights in every process: they are in no checkpoint."""
+    """AlexNet's layers with random weights, equal in all processes because checkpoints do not contain them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return alexnet_layers()
@@ -39,15 +39,15 @@ class LightEncoder(nn.Module, Encoder):
     """Photos (B, 3, R, R) in [-1, 1] -> offsets (B, L, 512) to the generator's mean code.
 
     `describe` computes the frozen features, `head` the offsets from them. An offset is one code shared by all layers
-    plus a low-rank part for each layer. `correct` looks again, at photo and inversion together (ReStyle, Alaluf et al.
-    2021), and adds what is missing.
+    plus a low-rank part for each layer. `correct` predicts a correction from photo and current inversion (ReStyle,
+    Alaluf et al. 2021).
 
     Args:
         pretrained: AlexNet with the registry's ImageNet weights; random otherwise (dry runs).
-        recogniser: its embedding of 512 numbers is read too; None: none. An encoder serves with the one it was trained
-            with.
+        recogniser: face recogniser whose 512-d embedding is a further input; None: none. An encoder works only with the
+            recogniser it was trained with.
         corrector: width of `correct`.
-        size: pixels at which AlexNet looks.
+        size: input resolution of AlexNet, pixels.
     """
 
     describes = True
@@ -92,7 +92,7 @@ class LightEncoder(nn.Module, Encoder):
         self.correction.requires_grad_(passes > 1)  # processes of one run must agree on what is trained
 
     def offsets(self, generator: Generator, photos: Tensor, passes: int = 1) -> Tensor:
-        """Offsets after `passes` looks; gradients reach all looks, but not the pictures in between."""
+        """Return the offsets after `passes` passes. Gradients reach all passes, but not the images in between."""
         if passes <= 1:
             return super().offsets(generator, photos, passes)
         features = self.describe(photos)
@@ -109,7 +109,7 @@ class LightEncoder(nn.Module, Encoder):
 
     @torch.no_grad()
     def describe(self, photos: Tensor) -> dict[str, Tensor]:
-        """Photos -> {"level0".."level3": (B, C, 8, 8), "identity": (B, 512)}: what the head needs, and no more."""
+        """Photos -> {"level0".."level3": (B, C, 8, 8), "identity": (B, 512)}: the inputs of the head."""
         if photos.shape[-1] != photos.shape[-2]:
             raise UserError(f"the encoder takes square aligned photos, got {photos.shape[-1]}x{photos.shape[-2]}")
         features = {} if self.recogniser is None else {"identity": self._embedding(photos)}
@@ -131,7 +131,7 @@ class LightEncoder(nn.Module, Encoder):
         return self._offsets(self.shared(x), self.coefficients(x))
 
     def correct(self, photo: dict[str, Tensor], inverted: dict[str, Tensor]) -> Tensor:
-        """Features of a photo and of its inversion so far -> what to add to the offsets (B, L, 512)."""
+        """Features of a photo and of its current inversion -> correction of the offsets (B, L, 512)."""
         pairs = zip(self._levels(photo), self._levels(inverted), strict=True)
         seen = [F.adaptive_avg_pool2d(a - b, _COARSE).flatten(1) for a, b in pairs]
         if self.recogniser is not None:

@@ -1,4 +1,4 @@
-"""What encoders are trained to minimise, beside the comparison of pictures; codes in units of the deviation of w."""
+"""Losses of encoders besides image losses; codes are in units of the standard deviation of w."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 class CodeLoss(nn.Module):
     """Mean square of the error (B, L, 512) to the exact code.
 
-    An image whose code is not known counts as 0, so that processes whose parts of a batch hold more of them or fewer
-    take the step of one.
+    Images with unknown code count as 0, so that several processes take the same step as one, however such images are
+    distributed among them.
     """
 
     inputs = ("error", "known")
@@ -41,7 +41,7 @@ class DeltaLoss(nn.Module):
 
 
 class LatentLoss(nn.Module):
-    """Cross-entropy of calling the layers' codes sampled ones (e4e, section 4.1.2); logits (N, 1) -> scalar."""
+    """Cross-entropy of classifying the layers' codes as sampled (e4e, section 4.1.2); logits (N, 1) -> scalar."""
 
     inputs = ("logits",)
 

@@ -1,4 +1,4 @@
-"""Training of encoders: exact codes of samples first, images of real faces after."""
+"""Training of encoders: first on exact codes of samples, then on images of real faces."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ DISCRIMINATOR_LOSS: Config = {"_target_": "oodgan.inversion.latent.discriminator
 class InversionModule(FitModule):
     """Trains an encoder whose output is offsets to `generator.mean_w`.
 
-    A batch holds `code` with `features` (described beforehand), and/or `image` in [-1, 1], whose exact code is
-    `w_plus` in the rows that `has_w_plus` marks. Losses may ask for
+    A batch has `code` with precomputed `features`, and/or `image` in [-1, 1] with the exact code `w_plus` in rows where
+    `has_w_plus` is true. Losses may use
 
     - `offsets` (B, L, 512), and their `error` to the exact code where it is `known` (B,), in units of w's deviation,
     - `result` and `target`: inversion and photo, (B, 3, S, S) in [-1, 1] with S = `size`, of batches with images,
-    - `logits` of the latent discriminator (`oodgan.inversion.latent`), for which every layer's code of a photo is one
-      fake, and as many w of fresh z are the real ones.
+    - `logits` of the latent discriminator (`oodgan.inversion.latent`): the code of each layer is one fake, and the same
+      number of sampled w are real.
 
     Args:
         network: the encoder (`oodgan.inversion.protocol.Encoder`).
         size: pixels at which photo and inversion are compared.
-        passes: looks of the encoder at an image.
-        occlusion: share of the training images that are seen partly covered, while the losses ask for the whole face.
-        others: as of `FitModule`; code, pixels, LPIPS and identity when `losses` is None.
+        passes: forward passes of the encoder.
+        occlusion: fraction of training images that are partly covered in the input; the target is the uncovered image.
+        others: arguments of `FitModule`; losses on code, pixels, LPIPS and identity if `losses` is None.
     """
 
     networks = ("network", "generator", "discriminator")
@@ -103,7 +103,7 @@ class InversionModule(FitModule):
         return known["offsets"].flatten(0, 1)
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What to show of a batch: photos and their inversions; nothing of a batch of codes alone."""
+        """Images to show of a batch: photos and their inversions; none for a batch of codes."""
         if "image" not in batch:
             return {}
         inverted = self.generator.synthesis(self(batch["image"]), size=self.size).clamp(-1, 1)
@@ -116,7 +116,7 @@ class InversionModule(FitModule):
 
 
 def _exact_codes(batch: Mapping[str, Any], offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The exact codes of a batch, shaped as `offsets` (B, L, 512), and which of its rows have one, (B,) of 0 and 1."""
+    """Return the exact codes of a batch (B, L, 512), and which rows have one, (B,) of 0 and 1."""
     if "code" in batch:
         return batch["code"], offsets.new_ones(len(offsets))
     known = batch.get("has_w_plus", offsets.new_zeros(len(offsets)))

@@ -1,4 +1,4 @@
-"""What every encoder and every inverter offers; nothing else asks which network is behind them."""
+"""The interfaces of encoders and inverters; all other code uses these alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Encoder(Protocol):
     """Photos (B, 3, R, R) in [-1, 1] -> offsets (B, L, 512) to the generator's mean code.
 
-    A network of your own is `class Mine(nn.Module, Encoder)` with a `forward`; what follows has answers that suit most.
+    To use your own network, write `class Mine(nn.Module, Encoder)` with a `forward`; the other methods have defaults.
 
-    describes: the encoder can learn from codes alone: `describe(photos)` gives features that need no training, and
-        `head(features)` the offsets from them.
-    identity: name of the recogniser whose embedding the encoder reads: its weights serve with that one alone.
+    describes: whether the encoder can be trained on precomputed features: `describe(photos)` returns frozen features,
+        and `head(features)` the offsets.
+    identity: name of the recogniser whose embedding is an input of the encoder; weights work only with this one.
     """
 
     describes: bool = False
@@ -31,16 +31,16 @@ class Encoder(Protocol):
     def __call__(self, photos: Tensor) -> Tensor: ...
 
     def bind(self, generator: Generator) -> None:
-        """Take the generator that the codes are for; called once, before anything else."""
+        """Set the generator; called once, before anything else."""
 
     def prepare(self, passes: int) -> None:
-        """Get ready for training by `passes` passes: what they do not use is not trained."""
+        """Prepare training with this number of `passes`: freeze what they do not use."""
 
     def offsets(self, generator: Generator, photos: Tensor, passes: int = 1) -> Tensor:
-        """Photos -> offsets after `passes` passes, of which all but the first look at the inversion so far.
+        """Photos -> offsets after `passes` passes; all but the first also get the current inversion as input.
 
         Raises:
-            UserError: more than one pass with an encoder that cannot correct itself, or less than one.
+            UserError: less than one pass, or more than one with an encoder that cannot correct its inversion.
         """
         if passes != 1:
             able = "inverter=light can correct itself; ReStyle's encoders iterate on their own"
@@ -50,14 +50,14 @@ class Encoder(Protocol):
         return self(photos)
 
     def borrowed(self, device: str) -> tuple[nn.Module, ...]:
-        """Networks on `device` that the encoder asks and that are no submodules of it, since others ask them too."""
+        """Return shared networks on `device` that the encoder uses and that are not its submodules."""
         return ()
 
 
 class Inverter(Protocol):
-    """Photos (B, 3, R, R) in [-1, 1] -> their codes, and residuals where the inverter gives them.
+    """Photos (B, 3, R, R) in [-1, 1] -> codes and, if the inverter predicts them, residuals.
 
-    residual: side of the activations that get the residuals; None: codes alone.
+    residual: resolution of the activations that get residuals; None: codes alone.
     """
 
     name: str
@@ -67,5 +67,5 @@ class Inverter(Protocol):
 
     @property
     def coder(self) -> EncoderInverter | None:
-        """The inverter whose encoder gives the first codes; None where they are found by optimisation alone."""
+        """The inverter whose encoder predicts the initial codes; None if there is only optimisation."""
         return None

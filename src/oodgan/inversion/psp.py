@@ -72,7 +72,7 @@ class BackboneEncoder(Trunk):
 
 
 class ResNetBackboneEncoder(nn.Module):
-    """ReStyle's encoder for other pictures than faces: as `BackboneEncoder`, on a ResNet-34 without its pooling."""
+    """ReStyle's encoder for images other than faces: as `BackboneEncoder`, on a ResNet-34 without pooling."""
 
     def __init__(self, num_ws: int = 18, channels: int = 6) -> None:
         super().__init__()
@@ -111,8 +111,8 @@ class PSP(nn.Module):
             `restyle_e4e_resnet`).
         weights: artifact of `oodgan weights convert` (folder or file); its metadata decide `num_ws` and `variant`.
             Random when None.
-        generator: where the codes go. ReStyle needs it to look at its own inversion; codes beyond its `num_ws` are
-            dropped (they drive resolutions that it does not have).
+        generator: generator of the codes. ReStyle needs it to decode its own inversion; codes beyond its `num_ws` are
+            dropped (they belong to resolutions that it does not have).
         iterations: ReStyle's refinements (5 as published).
 
     Raises:
@@ -155,11 +155,11 @@ class PSP(nn.Module):
 
     @property
     def refines(self) -> bool:
-        """Whether the encoder reads its own inversion (ReStyle)."""
+        """Whether the encoder gets its own inversion as input (ReStyle)."""
         return self.variant.startswith("restyle")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Aligned photos (B, 3, H, W) in [-1, 1], any size -> codes (B, L, 512), L <= num_ws as the generator asks."""
+        """Aligned photos (B, 3, H, W) in [-1, 1], any size -> codes (B, L, 512), L <= num_ws of the generator."""
         generator = self._generator[0]
         x = _to_input(images)
         if not self.refines:

@@ -1,4 +1,4 @@
-"""The feature pyramid and style blocks by which pSp, e4e and ReStyle read a code off IR-SE50."""
+"""The feature pyramid and style blocks with which pSp, e4e and ReStyle predict a code from IR-SE50 features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StyleBlock(nn.Module):
 
 
 class Pyramid(Trunk):
-    """Trunk with pSp's feature pyramid and one style block a layer of the generator.
+    """Trunk with pSp's feature pyramid and one style block per generator layer.
 
     Layers 0 to 2 read 16 px features, 3 to 6 read 32 px, the rest 64 px (Richardson et al. 2021, section 3).
     """

@@ -1,4 +1,4 @@
-"""A few optimisation steps in W+ from a given code, kept near it so that the code stays editable."""
+"""A few optimisation steps in W+ from a given code, regularised to stay near it and so remain editable."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ class Refinement:
 
 @torch.no_grad()
 def _deviation(generator: Generator) -> float:
-    """The mean deviation of w's components over samples: the unit in which distances in W+ are measured."""
+    """Mean standard deviation of the components of w over samples: the unit of distances in W+."""
     z = torch.randn(500, generator.style_dim, generator=torch.Generator().manual_seed(1))
     return float(generator.mapping(z.to(generator.mean_w.device)).std(0).mean())

@@ -1,4 +1,4 @@
-"""Generator samples with their exact codes, rendered and described once, in shards that survive an interruption."""
+"""Generator samples with exact codes and precomputed features, in shards, so that rendering can be interrupted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How the residuals of an inversion follow an edit of its code.
+"""Transfer: what happens to the residuals of an inversion when its code is edited.
 
-A residual holds what the photo shows and its code does not. Hats and hands should survive an edit; the old look of what
-the edit redraws should not.
+A residual represents what the photo shows and its code does not. Hats and hands should be kept; the old appearance of
+regions that the edit redraws should not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PART = "transfer"
 
 
 class Transfer(Protocol):
-    """Decides the residuals of an edited code."""
+    """Computes the residuals of an edited code."""
 
     def __call__(self, generator: Generator, inversion: Inversion, edited: Tensor) -> Inversion:
         """Returns the edited inversion: the codes `edited` (B, L, 512) with the residuals to use with them."""
@@ -33,19 +33,19 @@ class Transfer(Protocol):
 
 
 class Whole:
-    """The residuals as they are: the most faithful choice, and the one that holds an edit back the most."""
+    """Keeps the residuals unchanged: closest to the photo, but also weakens edits most."""
 
     def __call__(self, generator: Generator, inversion: Inversion, edited: Tensor) -> Inversion:
         return Inversion(edited, inversion.residuals)
 
 
 class Fade:
-    """The residuals, faded where the edit changes the activations most.
+    """Fades the residuals where the edit changes the activations most.
 
     Args:
-        quantile: of the change over positions, above which nothing of the residual is left.
-        floor: share of that change below which all of it is kept; linear in between.
-        strength: 1 fades completely, 0 not at all.
+        quantile: quantile of the change over positions, above which the residual is removed.
+        floor: fraction of that change below which the residual is kept; linear in between.
+        strength: 1: fade completely; 0: not at all.
     """
 
     def __init__(self, quantile: float = 0.97, floor: float = 0.4, strength: float = 1.0) -> None:
@@ -77,7 +77,7 @@ class Fade:
 
 
 class Learned(nn.Module):
-    """The residual that a network predicts from the residual and the activations before and after the edit.
+    """A network predicts the new residual from the residual and the activations before and after the edit.
 
     The network is trained by `oodgan transfer` on samples whose edited image is known. Where an edit changes no
     activations the residual stays as it is.
@@ -104,7 +104,7 @@ def follow(network: nn.Module, residual: Tensor, before: Tensor, after: Tensor) 
 
 
 def build(cfg: Mapping[str, Any] | None, generator: Generator, residual: bool = True) -> Transfer:
-    """The config group `transfer`; `Whole` where there is none.
+    """Build the transfer of a config group `transfer`; `Whole` if there is none.
 
     Args:
         residual: whether the inverter gives residuals. Without them there is nothing to transfer and no weights are

@@ -1,4 +1,4 @@
-"""Training of the network that decides how residuals follow an edit (`oodgan.inversion.transfer_network`)."""
+"""Training of the network that predicts the residual after an edit (`oodgan.inversion.transfer_network`)."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ class TransferModule(FitModule):
     - `result`: the edited inversion with the network's residual,
     - `truth`: the true edited image; of a photo, the photo,
     - `target`: the truth; of a photo, the result itself where the edit changes the activations, and else the photo,
-    - `photo`, `inverted` and `edited` as `oodgan.directions.losses.ChangeLoss` takes them: the change to reach is that
-      of the truth, and for photos that of the codes without residuals,
+    - `photo`, `inverted` and `edited` for `oodgan.directions.losses.ChangeLoss`: the target change is that of the
+    truth,
+      and for photos that of the codes without residuals,
 
     and for
     - `residual` (B, C, r, r): what the network changed of the residual, in units of the activations' deviation.
 
-    Every loss of the unchanged residual is logged too (`val/NAME_whole`): what the network has to be better than.
+    Every loss is also logged for the unchanged residual (`val/NAME_whole`), the baseline of the network.
     """
 
     networks = ("network", "generator", "discriminator")
@@ -98,7 +99,7 @@ class TransferModule(FitModule):
         return known
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What to show: the unchanged residual's image, the network's, and the true one (of a photo, the photo)."""
+        """Images to show: with unchanged residual, with the network's, and the truth (for a photo, the photo)."""
         known = self.predictions(self.averaged, batch)
         return {
             "whole": self._edited(batch, batch["residual"]).clamp(-1, 1),

@@ -1,7 +1,7 @@
 """The network that changes a residual on the generator's activations when the code is edited.
 
-StyleFeatureEditor (Bobkov et al. 2024, section 3.3) trains a feature editor to the same end. Here the edit is shown to
-the network as the activations of the code alone, before and after.
+StyleFeatureEditor (Bobkov et al. 2024, section 3.3) trains a feature editor for the same purpose. Here the network's
+inputs are the activations of the code alone, before and after the edit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TransferNetwork(nn.Module):
         widths: channels at the three resolutions.
         depth: residual blocks at each.
         sensitivity: where the edit changes the activations by 1 / sensitivity standard deviations (mean over channels),
-            three quarters of the network's answer are used; where it changes nothing, none.
+            three quarters of the network's output are used; where it changes nothing, none.
     """
 
     def __init__(

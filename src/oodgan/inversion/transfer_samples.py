@@ -1,8 +1,8 @@
-"""Inverted samples whose edited image is known, and inverted photos, to learn from how residuals follow an edit.
+"""Training data of the transfer network: inverted samples with known edited image, and inverted photos.
 
-A sample gets a colour cast and, over it, what generators do not draw: the background, cloth, hair, hat or glasses of a
-real photo, cut out by its parsing mask. The same layer lies over the edited sample, which is therefore the true result
-of the edit.
+A sample gets a colour cast and is covered with parts of a real photo that generators do not draw: background, cloth,
+hair, hat or glasses, cut out by the parsing mask. The edited sample gets the same cover, and so is the true result of
+the edit.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def render_transfer_photos(
 ) -> list[Path]:
     """Write `count` inverted photos (all, where there are fewer) into shards of 8, with the keys of samples.
 
-    A photo's layer is the photo itself and opaque, and its `code` is the inverter's.
+    The layer of a photo is the opaque photo itself, and its `code` comes from the inverter.
     """
     order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(seed)).tolist()
     shards = min(count, len(order)) // PER_SHARD
@@ -84,7 +84,7 @@ def _sample(
 
 
 def mixed(samples: list[Path], photos: list[Path], seed: int) -> list[Path]:
-    """Shards of samples and photos in an order in which the last few, which are held out, are of both kinds."""
+    """Order shards so that the last ones, which are held out, contain both samples and photos."""
     shards = [*samples, *photos]
     if not photos:
         return shards
@@ -114,11 +114,12 @@ def invert_sample(
 class TransferSamples(Dataset[dict[str, Any]]):
     """The samples of shards, each with an edit: the shard's tensors as floats, and `step` (L, 512).
 
-    In training the edit depends on the draw; else on the sample's number only. One edit in four is of two attributes.
+    In training the edit depends on the draw, otherwise on the sample's index only. One of four edits has two
+    attributes.
 
     Args:
         bank: directions to draw from.
-        low, high: strengths, in both senses, within each direction's useful range.
+        low, high: range of strengths, with either sign, within each direction's useful range.
     """
 
     def __init__(self, shards: list[Path], bank: Bank, low: float = 0.3, high: float = 1.5) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks that people add: what works as elsewhere, what is refused with the reason, what changes a result."""
+"""Callbacks added by users: which work, which are refused and why, and which change a training's result."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ _USUAL = {
 
 
 def deciding(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the groups `trainer` and `callbacks` changes a training's result, beyond rounding; {} by default.
+    """Return the settings of `trainer` and `callbacks` that change a training's result beyond rounding; {} by default.
 
-    The same on any number of devices. A callback counts unless it is known to watch only.
+    Independent of the number of devices. All callbacks count except those that are known only to observe.
     """
     trainer = dict(cfg.get("trainer") or {})
     deciding_settings = {k: v for k, v in trainer.items() if k not in _NEUTRAL and not (k in _USUAL and _USUAL[k] == v)}
@@ -73,7 +73,7 @@ def deciding(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(hooks: Sequence[pl.Callback], module: pl.LightningModule, folder: Path) -> None:
-    """Fit Lightning's callbacks to this engine; UserError for those that cannot do here what they do elsewhere."""
+    """Adapt Lightning's callbacks to this engine. Raises UserError for those that would not work as documented."""
     for hook in hooks:
         for kind, reason in _REFUSED.items():
             if isinstance(hook, kind):
@@ -87,5 +87,5 @@ def check(hooks: Sequence[pl.Callback], module: pl.LightningModule, folder: Path
 
 
 def on_resume(hooks: Sequence[pl.Callback]) -> list[pl.Callback]:
-    """The callbacks of a run that goes on: its learning rate was found when it began, and is in the checkpoint."""
+    """Return the callbacks of a resumed run, without the learning rate finder: its result is in the checkpoint."""
     return [hook for hook in hooks if not isinstance(hook, lightning.LearningRateFinder)]

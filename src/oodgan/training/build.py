@@ -1,4 +1,4 @@
-"""From configs to what trains: modules, optimisers and schedules by `_target_`."""
+"""Builds modules, optimisers and schedules from configs with `_target_`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERVALS = ("step", "validation")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a schedule is made from an optimiser, and when it moves: after each step, or after each validation."""
+    """How to build a schedule from an optimiser, and when it advances: after each step or each validation."""
 
     make: Callable[[Any], Any]
     interval: str = "step"
@@ -29,15 +29,15 @@ class Schedule:
 
 
 def maker(config: Mapping[str, Any] | Callable[..., Any]) -> Callable[..., Any]:
-    """What makes an object from its first argument: a config with `_target_` (partial in any case), or a callable."""
+    """Return a function that builds an object from its first argument, from a config with `_target_` or a callable."""
     return instantiate(plain(config), _partial_=True, _convert_="all") if isinstance(config, Mapping) else config
 
 
 def schedule(config: Mapping[str, Any] | Callable[..., Any] | Schedule | None) -> Schedule | None:
-    """The schedule of a config, whose `interval` and `monitor` are ours and whose other keys are the scheduler's.
+    """Build the schedule of a config; `interval` and `monitor` are used here, other keys go to the scheduler.
 
     Raises:
-        UserError: an interval that there is not.
+        UserError: an unknown interval.
     """
     if config is None or isinstance(config, Schedule):
         return config
@@ -62,9 +62,9 @@ def build_module(
 ) -> Any:
     """The Lightning module of a `fit.module` config, given its networks.
 
-    `recipes` are configs that build these networks again, {argument: config with `_target_`}: checkpoints keep them, so
-    that `load_from_checkpoint` needs nothing but the file. `exports` is what the artifact of these weights will say
-    (part, generator, ...): with it a checkpoint serves as weights, too.
+    `recipes` are configs {argument: config with `_target_`} from which the networks can be built again. Checkpoints
+    contain them, so that `load_from_checkpoint` needs only the file. `exports` is the metadata of the artifact (part,
+    generator, ...), with which a checkpoint can be used as weights too.
 
     Raises:
         UserError: no `_target_`, or a key that its constructor does not take.
@@ -88,7 +88,7 @@ _MAKERS = ("oodgan.generators.", "oodgan.nn.facenet", "oodgan.nn.arcface", "oodg
 
 
 def check_trusted(config: Any, key: str = "") -> None:
-    """Allow only what builds networks and what trains them: a checkpoint may come from anyone.
+    """Raise an error for any `_target_` that does not build or train networks: checkpoints may come from strangers.
 
     A `_target_` must be the class of a network or loss, an optimiser or a schedule, of torch, of this package or of one
     that has been imported already; or one of this package's generators, recognisers or schedules.
@@ -111,7 +111,7 @@ def check_trusted(config: Any, key: str = "") -> None:
 
 
 def _trusted(target: str, partial: bool) -> bool:
-    """A function that is only bound runs where a module calls it, with its own arguments."""
+    """Return whether a `_target_` is trusted. A partial function runs later, with arguments from a module."""
     if target.rpartition(".")[0] not in sys.modules and not target.startswith(("oodgan.", "torch.nn.", "torch.optim.")):
         return False
     resolved = get_object(target)

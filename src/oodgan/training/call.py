@@ -1,4 +1,4 @@
-"""What one training was asked for: its configuration with what follows from it."""
+"""The arguments of one training, and values derived from them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Call:
 
     @property
     def limit_val(self) -> int | None:
-        """Batches of a validation, of all processes together; None where the Trainer limits it, or nothing."""
+        """Number of batches per validation over all processes; None: set by the Trainer or unlimited."""
         if self.settings.get("limit_val") is not None:
             return int(self.settings["limit_val"])
         limit = self.trainer.get("limit_val_batches")
@@ -58,7 +58,7 @@ class Call:
 
     @property
     def trial(self) -> bool:
-        """Whether this is `trainer.fast_dev_run`, which leaves nothing behind."""
+        """Whether this is `trainer.fast_dev_run`, which writes nothing."""
         return bool(self.trainer.get("fast_dev_run"))
 
     @property

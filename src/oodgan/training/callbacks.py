@@ -1,4 +1,4 @@
-"""What every fit stage needs besides its module; `training.fit` adds these by itself."""
+"""Callbacks of every training; `training.fit` adds them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from oodgan.training.module import FitModule
 class StepSeeds(pl.Callback):
     """Seeds all random generators before each batch from (seed, batch number, rank).
 
-    So the randomness of step n is the same in a run that was resumed and in one that was not, whatever happened between
-    (validation, image logging, a kill), for any number of processes, with no state to store for each of them.
+    So the random numbers of step n are the same in resumed and uninterrupted runs, whatever happened in between
+    (validation, image logging, a kill), for any number of processes, without saved state.
     """
 
     def __init__(self, seed: int) -> None:
@@ -41,7 +41,7 @@ class StepSeeds(pl.Callback):
 
 
 class NanGuard(pl.Callback):
-    """Stops the run before a loss that is not finite reaches the weights.
+    """Stops the run before a loss that is not finite changes the weights.
 
     Args:
         every: check each n-th batch only (a check waits for the GPU).
@@ -88,9 +88,9 @@ class EmaUpdate(pl.Callback):
 
 
 class Schedules(pl.Callback):
-    """Moves the schedules whose `interval` is validation, before the checkpoint of that validation is written.
+    """Advances schedules with `interval: validation` before the checkpoint of that validation is written.
 
-    (Lightning moves them after it, so that a resumed run would miss one move.)
+    (Lightning advances them afterwards, so that a resumed run would miss one step.)
     """
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -112,7 +112,7 @@ class Schedules(pl.Callback):
 
 
 class FrozenHashes(pl.Callback):
-    """Writes the hashes of frozen networks into checkpoints and refuses a checkpoint made with others."""
+    """Saves the hashes of frozen networks in checkpoints, and raises an error if they differ on resuming."""
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["frozen"] = frozen_hashes(module)
@@ -122,14 +122,14 @@ class FrozenHashes(pl.Callback):
 
 
 def check_frozen(module: nn.Module, saved: Mapping[str, str]) -> None:
-    """Raise UserError when a frozen network of `module` is not the one that `saved` names."""
+    """Raise UserError if the hash of a frozen network of `module` differs from that in `saved`."""
     for name, mine in frozen_hashes(module).items():
         if name in saved and saved[name] != mine:
             raise UserError(f"the checkpoint was trained with {name} {saved[name]}, but here {name} is {mine}")
 
 
 class ManualClip(pl.Callback):
-    """Clips each optimiser's gradients, by norm or value, where two are stepped by hand (Lightning refuses to)."""
+    """Clips gradients by norm or value with manual optimisation, for which Lightning does not support it."""
 
     def __init__(self, clip: float, algorithm: str = "norm") -> None:
         self.clip = clip
@@ -144,9 +144,10 @@ class ManualClip(pl.Callback):
 class StopOnSignal(pl.Callback):
     """Ends training after the current batch on Ctrl-C or SIGTERM, so that the checkpoint lies between two steps.
 
-    A second Ctrl-C stops at once; the last checkpoint that was written stays whole. A second SIGTERM does not: at a
-    time limit SLURM's step and srun send one each. SIGUSR1 and SIGUSR2 end it likewise where somebody waits for them,
-    who gets them afterwards: submitit puts its job back into the queue then.
+    A second Ctrl-C stops immediately; the last checkpoint stays intact. A second SIGTERM does not, since at a time
+    limit SLURM's step and srun send one each. SIGUSR1 and SIGUSR2 also end training if they had a handler, which is
+    called
+    afterwards: submitit then requeues its job.
     """
 
     def __init__(self) -> None:
@@ -181,7 +182,7 @@ class StopOnSignal(pl.Callback):
                 trainer.limit_val_batches = 0
 
     def restore(self) -> None:
-        """Give the signals back to who had them."""
+        """Restore the previous signal handlers."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
@@ -190,10 +191,10 @@ class StopOnSignal(pl.Callback):
 
 
 class Position(pl.Callback):
-    """Writes into checkpoints where in the stream of training batches the run is.
+    """Saves in checkpoints the position of the run in the stream of training batches.
 
     Args:
-        share: images that all processes load at a time, None when the stage does not say.
+        share: images that all processes load at a time; None if the stage does not set it.
     """
 
     def __init__(self, share: int | None) -> None:

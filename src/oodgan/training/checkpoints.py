@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and never of weights that are not finite."""
+"""Checkpoints: written atomically, and never with weights that are not finite."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from oodgan.weights.checkpoint import read
 class Checkpoints(Checkpoint):
     """Keeps `checkpoints/last.ckpt`, and `best.ckpt` by a validation metric.
 
-    Lightning runs it after all other callbacks, so it sees the averaged weights and another's wish to stop. Checkpoints
-    hold the newest value of everything logged under `metrics`.
+    Lightning runs it after all other callbacks, so it sees the averaged weights and whether another callback stopped
+    the training. Checkpoints contain the latest logged values under `metrics`.
 
     Args:
-        every: optimiser steps between two writings of `last`; None: at each validation and at the end.
-        minutes: also write `last` after so many minutes.
-        monitor: name of the metric that decides what is best, e.g. "val/loss"; None keeps no best.
+        every: optimiser steps between two checkpoints `last`; None: at each validation and at the end.
+        minutes: also write `last` after this many minutes.
+        monitor: name of the metric of `best`, e.g. "val/loss"; None: no `best` is written.
         mode: "min" or "max".
     """
 
@@ -92,10 +92,10 @@ class Checkpoints(Checkpoint):
 
 
 def save(trainer: pl.Trainer, path: Path) -> None:
-    """Write a checkpoint beside its place and rename it, from all processes together.
+    """Write a checkpoint under a temporary name and rename it; to be called by all processes.
 
     Raises:
-        UserError: the disk refuses; what was at `path` is still there then.
+        UserError: it cannot be written; an existing file at `path` is kept.
     """
     temporary = path.with_name(f".{path.name}.partial")
     if trainer.is_global_zero:
@@ -115,7 +115,7 @@ def save(trainer: pl.Trainer, path: Path) -> None:
 
 
 def find(run: str | Path, best: bool = False) -> Path:
-    """The checkpoint that `run` (a run folder, its checkpoints folder, a stage's folder, or a file) means.
+    """Return the checkpoint of `run`: a run folder, its checkpoints folder, a stage's folder, or a file.
 
     Raises:
         UserError: there is none.
@@ -133,7 +133,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read a training's checkpoint on the CPU, tensors and plain values only.
 
     Raises:
-        UserError: it cannot be read, or is something else.
+        UserError: it cannot be read, or is no checkpoint of a training.
     """
     saved = read(path, "a checkpoint of a training is expected, such as checkpoints/last.ckpt of its folder")
     if not isinstance(saved, dict) or not {"state_dict", "global_step"} <= saved.keys():

@@ -1,4 +1,4 @@
-"""Training data as one endless stream of batches that can start anywhere."""
+"""Training data as one endless stream of batches that can start at any batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from oodgan.errors import UserError
 
 
 class Endless:
-    """Repeats a loader epoch after epoch, told to its sampler by `set_epoch`, from batch number `start` on.
+    """Repeats a loader epoch by epoch, calling its sampler's `set_epoch`, starting at batch number `start`.
 
-    A sampler with `resume(epoch, batch)` (`oodgan.data.sampler.TrainSampler`) starts there at once; otherwise the
-    batches before it are read and dropped. The stream of batches is the same as without the start. Iterated again
-    (Lightning does where `limit_train_batches` ends an epoch) it goes on behind the batches that `trained` counts.
+    A sampler with `resume(epoch, batch)` (`oodgan.data.sampler.TrainSampler`) starts there directly; otherwise earlier
+    batches are read and dropped. The batches are the same as in a stream from the beginning. When iterated again
+    (by Lightning, if `limit_train_batches` ends an epoch), it continues after the batches counted by `trained`.
     """
 
     def __init__(self, loader: Any, start: int = 0, trained: Callable[[], int] = int) -> None:
@@ -59,7 +59,7 @@ def _set_epoch(loader: Any, epoch: int) -> None:
 
 
 def _skip(loader: Any, epoch: int, batches: int) -> int:
-    """Ask the sampler to skip; returns the batches that are still to be dropped by reading them."""
+    """Let the sampler skip batches; return the number of batches that still have to be read and dropped."""
     for sampler in _samplers(loader):
         if callable(getattr(sampler, "resume", None)):
             sampler.resume(epoch, batches)
@@ -68,12 +68,12 @@ def _skip(loader: Any, epoch: int, batches: int) -> int:
 
 
 class EndlessData(pl.LightningDataModule):
-    """A datamodule whose training loader is `Endless`; all else is the inner datamodule's.
+    """A datamodule whose training loader is `Endless`; everything else comes from the inner datamodule.
 
     Args:
-        start: batch of the stream that training begins at.
-        limit_val: validate on the first so many batches of all processes together only, the same images whatever their
-            number; None takes all.
+        start: first batch of the stream.
+        limit_val: number of validation batches over all processes, the same images for any number of processes; None:
+            all.
     """
 
     def __init__(self, inner: pl.LightningDataModule, start: int = 0, limit_val: int | None = None) -> None:
@@ -98,7 +98,7 @@ class EndlessData(pl.LightningDataModule):
         """The inner one's loader.
 
         Raises:
-            UserError: some process would have no image: it would not take part in validation, and the others wait.
+            UserError: a process would have no image, and the others would wait for it.
         """
         loader = self.inner.val_dataloader() or []
         sampler = getattr(loader, "sampler", None)

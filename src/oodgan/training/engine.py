@@ -1,4 +1,4 @@
-"""Lightning's Trainer from the config group `trainer`: every keyword of it passes, but for what this project fixes."""
+"""Builds Lightning's Trainer from the config group `trainer`, with any of its keywords except those fixed here."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ REFUSED = {
 def trainer(
     cfg: Any = None, *, folder: str | Path, callbacks: Iterable[pl.Callback] = (), **options: Any
 ) -> pl.Trainer:
-    """The Trainer of `cfg.trainer`, quiet and without a logger; `options` are Lightning's own keywords and win.
+    """Build the Trainer of `cfg.trainer`, quiet and without logger; the keywords `options` take precedence.
 
-    Samplers are left as they are: shards are never padded.
+    Samplers are not replaced, so shards are never padded.
 
     Raises:
-        UserError: a keyword that Lightning does not know, that is fixed here (`REFUSED`), or that cannot work.
+        UserError: a keyword that is unknown to Lightning, fixed here (`REFUSED`), or has an invalid value.
     """
     _quiet()
     engine = described(cfg)
@@ -95,7 +95,7 @@ def trainer(
 
 
 def check(given: Mapping[str, Any], target: Any = pl.Trainer) -> None:
-    """Raise UserError for a keyword that is unknown, with the nearest, or fixed here, with the reason."""
+    """Raise UserError for unknown keywords (naming the nearest) and for those fixed here (giving the reason)."""
     takes = inspect.signature(target.__init__).parameters
     free = any(each.kind is each.VAR_KEYWORD for each in takes.values())
     for key in given:
@@ -106,16 +106,16 @@ def check(given: Mapping[str, Any], target: Any = pl.Trainer) -> None:
 
 
 def described(cfg: Any) -> dict[str, Any]:
-    """`cfg.trainer` as plain values; under torchrun or SLURM, devices and machines as they were started."""
+    """Return `cfg.trainer` as plain values, with the devices and nodes of torchrun or SLURM if they are used."""
     chosen = plain(None if cfg is None else cfg.get("trainer"))
     return {**DEFAULTS, **dict(chosen or {}), **placed()}
 
 
 def prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
-    """Memory format and compilation of the trained networks, in place: names in the checkpoint stay the same.
+    """Set memory format and compile the trained networks in place, so that names in checkpoints do not change.
 
     Raises:
-        UserError: batch statistics cannot be shared between processes on the CPU.
+        UserError: `sync_batchnorm` on the CPU.
     """
     synced = engine.get("sync_batchnorm") and strategy(engine) != "auto" and engine.get("accelerator") == "cpu"
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -131,7 +131,7 @@ def prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
 
 
 def strategy(engine: Mapping[str, Any]) -> Any:
-    """Lightning's strategy: the configured one, "ddp" where there are several devices and none is named."""
+    """Return Lightning's strategy: the configured one, or "ddp" for several devices if none is configured."""
     chosen = engine.get("strategy") or "auto"
     many = _devices(engine) > 1 or int(engine.get("num_nodes") or 1) > 1
     return "ddp" if chosen == "auto" and many else chosen
@@ -155,10 +155,10 @@ def loaders_restored() -> Iterator[None]:
 
 
 def local_processes(engine: Mapping[str, Any]) -> int:
-    """Processes that a step has to start on this machine itself.
+    """Return the number of processes to start on this machine.
 
     Raises:
-        UserError: several machines, and neither torchrun nor srun has started the processes there.
+        UserError: several machines, but neither torchrun nor srun started the processes.
     """
     if launched():
         return 1
@@ -185,14 +185,14 @@ def _devices(engine: Mapping[str, Any]) -> int:
 
 
 def _built(value: Any) -> Any:
-    """Objects among the keywords (strategies, profilers, plugins) are configs with a `_target_`."""
+    """Build objects among the keywords (strategies, profilers, plugins) from configs with `_target_`."""
     if isinstance(value, Mapping) and "_target_" in value:
         return instantiate(value, _convert_="all")
     return [_built(each) for each in value] if isinstance(value, list) else value
 
 
 def _one_progress(hooks: list[pl.Callback], wanted: bool | None) -> tuple[list[pl.Callback], bool]:
-    """The callbacks with one progress display: a bar of Lightning's among them takes the place of ours."""
+    """Return the callbacks with one progress bar: one of Lightning's replaces ours."""
     bar = any(isinstance(hook, ProgressBar) for hook in hooks)
     if bar or wanted is False:
         hooks = [hook for hook in hooks if not isinstance(hook, Progress)]
@@ -200,13 +200,13 @@ def _one_progress(hooks: list[pl.Callback], wanted: bool | None) -> tuple[list[p
 
 
 def _profiler(profiler: Any, folder: str | Path) -> Any:
-    """A profiler by its name writes `profile*` into the run's folder; Lightning would print to a log that is off."""
+    """Build a profiler by name that writes `profile*` to the run's folder instead of a log that is disabled."""
     named: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
     return named[profiler](dirpath=str(folder), filename="profile") if profiler in named else profiler
 
 
 def _quiet() -> None:
-    """Lightning's remarks about hardware, loaders and ranks are off; what a callback was asked to print stays."""
+    """Silence Lightning's messages about hardware, loaders and ranks, but not the output of callbacks."""
     for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors"):
         logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.ERROR)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)

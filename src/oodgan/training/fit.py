@@ -187,7 +187,7 @@ def _assemble(module: pl.LightningModule, call: Call, stop: pl.Callback, resume_
 
 
 def _configured(call: Call) -> list[pl.Callback]:
-    """The callbacks of `cfg.callbacks`, each a `_target_`; checkpoints and the NaN guard are there in any case."""
+    """Build the callbacks of `cfg.callbacks`; checkpoints and the NaN guard are always included."""
     from hydra.utils import instantiate
 
     entries = dict(call.config.get("callbacks") or {})
@@ -217,7 +217,7 @@ def _share(settings: Mapping[str, Any], processes: int, accumulate: int) -> int 
 
 
 def _batches_seen(saved: Mapping[str, Any] | None, share: int | None) -> int:
-    """Batches that a checkpoint has used, in today's batch size (whatever the number of processes was)."""
+    """Return the number of batches that a checkpoint was trained on, in units of the current batch size."""
     if saved is None:
         return 0
     position = saved.get("position")
@@ -229,7 +229,7 @@ def _batches_seen(saved: Mapping[str, Any] | None, share: int | None) -> int:
 
 
 def initialise(module: nn.Module, source: str | Path) -> None:
-    """Give `module` the weights of a run folder or checkpoint (best, else last), optimisers left as they are.
+    """Load the weights of a run folder or checkpoint (best, else last) into `module`, but not its optimisers.
 
     Raises:
         UserError: names or shapes differ.

@@ -1,4 +1,4 @@
-"""A training's loss: a weighted sum of named ones, each a class that the config names."""
+"""The loss of a training: a weighted sum of named losses, each a class from the config."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from oodgan.errors import UserError
 
 
 class Losses(nn.Module):
-    """Named losses with their weights; one of weight 0 is not built and costs nothing.
+    """Named losses with weights; a loss with weight 0 is not built and costs nothing.
 
-    A loss is called with the tensors that `inputs` of its config names, else its attribute `inputs`, else `inputs` of
-    this constructor, and returns a scalar.
+    A loss returns a scalar. Its arguments are the tensors named by `inputs` of its config, else by its attribute
+    `inputs`, else by `inputs` of this constructor.
 
     Args:
         losses: {name: {"_target_": a class, "weight": 1.0, "inputs": [...], and its keywords}}, or a loss built
             already, of weight 1.
-        inputs: what a loss is called with that does not say.
+        inputs: default arguments of a loss.
     """
 
     def __init__(self, losses: Mapping[str, Any], inputs: tuple[str, ...] = ("result", "target")) -> None:
@@ -45,18 +45,18 @@ class Losses(nn.Module):
             raise UserError("all losses have weight 0: there is nothing to minimise")
 
     def need(self, key: str) -> bool:
-        """Whether some loss is called with this."""
+        """Whether some loss has this argument."""
         return any(key in inputs for inputs in self._inputs.values())
 
     def named(self, without: str = "") -> list[str]:
-        """Their names, but of those that are called with `without`."""
+        """Return the names of the losses that do not have the argument `without`."""
         return [name for name, inputs in self._inputs.items() if without not in inputs]
 
     def forward(self, known: Mapping[str, Tensor], names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The unweighted values of all losses, or of some.
 
         Raises:
-            UserError: a loss needs what is not known.
+            UserError: an argument of a loss is missing.
         """
         return {name: self._value(name, known) for name in (self._terms if names is None else names)}
 

@@ -1,4 +1,4 @@
-"""One optimiser's part of a step in a module that optimises by hand (two networks against each other)."""
+"""One optimiser's step with manual optimisation, for adversarial training."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def optimise(
 
     `fit: {accumulate, clip}` are applied by the engine.
 
-    Only this optimiser's parameters get gradients, so a generator's loss leaves none in the discriminator. What `loss`
-    uses of that optimiser's network may be computed before the call. `counts=False` keeps the step out of
-    `global_step`: with several optimisers exactly one counts.
+    Only this optimiser's parameters get gradients, so a generator loss adds none to the discriminator. Outputs of this
+    optimiser's network that `loss` uses may be computed before the call. With `counts=False` the step does not increase
+    `global_step`: with several optimisers, exactly one should count.
     """
     accumulate: int = getattr(module.trainer, "manual_accumulate", 1)
     mine = {id(p) for group in optimizer.param_groups for p in group["params"]}

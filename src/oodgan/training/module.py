@@ -1,4 +1,4 @@
-"""The base of the project's Lightning modules: losses, optimisers, schedule, averaged weights, and what is logged."""
+"""Base class of the Lightning modules: losses, optimisers, schedule, averaged weights, and logging."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _AT_VALIDATION = 1 << 60  # Lightning never comes to step such a schedule; `call
 
 
 class BatchMean(Metric):
-    """Mean over images of values that are means of batches, from a sum and a count that processes add up.
+    """Mean over images of values that are batch means, from sums and counts over all processes.
 
-    (torchmetrics' own MeanMetric drops the weights where it is to let nan through.)
+    (torchmetrics' MeanMetric ignores weights if nan values are allowed.)
     """
 
     full_state_update = False
@@ -49,20 +49,21 @@ class BatchMean(Metric):
 class FitModule(pl.LightningModule):
     """Trains `network` on a weighted sum of losses, against a discriminator where there is one.
 
-    A subclass says what a batch gives, in `predictions`, and with a discriminator what it shall tell apart, in `real`
-    and `fake`. Logged are all losses and their sum (`train/NAME`, `val/NAME`, `train/loss`, `val/loss`), the same
-    numbers on one process and on many. Validation uses the averaged weights, and leaves out of `val/loss` what the
-    discriminator says: that tells only how the two networks stand to each other.
+    A subclass implements `predictions` and, with a discriminator, `real` and `fake`. All losses and their sum are
+    logged (`train/NAME`, `val/NAME`, `train/loss`, `val/loss`), with the same values for any number of processes.
+    Validation uses the averaged weights. `val/loss` does not include adversarial losses, which only show the balance
+    between the two networks.
 
     Args:
-        network: what is trained and exported. Like every network here, it may also be a config that builds it.
+        network: the network that is trained and exported; like all networks here, an object or a config.
         losses: {name: {"_target_", "weight", keywords}}, see `oodgan.training.losses.Losses`.
-        optimizer: from the trained parameters: a config with `_target_`, or a callable. It owns `global_step`.
-        scheduler: from an optimiser, likewise; a config also says its `interval` (step or validation) and `monitor`.
-        ema_decay: of the averaged weights; None averages none.
-        discriminator: trained against the network by `discriminator_loss`, which is called with it, real ones and made
-            ones, and by `discriminator_optimizer` (as `optimizer` when None), on the same schedule. Left out where no
-            loss asks for its `logits`.
+        optimizer: config with `_target_` or callable that takes the trained parameters; its steps count as
+            `global_step`.
+        scheduler: the same for an optimiser; a config also has `interval` (step or validation) and `monitor`.
+        ema_decay: decay of the averaged weights; None: no averaging.
+        discriminator: trained against the network with `discriminator_loss(discriminator, real, fake)` and
+            `discriminator_optimizer` (None: as `optimizer`), on the same schedule. Not built if no loss uses its
+            `logits`.
     """
 
     networks: tuple[str, ...] = ("network", "discriminator")
@@ -106,26 +107,26 @@ class FitModule(pl.LightningModule):
     # what subclasses give
 
     def predictions(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What losses and metrics may ask for by name, beside the batch itself; `network` may be the averaged one."""
+        """Return the tensors that losses and metrics can use besides the batch; `network` may be the averaged one."""
         raise NotImplementedError
 
     def measures(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is logged beside the losses and not minimised: means over the batch."""
+        """Return further values to log, as means over the batch."""
         return {}
 
     def real(self, known: Mapping[str, Tensor]) -> Tensor:
-        """What the discriminator shall call real."""
+        """Return the real inputs of the discriminator."""
         return known["target"]
 
     def fake(self, known: Mapping[str, Tensor]) -> Tensor:
-        """What it shall call made."""
+        """Return the fake inputs of the discriminator."""
         return known["result"]
 
     # steps
 
     @property
     def averaged(self) -> nn.Module:
-        """The network that is validated and exported: with averaged weights where weights are averaged."""
+        """The network that is validated and exported: the averaged one if weights are averaged."""
         return self.network if self.ema is None else self.ema.module
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
@@ -166,7 +167,7 @@ class FitModule(pl.LightningModule):
                 scheduler.step()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Adds the batch to the means; returns what the network made of it, for callbacks."""
+        """Add the batch to the means; return the predictions for callbacks."""
         known = self._known(self.averaged, batch)
         values = self.losses(known, self.losses.named(without=LOGITS))
         totals = {"loss": self.losses.total(values)} if values else {}
@@ -211,13 +212,13 @@ class FitModule(pl.LightningModule):
         return getattr(self.trainer, "manual_accumulate", 1)
 
     def _steps(self, batch_idx: int) -> bool:
-        """Whether the optimisers step after this batch."""
+        """Return whether the optimisers step after this batch."""
         return (batch_idx + 1) % self._accumulated == 0
 
     def log_validation(self, values: Mapping[str, Tensor], count: int) -> None:
         """Add a batch of `count` images to the means that are logged as `val/<name>` when validation ends.
 
-        A value is the batch's mean. Sums and counts are added up over all processes, so that uneven shards do no harm.
+        A value is the mean over the batch. Sums and counts are added over all processes, so uneven shards are handled.
         """
         for name, value in values.items():
             self._mean(name).update(value.detach(), count)
@@ -238,7 +239,7 @@ class FitModule(pl.LightningModule):
             self.log(f"val/{name}", value.to(torch.get_default_dtype()), prog_bar=True, sync_dist=True)
 
     def _known_names(self) -> list[str]:
-        """The names that any process has logged: computing a mean is a collective call, so all must make it."""
+        """Return the names logged by any process: computing a mean is a collective call of all processes."""
         names: Any = [list(self._means)]
         if self.trainer.world_size > 1:
             names *= self.trainer.world_size
@@ -248,7 +249,7 @@ class FitModule(pl.LightningModule):
     # checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what part these weights are of, so that the file serves wherever an artifact of weights does."""
+        """Save the metadata of the artifact, so that the checkpoint can be used as weights."""
         checkpoint["exports"] = {**self.exports, **({"tensors": self.exported_tensors} if self.exports else {})}
 
     # what tools of Lightning ask for
@@ -267,7 +268,7 @@ class FitModule(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """A module as it was when the checkpoint was written, its networks built again unless they are given.
+        """Load a module from a checkpoint. Networks are built from the checkpoint's configs unless they are given.
 
         Raises:
             UserError: the checkpoint names a class that is not a network, loss, optimiser or schedule.
@@ -280,17 +281,17 @@ class FitModule(pl.LightningModule):
 
 
 def count_of(known: Mapping[str, Tensor]) -> int:
-    """Images of a batch."""
+    """Return the number of images of a batch."""
     return len(next(iter(known.values())))
 
 
 def built(part: Any) -> Any:
-    """A network (or a loss), or what its config builds."""
+    """Return a network or loss, built from its config if it is one."""
     return instantiate(part, _convert_="all") if isinstance(part, Mapping) else part
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a checkpoint can hold it without any class of ours."""
+    """Return whether a checkpoint can contain it without custom classes."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
     if isinstance(value, list | tuple):

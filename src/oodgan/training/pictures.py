@@ -1,4 +1,4 @@
-"""What a network makes, to be looked at while it trains."""
+"""Image sheets of a network's results during training."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ COLUMNS = ("photo", "inverted", "edited", "coarse", "result", "target")
 
 
 class Pictures(pl.Callback):
-    """At each validation a sheet of its first pictures in the run's folder (`validation.png`), and in wandb when on.
+    """Writes a sheet of images at each validation to the run's folder (`validation.png`) and to wandb if it is on.
 
-    Shown is what `module.pictures(batch)` gives, {name: (B, 3, H, W) in [-1, 1]}, or else the pictures of the batch and
-    of what the validation step returns, by the names of `COLUMNS`. A batch's `photo` with `mask` (B, 1, H, W) goes to
-    wandb as a photo with its mask over it. Batches without pictures show nothing.
+    Shows the images of `module.pictures(batch)`, {name: (B, 3, H, W) in [-1, 1]}, or else those of the batch and of the
+    validation step's result whose names are in `COLUMNS`. A `photo` with `mask` (B, 1, H, W) is logged to wandb with
+    the mask as overlay. Batches without images are skipped.
 
     Args:
         count: pictures of the first validation batch.

@@ -1,4 +1,4 @@
-"""Launchers and sweepers of our own, for Hydra, which takes them from its plugins' namespace only."""
+"""Registration of custom launchers and sweepers in Hydra's plugin namespace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far long work is: a bar in a terminal, a line now and then in a log; both on stderr."""
+"""Progress display on stderr: a bar in a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Shows how much of `total` is done, how fast it goes, and the time left.
+    """Shows how much of `total` is done, the speed, and the remaining time.
 
     Args:
         unit: what is counted, in the plural.
-        done: what an earlier run did already.
+        done: number already done by an earlier run.
         seconds: time between two lines where the output is no terminal.
     """
 
@@ -37,7 +37,7 @@ class Meter:
             self._bar.add_task(title, total=total, completed=done, numbers="")
 
     def show(self, done: int, numbers: Callable[[], str] = str, last: bool = False) -> None:
-        """`done` of the total now; `numbers` is asked only when they are shown (a GPU waits for them)."""
+        """Update to `done`; `numbers()` is called only when it is shown, because it synchronises the GPU."""
         now = time.monotonic()
         if not last and done < self.total and now - self._printed < (0.5 if self._bar is not None else self.seconds):
             return
@@ -51,14 +51,14 @@ class Meter:
         print(line.rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 def track(items: Iterable[T], title: str, total: int | None = None, unit: str = "images") -> Iterator[T]:
-    """The items one by one, with a `Meter`; `total` where they have no length."""
+    """Iterate over the items with a `Meter`; give `total` if they have no length."""
     count = len(items) if isinstance(items, Sized) else total
     if count is None:
         raise TypeError(f"{title}: items without a length need total=")
@@ -133,7 +133,7 @@ class Progress(pl.Callback):
 
 
 def _numbers(trainer: pl.Trainer) -> str:
-    """The losses first: there is no room for everything."""
+    """Format the newest numbers, losses first, as many as fit."""
     items = [(k, v) for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_epoch"))]
     items.sort(key=lambda item: not item[0].endswith("/loss"))
     return "  ".join(f"{k} {float(v):.4g}" for k, v in items[:6])

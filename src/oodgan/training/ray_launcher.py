@@ -1,7 +1,7 @@
 """Hydra sweeps on a Ray cluster.
 
-Ours, because `hydra-ray-launcher` wants cloudpickle < 3 and so cannot be installed beside today's joblib; of Ray it
-needs no more than what stands here. A job gets all it must know (root, sweep, working folder) with its configuration.
+`hydra-ray-launcher` needs cloudpickle < 3 and therefore cannot be installed together with a current joblib. A job gets
+everything it needs (root, sweep, working folder) in its configuration.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RayLauncher(Launcher):
 
     Args:
         init: keywords of `ray.init`; `address` names a running cluster.
-        remote: keywords of `ray.remote`: what a job takes (num_cpus, num_gpus, resources).
+        remote: keywords of `ray.remote`: the resources of a job (num_cpus, num_gpus, resources).
     """
 
     def __init__(self, init: Any = None, remote: Any = None) -> None:
@@ -50,7 +50,7 @@ class RayLauncher(Launcher):
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs, as many at a time as the cluster has room for; returns what they return, in order."""
+        """Run the jobs, as many at a time as fit into the cluster; return their results in order."""
         import ray
 
         self._connect()
@@ -85,7 +85,7 @@ class RayLauncher(Launcher):
             raise UserError(f"no Ray cluster at {self.init.get('address')}: {reason}") from error
 
     def _reach(self) -> None:
-        """Raise UserError where nothing answers at HOST:PORT, which Ray itself would try for minutes."""
+        """Raise UserError if nothing answers at HOST:PORT; Ray itself would retry for minutes."""
         address = str(self.init.get("address"))
         host, _, port = address.rpartition(":")
         if not port.isdigit() or "/" in host:

@@ -1,4 +1,4 @@
-"""Learning rates over time, beside those of `torch.optim.lr_scheduler`."""
+"""Learning rate schedules besides those of `torch.optim.lr_scheduler`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, warmup: int, steps: int) -> LambdaLR:
-    """From 1/`warmup` of the learning rate linearly up to all of it in `warmup` steps, then half a cosine down to 0.
+    """Increase the learning rate linearly over `warmup` steps, then decrease it to 0 by half a cosine.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -1,4 +1,4 @@
-"""Rendered training data in files of many samples each, so that an interrupted rendering goes on where it was."""
+"""Rendered training data in files of many samples each, so that interrupted rendering can continue."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def render_shards(
 ) -> list[Path]:
     """Write `count` shards `<name>_<seed>_<number>.safetensors` into a folder, each by `render(its own seed)`.
 
-    Shards that are there already are kept, so the folder must belong to one way of rendering. `what` names the work in
-    the progress bar.
+    Existing shards are kept, so a folder must only be used with the same rendering settings. `what` is the label of the
+    progress bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}_{seed}_{i:04d}.safetensors" for i in range(count)]

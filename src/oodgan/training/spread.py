@@ -23,9 +23,10 @@ from oodgan.ranks import SPREAD, channel, launched, rank
 
 
 def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function(*args)` here as rank 0 and in `processes - 1` children; returns what it returns here.
+    """Call `function(*args)` here as rank 0 and in `processes - 1` child processes; return the result of rank 0.
 
-    Under a launcher its ranks take the children's place, whatever `processes` is. Without one no process group is left
+    Under torchrun or srun, the existing ranks are used instead and `processes` is ignored. Without one no process group
+    is left
     behind: another call, of another number of processes, would go on in it and be no part of its own.
 
     Raises:
@@ -75,7 +76,7 @@ def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
 
 
 class _Watch(threading.Thread):
-    """Ends this process's wait in a collective when a child has died."""
+    """Ends this process if it waits in a collective call after a child has died."""
 
     def __init__(self, children: list[subprocess.Popen[bytes]]) -> None:
         super().__init__(daemon=True)

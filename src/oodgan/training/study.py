@@ -1,6 +1,6 @@
-"""Hydra sweeps by a persistent Optuna study: failed trials are marked, finished ones kept, hopeless ones pruned.
+"""Hydra sweeper for a persistent Optuna study: finished trials are kept, failed ones marked, poor ones pruned.
 
-Hydra's own Optuna plugin starts `n_trials` new trials each time and can neither prune nor take up an interrupted sweep.
+Hydra's own Optuna plugin starts `n_trials` new trials each time, and can neither prune nor resume an interrupted sweep.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def register() -> None:
 
 
 class StudySweeper(Sweeper):
-    """Asks an Optuna study for trials and runs them as Hydra jobs until `n_trials` are finished.
+    """Gets trials from an Optuna study and runs them as Hydra jobs until `n_trials` are finished.
 
     Args:
         params: search space {key: Hydra sweep text}, to which the command line's sweeps are added.
         direction: minimize or maximize the stage's "objective".
         storage: Optuna storage URL; None keeps `study.db` (sqlite) in the sweep's folder.
-        n_trials: finished (also pruned) trials that the study shall have in the end.
+        n_trials: total number of finished or pruned trials of the study.
         n_jobs: trials launched together.
         sampler: an Optuna sampler.
         pruner: an Optuna pruner, or None.
@@ -112,7 +112,7 @@ class StudySweeper(Sweeper):
         return study
 
     def _again(self, study: Any, missing: int) -> None:
-        """Ask first for the parameters of trials that failed or were interrupted."""
+        """Enqueue the parameters of trials that failed or were interrupted."""
         from optuna.trial import TrialState
 
         trials = study.trials
@@ -220,16 +220,16 @@ class Pruner(pl.Callback):
         return instantiate(HydraConfig.get().sweeper.pruner) if HydraConfig.initialized() else None
 
     def finish(self) -> None:
-        """Raise `Pruned` when the study gave the trial up."""
+        """Raise `Pruned` if the study pruned the trial."""
         if self.pruned is not None:
             raise Pruned(*self.pruned)
 
 
 def pruner_here(monitor: str | None, mode: str | None = "min") -> Sequence[Pruner]:
-    """The pruner of the running Hydra job when it is a trial of a study, else nothing.
+    """Return the pruner of the running Hydra job if it is a trial of a study, else None.
 
     Raises:
-        UserError: the study looks for the smallest value of what is better when larger, or the other way round.
+        UserError: the study minimises a metric that is better when larger, or the reverse.
     """
     from hydra.core.hydra_config import HydraConfig
 

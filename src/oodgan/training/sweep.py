@@ -1,4 +1,4 @@
-"""What a job of a sweep (`oodgan STAGE -m ...`) needs: a name, a GPU, and to be skipped when it is finished."""
+"""Jobs of a sweep (`oodgan STAGE -m ...`): names, GPUs, and skipping of finished jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _slot: Any = None
 
 
 class Pruned(UserError):
-    """The study gave this trial up: its validation metric was worse than the others' at the same step."""
+    """The study pruned this trial: its validation metric was worse than that of others at the same step."""
 
     in_all_ranks = True
 
@@ -37,7 +37,7 @@ class Pruned(UserError):
 
 
 def is_sweep(overrides: Sequence[str]) -> bool:
-    """Whether a command line asks for several jobs.
+    """Return whether a command line is a sweep.
 
     >>> is_sweep(["-m", "seed=1,2"]), is_sweep(["seed=1"])
     (True, False)
@@ -46,10 +46,10 @@ def is_sweep(overrides: Sequence[str]) -> bool:
 
 
 def named(stage: str, overrides: Sequence[str], conf: Path) -> list[str]:
-    """The words that tell every job, in whatever process and on whatever machine, which sweep it is of, and where.
+    """Return the overrides that tell every job, in any process and on any machine, the sweep's name and root folder.
 
-    The sweep is named as `sweep=NAME` says, else alike for the same command (launcher and sweeper options aside), and
-    `root` is written out from the root of the file system: a launcher's processes may start in another folder.
+    The name is that of `sweep=NAME`, else a hash of the command (without launcher and sweeper options). `root` is an
+    absolute path, because a launcher's processes may start in another folder.
     """
     words = [] if _given(overrides, "sweep") else [f"sweep={_name(stage, overrides)}"]
     root = _given(overrides, "root") or _configured_root(stage, overrides, conf)
@@ -71,7 +71,7 @@ def _name(stage: str, overrides: Sequence[str]) -> str:
 
 
 def _configured_root(stage: str, overrides: Sequence[str], conf: Path) -> str:
-    """`root` as the chosen experiment has it."""
+    """Return `root` of the chosen experiment."""
     from hydra import compose, initialize_config_dir
 
     chosen = [word for word in overrides if key_of(word) in ("experiment", "hydra.searchpath") and "," not in word]
@@ -81,7 +81,7 @@ def _configured_root(stage: str, overrides: Sequence[str], conf: Path) -> str:
 
 @contextlib.contextmanager
 def prepared(overrides: Sequence[str], several: bool = True) -> Iterator[None]:
-    """Make our own sweeper and launcher known to Hydra, and notice where and when the jobs begin (`failures`)."""
+    """Register our sweeper and launcher with Hydra, and remember where and when the jobs started (for `failures`)."""
     global _begun, _folder
     _begun = time.time()
     place = SimpleNamespace(root=_given(overrides, "root"), sweep=_given(overrides, "sweep"))
@@ -98,7 +98,7 @@ def prepared(overrides: Sequence[str], several: bool = True) -> Iterator[None]:
 
 
 def failures() -> str:
-    """What failed in the sweep that this process has just run, one after the other; "" outside of sweeps."""
+    """Return a message about the failed jobs of the sweep that this process ran; "" outside of sweeps."""
     if _folder is None:
         return ""
     jobs = sorted(_folder.glob(f"*/{JOB}"), key=lambda path: path.parent.name.zfill(9))
@@ -114,7 +114,7 @@ def failures() -> str:
 
 
 def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
-    """Run a stage's `function(cfg)`; in a sweep skip what is finished, resume what is begun, and take a GPU slot.
+    """Run a stage's `function(cfg)`. In a sweep, skip finished jobs, resume interrupted ones, and take a GPU slot.
 
     `cfg.gpu_slots` (a number or a list of GPU numbers) gives each job that runs at the same time one GPU to itself.
 
@@ -151,7 +151,7 @@ def job(cfg: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def read_job(folder: str | Path) -> dict[str, Any] | None:
-    """What `job.json` in a job's folder says: overrides, state (running, finished, pruned, failed), result; or None."""
+    """Read `job.json` of a job: overrides, state (running, finished, pruned, failed), result; None if there is none."""
     path = StageFolder(Path(folder)).job
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -161,9 +161,9 @@ def _write(folder: Path, note: dict[str, Any]) -> None:
 
 
 def _own(cfg: Any, folder: Path) -> Any:
-    """The job's config: its outputs go to its own folder, and when it was interrupted it goes on there.
+    """Return the job's config, with outputs in its own folder, where it resumes if it was interrupted.
 
-    A pipeline's stages write into a run, which is the job's folder then; the cache is that of all jobs.
+    For a pipeline, the job's folder is the run folder. The cache is shared by all jobs.
     """
     write_text(StageFolder(folder).config, saved.text(cfg))
     if "cache" in cfg:
@@ -179,10 +179,10 @@ def _own(cfg: Any, folder: Path) -> Any:
 
 @contextlib.contextmanager
 def gpu_slot(slots: int | Sequence[int] | None, folder: Path) -> Iterator[int | None]:
-    """Wait for a free GPU among `slots`, make it this process's only one, and hold it while the process lives.
+    """Wait for a free GPU among `slots`, make it the only visible one, and keep it until the process ends.
 
-    A GPU is held by a lock on `folder/.gpu-N`, so that processes of any launcher on this machine share the slots.
-    A process keeps its GPU from job to job: CUDA cannot change it once it has begun.
+    A GPU is reserved by a lock on `folder/.gpu-N`, so that processes of any launcher on this machine share the slots.
+    A process keeps its GPU for all of its jobs, because CUDA cannot change it after initialisation.
     """
     global _slot
     numbers = list(range(slots)) if isinstance(slots, int) else list(slots or [])

@@ -1,4 +1,4 @@
-"""Which validations a callback measures."""
+"""Base class of callbacks that do not measure every validation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from oodgan.errors import UserError
 
 
 class EveryNthValidation(pl.Callback):
-    """Base of callbacks that measure each n-th validation of a training, and the last.
+    """Base class of callbacks that measure every n-th validation of a training, and the last.
 
-    How many there were is part of checkpoints, so that a resumed training measures the same ones.
+    The number of validations is saved in checkpoints, so that a resumed training measures the same ones.
 
     Raises:
         UserError: `every` below 1.
@@ -30,7 +30,7 @@ class EveryNthValidation(pl.Callback):
         self._validations = state_dict["validations"]
 
     def due(self, trainer: pl.Trainer) -> bool:
-        """Count this validation, and say whether it is one to measure; to be called once in each."""
+        """Count this validation and return whether to measure it; call exactly once in each validation."""
         if trainer.sanity_checking:
             return False
         self._validations += 1

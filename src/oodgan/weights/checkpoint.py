@@ -1,4 +1,4 @@
-"""Read the files in which other projects ship weights, whatever their container, without running what they say."""
+"""Reads weight files of other projects in any container, without executing code from them."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ HARMLESS: list[Any] = [
 
 @dataclass
 class Persistent:
-    """A network of an NVlabs pickle: its class's name and its attributes; its source code is never run."""
+    """A network of an NVlabs pickle: class name and attributes. Its source code is never executed."""
 
     class_name: str
     state: dict[str, Any]
 
     def tensors(self, prefix: str = "") -> State:
-        """Parameters and buffers of it and of the networks inside it, by dotted name."""
+        """Return parameters and buffers of this network and its children, by dotted name."""
         tensors: State = {}
         for group in ("_parameters", "_buffers"):
             entries = self.state.get(group) or {}
@@ -69,12 +69,12 @@ class Record(dict):
 
 
 def read(path: str | Path, expected: str = EXPECTED) -> Any:
-    """What a file holds: dictionaries, tensors, numpy arrays, numbers, and `Persistent` networks.
+    """Read a file: dictionaries, tensors, numpy arrays, numbers, and `Persistent` networks.
 
-    Its content decides how it is read, not its ending. `expected` ends the messages about files of another kind.
+    The content determines how it is read, not the ending. `expected` is the end of messages about other kinds of files.
 
     Raises:
-        UserError: missing, of another kind, truncated, or asking to run something; one line that says which.
+        UserError: the file is missing, of another kind, truncated, or would execute code.
     """
     with reading(path, "checkpoint"):
         return _read(Path(path), expected)

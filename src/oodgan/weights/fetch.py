@@ -30,7 +30,7 @@ def cache_folder() -> Path:
 
 
 def folder_of(item: Entry) -> Path:
-    """Where the entry's extracted files lie (whether or not they are there yet)."""
+    """The folder of the entry's extracted files, which may not exist yet."""
     return cache_folder() / f"{item.name}-{item.sha256[:8]}"
 
 
@@ -72,7 +72,7 @@ def download(item: Entry, progress: bool = True) -> Path:
 
 
 def verify(name: str) -> str:
-    """Compare the extracted files with the hashes noted at extraction: `ok`, `absent` or `damaged: FILE`."""
+    """Compare the extracted files with the hashes recorded at extraction: `ok`, `absent` or `damaged: FILE`."""
     folder = folder_of(entry(name))
     if not folder.is_dir():
         return "absent"
@@ -99,7 +99,7 @@ def _url(item: Entry) -> str:
 
 
 def _package_url(item: Entry) -> str:
-    """Ask the package registry's simple index (PEP 691 JSON) where the archive lies."""
+    """Return the archive's URL from the package registry's simple index (PEP 691 JSON)."""
     index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
     with _get(f"{index}/{item.location}/", item, {"Accept": "application/vnd.pypi.simple.v1+json"}) as reply:
         try:

@@ -1,7 +1,7 @@
-"""Weights that this project trained or converted: safetensors that say what they were made for.
+"""Trained or converted weights: safetensors files with metadata.
 
-Both kinds name their part, generator and directions. Converted ones (`oodgan weights convert`) also say the
-`architecture` of their network, which then decides over the configuration's keywords.
+The metadata of both kinds name part, generator and directions. Converted weights (`oodgan weights convert`) also have
+the `architecture` of their network, which takes precedence over the configuration.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metada
 
 
 def locate(source: str | Path) -> Path:
-    """A shipped name, a stage's folder, an artifact (a folder with `weights.safetensors`), or a file -> the file."""
+    """Return the file of shipped weights, a stage's folder, an artifact (a folder with weights) or a file."""
     path = Path(source)
     stage = StageFolder(path)
     files = (
@@ -71,9 +71,9 @@ def weights_hash(source: str | Path) -> str:
 
 
 def sources(group: str, settings: Mapping[str, Any] | None) -> dict[str, str]:
-    """Every `weights` that a config group names, of its parts too: {"inverter.residual": "feature_light"}.
+    """Return all `weights` of a config group and its sub-keys, e.g. {"inverter.residual": "feature_light"}.
 
-    Those below `fit` are left out: they decide a training, not what is used.
+    Those below `fit` are left out: they affect training only.
     """
     named = {}
     for key, value in (settings or {}).items():
@@ -85,7 +85,7 @@ def sources(group: str, settings: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def configured(cfg: Mapping[str, Any], group: str, stage: str) -> str:
-    """The `weights` of a config group; UserError saying where to get some when there are none."""
+    """Return the `weights` of a config group. Raises UserError that says where to get some if there are none."""
     if cfg.get("weights"):
         return str(cfg["weights"])
     name = cfg.get("name", group)
@@ -95,7 +95,7 @@ def configured(cfg: Mapping[str, Any], group: str, stage: str) -> str:
 
 
 def missing(group: str, name: str, download: str) -> str:
-    """What to say where a public checkpoint is needed and none is given."""
+    """Return the error message for a missing public checkpoint."""
     return (
         f"{group}={name} has no weights: download {download}, then oodgan weights convert FILE output=FOLDER and "
         f"{group}.weights=FOLDER"
@@ -103,7 +103,7 @@ def missing(group: str, name: str, download: str) -> str:
 
 
 def network(settings: Mapping[str, Any], metadata: Mapping[str, Any], source: str | Path, **keywords: Any) -> Any:
-    """The network of a config (`_target_` and its keywords) with the architecture that the weights' metadata say.
+    """Build the network of a config (`_target_` and keywords) with the architecture from the metadata of the weights.
 
     Raises UserError when the weights are of another network.
     """
@@ -122,7 +122,7 @@ def network(settings: Mapping[str, Any], metadata: Mapping[str, Any], source: st
 
 @contextmanager
 def fitting(source: str | Path, what: str) -> Iterator[None]:
-    """Around `load_state_dict`: UserError naming the first difference where the weights are of another network."""
+    """Context manager for `load_state_dict`: UserError with the first difference if the weights do not fit."""
     try:
         yield
     except RuntimeError as error:
@@ -138,7 +138,7 @@ def load(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read weights of a part (or one of several) as float32 with their metadata.
 
-    A converted checkpoint's folder also gives the networks that came with it, e.g. a pSp folder its generator.
+    The folder of a converted checkpoint also contains the networks that came with it, e.g. the generator of pSp.
 
     Raises UserError when they are unreadable, of another part, or made for another generator or other directions.
     """
@@ -155,7 +155,7 @@ def load(
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and what is said of them, of an artifact or of a training's checkpoint."""
+    """Read tensors and metadata of an artifact or of a training's checkpoint."""
     exported = training.read(path) if path.suffix == ".ckpt" else None
     if exported is not None:
         return exported

@@ -1,4 +1,4 @@
-"""Weights out of a training's checkpoint (`best.ckpt`, `last.ckpt`), as its artifact would hold them."""
+"""Reads weights from a training's checkpoint (`best.ckpt`, `last.ckpt`) as from its artifact."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _OWNERS = ("ema.module.", "network.")
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The averaged weights (the trained ones where none are averaged) and what the artifact would say of them.
+    """Return the averaged weights (or the trained ones if there are none) and the metadata of the artifact.
 
-    Returns None for a file that is no checkpoint of a training here.
+    Returns None if the file is not a checkpoint of this package.
 
     Raises:
-        UserError: one of a training that exports nothing.
+        UserError: a checkpoint of a training that exports nothing.
     """
     saved = checkpoint.read(path)
     if not isinstance(saved, dict) or not {"state_dict", "exports"} <= set(saved):

@@ -1,4 +1,4 @@
-"""Read pickles that strangers made without running what they say: only allow-listed names are ever resolved."""
+"""Reads pickles from untrusted sources safely: only allow-listed names are resolved."""
 
 from __future__ import annotations
 
