@@ -138,6 +138,6 @@ def _print_anything() -> None:
 
 
 def _close_output() -> None:
-    """Python would complain once more when it flushes at its end."""
+    """Close the output; otherwise Python would report the broken pipe again at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
 """Atomic writing of files and folders, and their hashes.
 
-They are written under a temporary name and renamed when complete, so that an incomplete one is never read.
+Files and folders are written under a temporary name and renamed when complete, so that incomplete ones are never read.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def writing(folder: str | Path, replace: bool = False) -> Iterator[Path]:
 
 
 def _usual_modes(folder: Path) -> None:
-    """Modes as the umask wants them: temporary folders and safetensors' files are their owner's alone."""
+    """Set modes by the umask: temporary folders and safetensors files are readable by their owner only."""
     for path in (p for p in (folder, *folder.rglob("*")) if not p.is_symlink()):
         _usual_mode(path)
 
@@ -80,7 +80,7 @@ def _usual_mode(path: Path) -> None:
 
 
 def _swap(temporary: Path, folder: Path) -> None:
-    """Put `temporary` at `folder`; what was there is gone only after the new one is in place."""
+    """Replace `folder` by `temporary`; the old folder is deleted after the new one is in place."""
     if not folder.exists():
         os.replace(temporary, folder)
         return
@@ -120,7 +120,7 @@ def refusing(path: str | Path) -> Iterator[None]:
 
 
 def _refusal(error: BaseException) -> str | None:
-    """Why the disk refused (full, too large, not permitted ...), or None for an error that is no disk's."""
+    """Return why writing failed (disk full, file too large, not permitted ...), or None for other errors."""
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that was the output's reader, no disk
         return error.strerror or str(error)
     if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
@@ -129,14 +129,14 @@ def _refusal(error: BaseException) -> str | None:
 
 
 def full(error: BaseException) -> bool:
-    """Whether a `UserError` of `replacing` says that nothing more can be written there: no space, quota, read-only."""
+    """Return whether a `UserError` of `replacing` is about the whole disk: full, quota, read-only."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in _FULL
 
 
 @cache
 def _machine() -> str:
-    """Tells this machine's temporary files from those of others that write to the same shared disk."""
+    """Return an id that separates temporary files of this machine from those of others on a shared disk."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
@@ -187,7 +187,7 @@ def locked(path: str | Path, patience: float = 60.0) -> Iterator[None]:
 
 
 def fitting(stem: str, ending: str) -> str:
-    """`stem` + `ending` as a file's name, the stem shortened (and marked by a hash of all of it) where it is too long.
+    """Return `stem` + `ending` as a file name; a stem that is too long is shortened, with a hash of all of it.
 
     >>> fitting("photo", ".png")
     'photo.png'
@@ -206,7 +206,7 @@ def fitting(stem: str, ending: str) -> str:
 
 
 def below(folder: Path, name: str, ending: str) -> Path:
-    """The file of a name with folders (`anna/0`) below a folder, its last part `fitting`.
+    """Return the path of a name with folders (`anna/0`) below a folder; its last part is made `fitting`.
 
     >>> below(Path("made"), "anna/0", ".png").as_posix()
     'made/anna/0.png'
@@ -249,7 +249,7 @@ def _finite(value: Any) -> Any:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, readable as the umask says, of the same bytes for the same content.
+    """Write a safetensors file with modes by the umask; equal content gives equal bytes.
 
     Raises `UserError` as `replacing`.
     """
@@ -262,7 +262,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 
 
 def _sort_metadata(path: Path) -> None:
-    """safetensors writes the metadata in an order that differs from call to call; the header's length stays."""
+    """Sort the metadata in the header, whose order differs between calls of safetensors; its length stays the same."""
     with open(path, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -275,10 +275,10 @@ def _sort_metadata(path: Path) -> None:
 
 
 def hash_of(source: str | Path) -> str:
-    """sha256 of a file; of an artifact, that of its manifest; of another folder, that of its names, sizes and times.
+    """Return the sha256 of a file; for an artifact, of its manifest; for other folders, of names, sizes and times.
 
     Raises:
-        UserError: there is nothing at `source`.
+        UserError: `source` does not exist.
     """
     path = Path(source)
     if (path / MANIFEST).is_file():

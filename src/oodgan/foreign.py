@@ -1,4 +1,4 @@
-"""The one way to read what strangers made: whatever goes wrong becomes one line that names the file."""
+"""Error handling for reading files of others: every error becomes one line that names the file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from oodgan.errors import UserError
 def reading(path: str | Path | None, kind: str = "file") -> Iterator[None]:
     """Turn every error of the block into a `UserError` that begins with the kind and name of the file.
 
-    Readers answer damaged and hostile files with errors of every kind. A `UserError` of the block is kept as it is,
-    with the file's name before it where it does not name the file. Without a path only the kind is said.
+    Readers raise many kinds of errors for damaged and malicious files. A `UserError` of the block is kept, with the
+    file's name prepended if it is not in the message. Without a path, only the kind is named.
     """
     label = kind if path is None else f"{kind} {path}"
     try:
@@ -38,6 +38,6 @@ def reading(path: str | Path | None, kind: str = "file") -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
-    """The error's kind and the first line of what it says, short."""
+    """Return the type of the error and the first line of its message, shortened."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

@@ -205,7 +205,7 @@ def _arguments(given: list[str]) -> Iterator[None]:
 
 
 def _find_plugins() -> None:
-    """Let `_target_` find modules in the working folder, after installed packages."""
+    """Add the working folder to the module search path, after installed packages, for `_target_`."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)

@@ -1,4 +1,4 @@
-"""Where the parts of a run lie. Nothing else spells these names.
+"""The paths of a run's files. No other module contains these names.
 
 <root>/<run>/                    a run: `RunFolder`
     config.yaml                  the pipeline's configuration
@@ -97,7 +97,7 @@ class StageFolder:
 
     @property
     def job(self) -> Path:
-        """What a sweep's job was asked and how it ended."""
+        """Overrides and result of a sweep's job."""
         return self.path / JOB
 
     @property
@@ -110,24 +110,24 @@ class StageFolder:
         return self.path / "codes"
 
     def partial(self, settings_hash: str) -> Path:
-        """What an interrupted stage with these settings has made so far of its artifact."""
+        """The incomplete artifact of an interrupted stage with these settings."""
         return self.path / f"partial-{settings_hash[:10]}"
 
     def fit(self, settings_hash: str, phase: str = "") -> FitFolder:
-        """The folder of a training with these settings (their hash): the same settings go on there, others do not."""
+        """The folder of a training with these settings: the same settings resume there, others get another folder."""
         return FitFolder(self.path / "training" / "-".join(part for part in (phase, settings_hash[:10]) if part))
 
     def fits(self) -> list[FitFolder]:
-        """The trainings that logged something here."""
+        """The trainings that logged something in this folder."""
         return [FitFolder(path.parent) for path in sorted(self.path.glob(f"training/*/{METRICS_CSV}"))]
 
     def is_run(self) -> bool:
-        """Whether a stage, a training or a sweep's job has left anything to read here."""
+        """Whether this folder contains results of a stage, a training or a sweep's job."""
         files = (self.job, self.manifest, *(self.path / name for name in (MANIFEST, METRICS_CSV, METRICS_JSON)))
         return self.path.is_dir() and (any(file.is_file() for file in files) or bool(self.fits()))
 
     def pictures(self) -> list[Path]:
-        """What there is to look at, of the stage itself before that of its trainings."""
+        """Images to show: those of the stage, then those of its trainings."""
         places = ("", "artifact/", "images/", "result/", "sheet/", "training/*/")
         return [path for place in places for kind in PICTURES for path in sorted(self.path.glob(place + kind))]
 
@@ -140,7 +140,7 @@ class FitFolder:
 
     @property
     def phase(self) -> str:
-        """What a stage with several trainings calls this one; "" where it has one."""
+        """The name of this training in a stage with several; "" if there is one."""
         return self.path.name.rpartition("-")[0]
 
     @property
@@ -149,17 +149,17 @@ class FitFolder:
 
     @property
     def metrics_csv(self) -> Path:
-        """Every number logged, as it came."""
+        """All logged numbers, in order."""
         return self.path / METRICS_CSV
 
     @property
     def metrics_json(self) -> Path:
-        """The last numbers."""
+        """The latest numbers."""
         return self.path / METRICS_JSON
 
     @property
     def identity(self) -> Path:
-        """The run's name and id in loggers, which a resumed run keeps."""
+        """The run's name and id in loggers, kept by a resumed run."""
         return self.path / "run.json"
 
     @property
@@ -182,9 +182,9 @@ class FitFolder:
 
 
 def find_checkpoint(folder: Path, best: bool) -> Path | None:
-    """The best checkpoint or else the last (without `best`, the last or else the best); None where there is none.
+    """Return the best checkpoint, else the last (without `best`: the last, else the best); None if there is none.
 
-    `folder` is a training's, that of its checkpoints, or a stage's, of whose trainings the newest counts.
+    `folder` is that of a training, of its checkpoints, or of a stage, whose newest training is used.
     """
     trainings = sorted(folder.glob(f"training/*/{CHECKPOINTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
     names = (BEST, LAST) if best else (LAST, BEST)

@@ -1,10 +1,10 @@
-"""The processes that torchrun or SLURM's srun started: who they are, and how the first tells the others what to run.
+"""Ranks started by torchrun or SLURM's srun, and the channel by which the first rank calls the others.
 
-Such a launcher starts the whole command once for each rank. Only the first runs the stage; the others wait for the
-steps that it spreads (`oodgan.training.spread`), take part in them, and write nothing.
+Such a launcher starts the whole command once per rank. Only the first rank runs the stage; the others wait for steps
+that it distributes (`oodgan.training.spread`), take part in them, and write nothing.
 
-Variables such as RANK are often left behind by whatever ran before (a notebook's pod, salloc, a batch script without
-srun). They are believed only where all variables of one launcher are there and agree.
+Variables such as RANK are often left over from something else (a notebook's pod, salloc, a batch script without srun).
+They are used only if all variables of one launcher are set and consistent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _channel: Channel | None = None
 
 @dataclass(frozen=True)
 class World:
-    """The processes that one launcher (`torchrun`, `srun` or our own `spread`) started, and this one's place there."""
+    """The processes started by one launcher (`torchrun`, `srun` or our own `spread`), and the rank of this one."""
 
     launcher: str
     rank: int
@@ -44,7 +44,7 @@ class World:
 
 
 def world() -> World | None:
-    """What the launcher's variables say, or None where no launcher's are complete and agree."""
+    """Return the world from the launcher's variables, or None if they are incomplete or inconsistent."""
     if SPREAD in os.environ:
         return _world("spread", _numbers(_TORCH))
     if "TORCHELASTIC_RUN_ID" in os.environ and "MASTER_ADDR" in os.environ:
@@ -72,18 +72,18 @@ def _world(launcher: str, numbers: list[int] | None) -> World | None:
 
 
 def launched() -> bool:
-    """Whether something else (torchrun, srun, `spread`) has started the ranks already."""
+    """Return whether the ranks were started by torchrun, srun or `spread`."""
     return world() is not None
 
 
 def rank() -> int:
-    """This process's number among all, 0 where there is one."""
+    """Return the rank of this process; 0 if there is only one."""
     here = world()
     return here.rank if here else 0
 
 
 def placed() -> dict[str, int]:
-    """`devices` and `num_nodes` as torchrun or srun started them; nothing without them."""
+    """Return `devices` and `num_nodes` of torchrun or srun; empty without them."""
     here = world()
     if here is None or here.launcher == "spread":
         return {}
@@ -91,7 +91,7 @@ def placed() -> dict[str, int]:
 
 
 def environments() -> list[Any]:
-    """Lightning's plugin for the launcher; it is named always, so that Lightning believes no variables by itself."""
+    """Return Lightning's environment plugin, given explicitly so that Lightning does not read the variables itself."""
     from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
     from oodgan.slurm import environment
@@ -102,9 +102,9 @@ def environments() -> list[Any]:
 
 
 def drop_strays() -> None:
-    """Take out of the environment what says that this process is one of several while no launcher started it so.
+    """Remove leftover variables of launchers from the environment if no launcher started this process.
 
-    Lightning, torch and wandb each read some of these variables, and would wait for ranks that do not exist.
+    Lightning, torch and wandb each read some of them, and would wait for ranks that do not exist.
     """
     if world() is not None:
         return
@@ -128,11 +128,11 @@ def _note(text: str) -> None:
 def joined() -> Iterator[Callable[[], int] | None]:
     """Connect the ranks of a launcher while the block runs.
 
-    Yields None to who runs the command (also when there is one process only), else `follow`, which takes part in what
-    the first rank spreads and returns the exit code.
+    Yields None in the first rank (or the only process), else `follow`, a function that takes part in the steps of the
+    first rank and returns the exit code.
 
     Raises:
-        UserError: the ranks do not find each other.
+        UserError: the ranks cannot connect to each other.
     """
     global _channel
     drop_strays()
@@ -151,7 +151,7 @@ def joined() -> Iterator[Callable[[], int] | None]:
 
 
 def channel() -> Channel | None:
-    """The open channel of the first rank, by which it calls the others; None where there is none."""
+    """Return the open channel of the first rank, by which it calls the others; None if there is none."""
     return None if rank() else _channel
 
 
@@ -179,10 +179,10 @@ class Channel:
             self._serve(host)
 
     def _serve(self, host: str) -> None:
-        """Give the process group a store of its own, by the variables from which torch makes it.
+        """Create a separate store for the process group, set in the variables that torch reads.
 
-        torchrun's store outlives a restart, and with it the addresses of ranks that have died: those that start again
-        would try to connect to them.
+        torchrun's store survives a restart, with the addresses of dead ranks, to which restarted ranks would try to
+        connect.
         """
         from torch.distributed import TCPStore
 
@@ -193,20 +193,20 @@ class Channel:
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run `function(*args)` in all ranks; returns what it returns here."""
+        """Run `function(*args)` in all ranks; returns the result of this one."""
         self._forget()
         self._send((function, args))
         return function(*args)
 
     def end(self) -> None:
-        """Let the others end, and wait until they know."""
+        """Let the other ranks end, and wait until they confirm."""
         self._send(None)
         patience = time.monotonic() + 30
         while self.store.add("ended", 0) < self.size - 1 and time.monotonic() < patience:
             time.sleep(0.05)
 
     def follow(self) -> int:
-        """Run what the first rank calls, until it ends; returns the exit code."""
+        """Run the calls of the first rank until it ends; returns the exit code."""
         while True:
             try:
                 call = self._receive()
@@ -242,7 +242,7 @@ class Channel:
         return pickle.loads(data)
 
     def _forget(self) -> None:
-        """Free the last call, which all ranks have taken part in."""
+        """Delete the last call, which all ranks have completed."""
         if self.number:
             for i in range(int(self.store.get(f"{self.number - 1}"))):
                 self.store.delete_key(f"{self.number - 1}/{i}")

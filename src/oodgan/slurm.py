@@ -1,4 +1,4 @@
-"""What SLURM's own commands know and do: addresses of nodes, the state of this job, putting it back into the queue."""
+"""Calls of SLURM's commands: addresses of nodes, the state of this job, and requeueing it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 def environment() -> Any:
     """Lightning's plugin for the tasks of an srun step.
 
-    Lightning counts the job's tasks, and refuses jobs that did not say `--ntasks-per-node`; the step's are counted
-    here (`oodgan.ranks.world`). Nor does it requeue: our checkpoints and `requeue` do that.
+    Lightning counts the tasks of the job and rejects jobs without `--ntasks-per-node`; here the tasks of the step are
+    counted (`oodgan.ranks.world`). Requeueing is done by our checkpoints and `requeue`, not by this plugin.
     """
     from pytorch_lightning.plugins.environments import SLURMEnvironment
 
@@ -52,7 +52,7 @@ def first_node(nodes: str) -> str:
 
 
 def node_address(name: str) -> str:
-    """A node's name where it can be looked up, else the address that SLURM itself reaches it by."""
+    """Return a node's name if it can be resolved, else the address that SLURM uses."""
     try:
         socket.getaddrinfo(name, None)
         return name
@@ -61,9 +61,9 @@ def node_address(name: str) -> str:
 
 
 def requeue() -> bool:
-    """Put this job back into the queue, where it may go there and nobody cancelled it; returns whether it was done.
+    """Requeue this job if this is allowed and it was not cancelled; returns whether it was requeued.
 
-    A job that is over reads COMPLETING, whatever ended it; only its time limit is a reason to go on.
+    A finished job has the state COMPLETING, whatever ended it; it is requeued only after its time limit.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
@@ -76,7 +76,7 @@ def requeue() -> bool:
 
 
 def _shown(kind: str, name: str) -> dict[str, str]:
-    """What `scontrol show` says of a node or job; nothing where it does not answer."""
+    """Return the output of `scontrol show` for a node or job; empty if it does not answer."""
     return dict(re.findall(r"(\S+?)=(\S*)", _scontrol("show", kind, name, "--oneliner") or ""))
 
 

@@ -1,1 +1,1 @@
-"""The web page of `oodgan serve`: its sessions, its components, and the server around them."""
+"""The web page of `oodgan serve`: sessions, components, and server."""

@@ -44,7 +44,7 @@ _CSS = """
 
 
 class Page:
-    """The page of a studio, and its server on this machine."""
+    """The page of a studio, and its local server."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio, self.cfg = studio, studio.cfg

@@ -1,4 +1,4 @@
-"""The server around the page: a folder of its own that empties itself, and no way out of this machine."""
+"""The server of the page: a private folder whose files are deleted after a while, and no outgoing connections."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ADDRESSED = {"socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0} 
 class Scratch:
     """A private folder for uploads, views and downloads.
 
-    Files in it are deleted when they are older than `keep` seconds, and the whole of it at the end. While it is open,
-    gradio and `tempfile` use it too, so that nothing of a visitor lies anywhere else.
+    Files in it are deleted when they are older than `keep` seconds, and the folder at the end. While it is open, gradio
+    and `tempfile` use it too, so that all data of visitors are in it.
     """
 
     def __init__(self, keep: float) -> None:
@@ -63,7 +63,7 @@ class Scratch:
 
 
 def stay_local(*allowed: str) -> None:
-    """Refuse, in this process and for good, every connection and name look-up that leaves this machine.
+    """Block, in this process and permanently, all connections and name look-ups that leave this machine.
 
     `allowed` are further addresses, such as the one that is listened on.
     """

@@ -1,4 +1,4 @@
-"""What one visitor of the page works on, without any web: a photo, its faces, and edits of them."""
+"""The state of one visitor of the page, independent of the web interface: a photo, its faces, and edits of them."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class Studio:
     """Opens photos and edits them for all visitors with one editor.
 
     Args:
-        editor: the networks, which visitors share; it remembers no photo.
+        editor: the networks, shared by all visitors; it caches no photos.
         cfg: the configuration of the stage `serve`, from which settings files are written.
-        folder: where views and downloads are put, each below a name that cannot be guessed.
+        folder: folder of views and downloads, each in a subfolder whose name cannot be guessed.
     """
 
     def __init__(self, editor: Editor, cfg: DictConfig, folder: Path) -> None:
@@ -140,7 +140,7 @@ class Studio:
         return str(images.write_image(picture, self._new("crop.jpg"), quality=92))
 
     def edit(self, session: Session, controls: Controls) -> Edit:
-        """The edit that the controls ask for; its pictures are computed when they are looked at."""
+        """Return the edit set by the controls; its images are computed when they are accessed."""
         editor = self.editor
         if controls.quality and controls.quality != self.quality:
             editor = copy.copy(editor)
@@ -151,7 +151,7 @@ class Studio:
         return editor.begin(self.subject(session, controls.face, controls.quality), editor.checked(controls.edits))
 
     def _inverter(self, quality: str) -> Inverter:
-        """The inverter of a quality, built when it is first asked for."""
+        """Return the inverter of a quality, built at the first call."""
         if quality not in self._inverters:
             cfg: Any = {**self.cfg, "inverter": self._inverter_cfg(quality)}
             made: Any = cache.build(cfg, self.editor.generator)
@@ -173,7 +173,7 @@ class Studio:
         return made
 
     def can_choose(self, name: str) -> bool:
-        """Whether `choose` can: there is a probe, and the directions say what strength 1 shows."""
+        """Return whether `choose` works for a name: there is a probe, and the direction was measured on samples."""
         try:
             self.editor.checked({name: AUTO})
         except UserError:
@@ -181,7 +181,7 @@ class Studio:
         return True
 
     def choose(self, session: Session, controls: Controls, name: str) -> Choice:
-        """The strength at which the face shows as much as strength 1 does on samples, beside the other strengths."""
+        """Search the strength at which the face changes as much as samples do at strength 1, on top of other edits."""
         return self.edit(session, replace(controls, strengths={**controls.strengths, name: AUTO})).chosen[name]
 
     def views(self, edit: Edit) -> dict[str, str]:
@@ -229,7 +229,7 @@ class Studio:
 
     @torch.no_grad()
     def warm_up(self) -> None:
-        """Use every part once, so that nothing is fetched or built while a visitor waits."""
+        """Use every part once, so that nothing is downloaded or built while a visitor waits."""
         generator = self.editor.generator
         mean = generator.synthesis(generator.mean_w.expand(1, generator.num_ws, -1)).clamp(-1, 1)
         photo = Photo(images.to_pil(mean), "mean face")

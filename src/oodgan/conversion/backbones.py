@@ -1,4 +1,4 @@
-"""Networks that look at images: ArcFace's recogniser, ImageNet backbones, LPIPS heads."""
+"""Image networks: ArcFace's recogniser, ImageNet backbones, LPIPS heads."""
 
 from __future__ import annotations
 

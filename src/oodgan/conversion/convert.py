@@ -1,4 +1,4 @@
-"""Convert public checkpoints to this project's artifacts: safetensors with a manifest, proved by a forward pass."""
+"""Converts public checkpoints to artifacts (safetensors with a manifest), verified by a forward pass."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def convert(source: str | Path, out: str | Path, to: str | None = None, replace:
         source: the file: pSp / e4e / ReStyle, StyleGAN2 (rosinality, NVlabs pickle, mmgen), the paper's
             `diff_cam_weight.pt` and `deghosting.pt`, LPIPS heads, ArcFace's `model_ir_se50.pth`, or VGG16 / AlexNet /
             ResNet in torchvision's layout.
-        out: artifact folder. `weights.safetensors` and `manifest.json` are of the network that the file is mainly for;
-            a generator or discriminator that comes with it lies in a sub-folder of that name, an artifact too.
-        to: what is wanted: one of KINDS, or an encoder variant (`psp`, `psp_w`, `psp_wplus`, `e4e`, `restyle_psp`,
-            `restyle_e4e`, `restyle_psp_resnet`, `restyle_e4e_resnet`) for checkpoints that do not say.
-            `to="generator"` takes just the generator.
+        out: artifact folder with `weights.safetensors` and `manifest.json` of the main network; a generator or
+            discriminator in the same file becomes an artifact in a subfolder of that name.
+        to: which network to take: one of KINDS, or an encoder variant (`psp`, `psp_w`, `psp_wplus`, `e4e`,
+            `restyle_psp`, `restyle_e4e`, `restyle_psp_resnet`, `restyle_e4e_resnet`) if the checkpoint does not say.
+            `to="generator"` takes only the generator.
         replace: overwrite an artifact at `out`.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: the file is of another kind or size, truncated or hostile, or `out` exists. Nothing is written then.
+        UserError: the file is of another kind or size, truncated or malicious, or `out` exists. Nothing is written.
     """
     source, out = Path(source), Path(out)
     if to is not None and to not in (*KINDS, *VARIANTS):
@@ -85,7 +85,7 @@ def _write(part: Part, folder: Path, what: str, source: Path) -> None:
 
 
 def _prove(part: Part, folder: Path, root: Path, source: Path) -> None:
-    """Build the network from the written artifact alone, run it, and note the output in the manifest."""
+    """Build the network from the written artifact alone, run it, and record the output in the manifest."""
     with reading(source, f"the {part.kind} of"), torch.inference_mode():
         output = PROOFS[part.kind](folder, root)
     if not torch.isfinite(output).all():

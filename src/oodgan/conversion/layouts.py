@@ -22,7 +22,7 @@ MMGEN_GENERATOR = (
 
 
 def strip(state: State, prefix: str) -> State:
-    """The tensors below `prefix`, without it."""
+    """Return the tensors below `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
@@ -138,5 +138,5 @@ def from_nvlabs_discriminator(state: State) -> State:
 
 
 def without_kernels(state: State) -> State:
-    """The tensors but the constant blur kernels."""
+    """Return the tensors without the constant blur kernels."""
     return {name: t for name, t in state.items() if not name.endswith(".kernel")}

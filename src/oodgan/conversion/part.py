@@ -1,4 +1,4 @@
-"""What a public checkpoint was found to hold."""
+"""Contents of a public checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oodgan.weights.checkpoint import State
 
 @dataclass
 class Part:
-    """One network: tensors in our layout, the keywords that build it, and what else travels with it."""
+    """One network: tensors in our layout, the keywords that build it, and further metadata."""
 
     kind: str
     tensors: State
@@ -20,7 +20,7 @@ class Part:
 
 @dataclass
 class Recognised:
-    """What the file is, in words, and its parts; the first is what it is mainly for."""
+    """A description of the file, and its parts; the first one is the main network."""
 
     what: str
     parts: list[Part]

@@ -1,4 +1,4 @@
-"""Say what a public checkpoint holds, by its content, and take it apart into this project's networks."""
+"""Recognises a public checkpoint by its content, and splits it into networks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from oodgan.weights.checkpoint import Persistent
 
 
 def recognise(content: Any, to: str | None = None) -> Recognised:
-    """Take a checkpoint's content apart. `to` names an encoder variant where the file does not say which it is.
+    """Recognise the content of a checkpoint. `to` is the encoder variant if the file does not say.
 
     Raises:
-        UserError: nothing known, or a known thing of an unsupported size or kind; the message says which.
+        UserError: unknown content, or an unsupported size or kind; the message says which.
     """
     with reading(None, "the content"):
         return _recognise(content, to)

@@ -1,4 +1,4 @@
-"""Ghosts to train the deghoster on: coarse images, and what they should have been.
+"""Ghosts, the training data of the deghoster: coarse images with artifacts, and their targets.
 
 `target=edited`, so that the deghoster learns to keep the edit:
 
@@ -10,8 +10,8 @@
 `target=paper` (section 3.3):
 
 - Real faces: the mask is folded so that the original dominates, and the original is the target.
-- Generator samples: their code is known, and the target is what this exact inversion would have composed; the ghost is
-  what the inverter's code composes, or the known code with noise.
+- Generator samples: their code is known, and the target is the composition with this exact inversion; the ghost is the
+  composition with the inverter's code, or with the known code plus noise.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ SHARD = ".ghosts.safetensors"
 class GhostWriter(pl.LightningModule):
     """Writes one `<name>.safetensors` for each image of a predict loop: uint8 images, the mask, and the edited code.
 
-    What is drawn for an image (direction, strength, disturbance, composition) depends on its name and `seed` only, so
-    batches, workers and processes do not matter; what is there already, packed or not, is kept.
+    Direction, strength, noise and composition of an image depend only on its name and `seed`, not on batches, workers
+    and processes. Existing ghosts, packed or not, are kept.
 
     Args:
         modes: compositions to draw from.
-        low, high: strengths, in both senses.
-        inverted: share of the samples whose inexact inversion is the inverter's.
-        disturbance: deviation of the code's noise that stands for it in the others, in units of w's own.
-        transfer: how the residuals of an inversion follow an edit; None: unchanged.
+        low, high: range of strengths, with either sign.
+        inverted: fraction of samples that are inverted by the inverter.
+        disturbance: standard deviation of the noise on the codes of the other samples, in units of that of w.
+        transfer: what happens to residuals when the code is edited; None: unchanged.
         target: edited or paper, see above.
-        layers: what covers samples where `target` is edited; None: blobs of colour.
+        layers: covers of samples for `target=edited`; None: blobs of colour.
 
     Raises:
         UserError: another `target`.
@@ -140,7 +140,7 @@ class GhostWriter(pl.LightningModule):
     def _keeping(
         self, photo: Tensor, code: Tensor | None, names: list[str], edits: dict[str, float], rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """A ghost whose target has the edit, where that is known."""
+        """Return a ghost for `target=edited`."""
         true = None
         if code is not None:
             cover = self.layers.cover(self.size, rng)
@@ -188,7 +188,7 @@ class Ghosts(Dataset[dict[str, Any]]):
 
     Float images in [-1, 1], `mask` in [0, 1], `code` (L, 512), `known` (1,).
 
-    They lie in shards (`pack`) or, as older artifacts have them, in a file each; a row is read without the others.
+    They are stored in shards (`pack`) or, in older artifacts, in one file each; rows are read individually.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -215,9 +215,9 @@ class Ghosts(Dataset[dict[str, Any]]):
 
 
 def pack(folder: Path, size: int = 256 << 20) -> int:
-    """Bring the ghosts of a file each together in shards of some `size` bytes; returns how many there are in all.
+    """Pack ghosts from single files into shards of about `size` bytes; returns their total number.
 
-    An interrupted call loses nothing: a ghost's own file goes when its shard is written.
+    An interrupted call loses nothing: single files are deleted after their shard is written.
     """
     shards = sorted(folder.glob(f"*{SHARD}"))
     singles = sorted(path for path in folder.glob("*.safetensors") if path not in shards)
@@ -245,7 +245,7 @@ def name_seed(name: str, seed: int) -> int:
 
 
 def safe_name(name: str) -> str:
-    """A file name, without ending, for an image's name, which may hold folders: another one for each name.
+    """Return a unique file name, without ending, for an image's name, which may contain folders.
 
     >>> safe_name("00000/7.png"), safe_name("my face.png")
     ('00000__7.png', 'my_face.png~3684f8dd')

@@ -1,8 +1,8 @@
 """The light deghoster: a small U-Net on all images of the edit, with the frozen generator's activations as prior.
 
-It works at 256 px and predicts smooth fields that are applied at any resolution, so that 1024 px is cheap and no detail
-is redrawn: how far to move from the coarse to the edited image at each place (`blend`), and a low-frequency colour
-correction (`shift`).
+It works at 256 px and predicts two smooth fields that are applied at any resolution, so that 1024 px is cheap and no
+detail is redrawn: the weight of the edited image against the coarse one at each position (`blend`), and a low-frequency
+colour correction (`shift`).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class LightDeghoster(nn.Module):
     ) -> Tensor:
         """Images (B, 3, R, R) in [-1, 1], mask (B, 1, R, R), edited code (B, L, 512) -> fine (B, 3, R, R).
 
-        Where the mask is 0 the result is the coarse image, so the photo.
+        Where the mask is 0, the result is the coarse image and therefore the photo.
         """
         blend, shift = self.fields(coarse, photo, inverted, edited, mask, code)
         if coarse.shape[-1] != blend.shape[-1]:
@@ -109,7 +109,7 @@ class LightDeghoster(nn.Module):
         return out[:, :1].sigmoid(), out[:, 1:].tanh() * self.reach
 
     def trained_state(self) -> dict[str, Tensor]:
-        """All tensors: the generator is no part of the state."""
+        """Return all tensors; the generator is not part of the state."""
         return self.state_dict()
 
     def load_trained(self, state: dict[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ PERCEPTUAL_LAYER = 21
 
 
 class GeneratorLoss(nn.Module):
-    """Binary cross-entropy of calling the made images real; logits (B, 1) -> scalar."""
+    """Binary cross-entropy of classifying generated images as real; logits (B, 1) -> scalar."""
 
     inputs = ("logits",)
 
@@ -25,7 +25,7 @@ class GeneratorLoss(nn.Module):
 
 
 def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """Sum of the binary cross-entropies of the discriminator on real and on made images (B, 3, H, W)."""
+    """Sum of the binary cross-entropies of the discriminator on real and on generated images (B, 3, H, W)."""
     return sum(discriminator_losses(discriminator(real), discriminator(fake)), torch.zeros((), device=real.device))
 
 
@@ -42,7 +42,7 @@ class PerceptualLoss(nn.Module):
     Args:
         layer: index in torchvision's `features` (21, conv4_3, as published).
         pretrained: ImageNet weights of the package registry; random otherwise.
-        size: pixels at which it looks, at most the images' own; VGG16 at 256 px costs more than a light deghoster.
+        size: input resolution, at most that of the images; VGG16 at 256 px costs more than the light deghoster.
     """
 
     def __init__(self, layer: int = PERCEPTUAL_LAYER, pretrained: bool = True, size: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Training of the deghoster: pixels, perception and a discriminator (paper, section 3.4)."""
+"""Training of the deghoster with pixel, perceptual and adversarial losses (paper, section 3.4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISCRIMINATOR_LOSS: Config = {"_target_": "oodgan.deghost.losses.discriminator_l
 class DeghostModule(FitModule):
     """Trains a deghoster on ghosts (`oodgan.deghost.ghosts`) against their targets.
 
-    Losses may ask for `result`, `target`, `coarse` and everything in the batch. `network` is a deghoster
+    Losses may use `result`, `target`, `coarse` and everything in the batch. `network` is a deghoster
     (`oodgan.deghost.protocol.DeghosterNetwork`). Every loss of the coarse image itself is logged too
     (`val/NAME_coarse`): what the network has to be better than. In rows whose target is not known (`known` is 0),
     losses that compare the result with the target are 0. Arguments are those of `FitModule`; `losses` are the

@@ -273,9 +273,9 @@ class Deghoster(nn.Module):
         return x.contiguous()
 
     def _priors(self, codes: Tensor, fuse: Fuse) -> Iterator[tuple[int, Strip]]:
-        """Each of the prior's sizes, coarsest first, with what reads its activations; none is made before it is due.
+        """Yield the prior's sizes, coarsest first, each with a function that reads its activations when needed.
 
-        The finest, the largest of all, is made where it is read, if the generator can make a few rows of it.
+        The finest activations, which are the largest, are computed in strips if the generator supports this.
         """
         by_rows = self.out_size in self.prior_sizes and self.generator.strips
         last = self.out_size // 2 if by_rows else max([self.in_size, *self.prior_sizes])

@@ -1,4 +1,4 @@
-"""What every deghoster offers; nothing else asks which network is behind it."""
+"""The interface of deghosters; all other code uses it alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured while Diff-CAM trains, beside its loss: which directions it confuses, and where its maps lie."""
+"""Measurements during Diff-CAM training: confusion of directions, and location of the maps."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SIDE = 64  # pixels of masks and regions
 
 
 class ConfusionMatrix(pl.Callback):
-    """At each validation the counts of (true direction, predicted direction), in `confusion.csv` and in wandb when on.
+    """Writes counts of (true direction, predicted direction) at each validation to `confusion.csv`, and to wandb if on.
 
     Args:
-        names: of the directions, in class order.
+        names: names of the directions, in class order.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ class ConfusionMatrix(pl.Callback):
 
 
 class MaskQuality(EveryNthValidation):
-    """Logs how Diff-CAM's maps lie against where edits change faces, on held-out samples edited along every direction.
+    """Logs the overlap of Diff-CAM's maps with the regions that edits change, on held-out samples.
 
     `val/mask_share_inside` is the share of a map's mass inside the 15 % of the picture where the edit changes all
     samples in the same way (`oodgan.metrics.regions`), `val/mask_iou_at_0.5` the overlap of the map at 0.5 with them.
@@ -71,8 +71,8 @@ class MaskQuality(EveryNthValidation):
 
     Args:
         renderer: draws and edits the samples.
-        samples: how many, each edited along every direction; rendered once.
-        every: only each n-th validation is measured, and the last.
+        samples: number of samples, each edited along every direction; rendered once.
+        every: measure every n-th validation, and the last.
     """
 
     def __init__(self, renderer: PairRenderer, samples: int = 2, every: int = 1) -> None:

@@ -23,25 +23,25 @@ _TAIL = 0.1  # of a region's peak: below it lies what edits disturb now and then
 
 
 class Masker(nn.Module):
-    """Diff-CAM's maps made into a mask.
+    """Converts Diff-CAM's maps to a mask.
 
     `paper`: the named classes' CAMs, normalised and resized as published, the largest of them for several names.
 
     `guided`: each class's map, at the finest layer's size, times the region in which this edit changes faces
     consistently, times where these two images do differ; several names are united by maximum, each on its own scale;
     then a soft threshold, an edge-aware refinement along the photo's contours (guided filter, He et al. 2013) and a
-    feather. It answers to where the edit is and not to how strong it is.
+    feather. It depends on where the edit is, not on how strong it is.
 
     Args:
-        network: the trained Diff-CAM, looking at `size` pixels.
+        network: the trained Diff-CAM, with input resolution `size`.
         names: direction names in class order.
         regions: (K, r, r) in [0, 1], needed by `guided`.
-        threshold, sharpness: of the soft threshold.
-        thresholds: names with a threshold of their own, in place of `threshold`; those that Diff-CAM does not know are
-            passed over, so that one list serves several banks of directions.
-        feather: width of the final blur, as a share of the image's width.
-        strength: the mask is multiplied by it, and cut at 1.
-        aliases: other names of classes, {name of a direction: class}; upper and lower case are the same anyway.
+        threshold, sharpness: parameters of the soft threshold.
+        thresholds: thresholds of single attributes instead of `threshold`; unknown ones are ignored, so that one list
+            works for several banks of directions.
+        feather: width of the final blur, as a fraction of the image's width.
+        strength: factor of the mask, which is clipped at 1.
+        aliases: other names of classes, {direction: class}; case is ignored.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Masker(nn.Module):
         """Images (B, 3, R, R) in [-1, 1] and the edit's names -> mask (B, 1, R, R) in [0, 1].
 
         Args:
-            maps: (B, K, h, w) of all classes from `look`, which then looks no second time.
+            maps: maps (B, K, h, w) of all classes from `look`, to avoid a second forward pass.
 
         Raises UserError for a name that Diff-CAM was not trained on.
         """
@@ -101,7 +101,7 @@ class Masker(nn.Module):
 
     @torch.no_grad()
     def look(self, inverted: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
-        """Diff-CAM's logits (B, K) and maps (B, K, h, w) of all its classes; one `inverted` may serve for several."""
+        """Return Diff-CAM's logits (B, K) and maps (B, K, h, w) of all classes; `inverted` may have batch size 1."""
         return self._maps(inverted, edited, None)
 
     def _maps(self, inverted: Tensor, edited: Tensor, classes: list[int] | None) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ Loaded = tuple[DiffCAM, Tensor | None, list[str]]
 
 
 def build(cfg: Mapping[str, Any], generator: Generator, bank: Bank, loaded: Loaded | None = None) -> Masker:
-    """The masker of a config group `diffcam`, with its weights, or with what `load_network` found before.
+    """Build the masker of a config group `diffcam` with its weights, or with a network from `load_network`.
 
     Raises UserError for weights that are missing or made for another generator or other directions.
     """

@@ -1,4 +1,4 @@
-"""Training of Diff-CAM: name the edit from the difference of features (paper, section 3.2)."""
+"""Training of Diff-CAM: classify the edit from the difference of features (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOSSES: Config = {"cross_entropy": {"_target_": "torch.nn.CrossEntropyLoss"}}
 class DiffCAMModule(FitModule):
     """Classifies edits into the directions; logs accuracy.
 
-    A batch holds `label` (B,), and either `inverted` and `edited` (B, 3, n, n) in [-1, 1], or, where only the head
+    A batch has `label` (B,), and either `inverted` and `edited` (B, 3, n, n) in [-1, 1], or, where only the head
     trains, `pooled` features (B, C). Losses are called with `scores` (B, K), one for each direction, and `label`.
     Arguments are those of `FitModule`; cross-entropy when `losses` is None.
     """
@@ -46,7 +46,7 @@ class DiffCAMModule(FitModule):
         return {"accuracy": multiclass_accuracy(scores, known["label"], scores.shape[1], average="micro")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained: the frozen layers are those of a known network."""
+        """Save only trained tensors: the frozen layers are those of a known network."""
         super().on_save_checkpoint(checkpoint)
         frozen = self._frozen_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}

@@ -21,7 +21,7 @@ from oodgan.nn.backbones import imagenet_normalise
 
 
 class DiffCAM(nn.Module):
-    """Classifies the difference of two images, and maps where it comes from.
+    """Classifies the difference of two images, and predicts a map of where they differ.
 
     Args:
         backbone: see `oodgan.diffcam.backbones.NAMES`; `resnet101` as published.
@@ -32,7 +32,7 @@ class DiffCAM(nn.Module):
             published). Several give finer maps: a layer before the cut contributes the magnitude of the features'
             difference, a later one its activations; the class maps of all are added at the finest size.
         trainable_from: flat index from which layers are trained; earlier ones are frozen and stay in eval mode.
-            0 trains everything; None freezes what lies before the cut if weights were loaded.
+            0 trains everything; None freezes the layers before the cut if weights were loaded.
         cut: number of layers before the subtraction, the backbone's own when None.
         grid: features are averaged around each of `grid` x `grid` points of the aligned face (bilinear weights), so
             that eyes and mouth can be told apart; 1 is the published average over all.
@@ -87,7 +87,7 @@ class DiffCAM(nn.Module):
         return self
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The tensors that training can change: all but those of the frozen layers."""
+        """Return the tensors that training can change: all except those of the frozen layers."""
         frozen = {id(t) for m in self._frozen() for t in (*m.parameters(), *m.buffers())}
         return {name: t for name, t in self.state_dict(keep_vars=True).items() if id(t) not in frozen}
 
@@ -212,8 +212,8 @@ def hats(grid: int, size: int) -> Tensor:
 def normalise_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """ReLU, bilinear resize to `size` (H, W), minus its minimum, divided by its maximum: (..., H, W) in [0, 1].
 
-    A map that is the same everywhere but for rounding (empty for want of positive evidence, or of one value) says
-    nothing of where and becomes zeros; the published code divides 0 by 0, or rounding errors by themselves.
+    A constant map (empty without positive evidence, or constant up to rounding) has no location and becomes zeros; the
+    published code divides 0 by 0, or rounding errors by themselves.
     """
     positive = _resize(maps.clamp(min=0).flatten(0, -3)[:, None], size)[:, 0].view(*maps.shape[:-2], *size)
     shifted = positive - positive.amin((-2, -1), keepdim=True)

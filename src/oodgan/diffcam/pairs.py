@@ -31,7 +31,7 @@ REGION_SIZE = 32
 
 @dataclass
 class InvertedCodes:
-    """A share of a renderer's codes: inversions of covered samples, whose residuals follow the edits by `transfer`."""
+    """Inversions of covered samples as a fraction of a renderer's codes; `transfer` computes residuals of edits."""
 
     inverter: Inverter
     transfer: Transfer
@@ -39,7 +39,7 @@ class InvertedCodes:
     share: float
 
     def draw(self, generator: Generator, rng: torch.Generator, seed: int, size: int) -> Inversion | None:
-        """An inversion of one image, or None where this code is an exact one."""
+        """Return an inversion of one image, or None if this code should be an exact one."""
         if float(torch.rand((), generator=rng)) >= self.share:
             return None
         return invert_sample(generator, self.inverter, self.layers, rng, seed, size).inversion
@@ -48,13 +48,13 @@ class InvertedCodes:
 class PairRenderer:
     """Draws a code, edits it along several random directions, and renders both sides.
 
-    Truncation varies between 0.5 and 1; strengths between `low` and `high` times the calibrated step, in both senses
-    (the published training uses one fixed strength, section 4.1). Images are rendered at `size` and given to
-    the network at `network_size`; `mirrored` gives it each pair's mirror image, too, which costs no rendering.
+    Truncation is drawn between 0.5 and 1, strengths between `low` and `high`, with either sign (the published training
+    uses one fixed strength, section 4.1). Images are rendered at `size` and resized to `network_size`; `mirrored` adds
+    the mirror image of each pair, which needs no rendering.
 
     Args:
-        photos: gives a share of the codes as inversions of samples that are covered as photos are, with their
-            residuals; None: all are samples' exact codes.
+        photos: provides a fraction of the codes as inversions of partly covered samples, with residuals; None: all
+            codes are exact codes of samples.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PairRenderer:
 
     @torch.no_grad()
     def draw(self, rng: torch.Generator, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One code's pairs: inverted (1, 3, n, n), edited (E, 3, n, n), labels (E,)."""
+        """Draw the pairs of one code: inverted (1, 3, n, n), edited (E, 3, n, n), labels (E,)."""
         photo = self.photos.draw(self.generator, rng, seed, self.size) if self.photos else None
         if photo is None:
             truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
@@ -163,9 +163,9 @@ class Pairs(Dataset[dict[str, Any]]):
 def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int) -> Tensor:
     """Where each edit changes faces *consistently*: (K, 32, 32) in [0, 1], from `codes` samples edited by strength 1.
 
-    Faces are aligned, so the signed change of the features, averaged over samples, keeps what the edit does to every
-    face, and what it does to one or another (background, hair, colour drift) averages out. The squared mean is freed
-    of what chance alone leaves of it (variance / samples), summed over channels and, on equal terms, over layers.
+    Faces are aligned, so the mean of the signed change of features over samples keeps changes common to all faces,
+    while individual ones (background, hair, colour drift) average out. The squared mean is corrected for sampling noise
+    (variance / samples), and summed over channels and, normalised, over layers.
     Raises UserError when an edit gives NaN.
     """
     count = len(renderer.bank)

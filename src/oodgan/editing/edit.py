@@ -44,9 +44,9 @@ class Edit:
     `photo`, `inverted`, `edited`, `coarse` and `result` are R x R RGB pictures, `mask` is a grey one, `pasted` is the
     whole photo at its own size with the result put back.
 
-    `tensors` has the numbers behind them by the names of `IMAGES`: (1, 3, R, R) in [-1, 1], `mask` (1, 1, R, R) in
-    [0, 1]. `edits` are the strengths, `seconds` those that each step took so far (near 0 for what was known already).
-    `chosen` says of each attribute that was asked for by its change (`auto`, `+1sd`) what was chosen and what it shows.
+    `tensors` has the images as tensors by the names of `IMAGES`: (1, 3, R, R) in [-1, 1], `mask` (1, 1, R, R) in [0,
+    1]. `edits` are the strengths, `seconds` the time of each step so far (near 0 if it was cached). `chosen` has the
+    results of the search for each attribute with a requested change (`auto`, `+1sd`).
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Edit:
 
 
 class Tensors(Mapping[str, Tensor]):
-    """The images of an edit by name (`IMAGES`), each computed by its step of the editor when it is looked up."""
+    """The images of an edit by name (`IMAGES`), each computed by a step of the editor when it is first accessed."""
 
     def __init__(
         self, editor: Editor, subject: Subject, edits: Mapping[str, float], seconds: dict[str, float],
@@ -158,7 +158,7 @@ class Tensors(Mapping[str, Tensor]):
         return editor.deghost(**have, w_plus=self.edited.w_plus)
 
     def _mask(self, have: Mapping[str, Tensor]) -> Tensor:
-        """The editor's mask, with the user's own where there is one."""
+        """Return the editor's mask, combined with the user's own mask if there is one."""
         if self._own is not None and self._replaced and any(self._edits.values()):
             return self._own
         mask = self._editor.mask(**have, edits=self._edits)

@@ -53,7 +53,7 @@ class Editor:
         device: device of all computations.
         transfer: what happens to the residuals when the code is edited (`oodgan.inversion.transfer`); None: unchanged.
         search: searches strengths for requested changes (`oodgan.editing.strength`); None: the default search.
-        parser: keeps masks to the parts of the face that their attributes may reach; None: to none.
+        parser: limits masks to the parts of the face that their attributes may cover; None: no limits.
         synthesis: computes the generator's `synthesis` in its place (`oodgan.export.backend`); None: PyTorch does.
 
     Example::
@@ -133,8 +133,8 @@ class Editor:
     def change(self, inversion: Inversion, edits: Mapping[str, float], photo: Tensor | None = None) -> Inversion:
         """Step 2: return w+ + sum of strength x direction, with the residuals from `transfer`.
 
-        With a `photo` and a parser the residuals are 0 at what the edit takes away: they hold the photo's old content,
-        and would draw removed glasses again.
+        With a `photo` and a parser, the residuals are set to 0 at parts that the edit removes (e.g. glasses): they
+        represent the photo's old content and would draw these parts again.
         """
         changed = self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
         removed = None if self.parser is None or photo is None else self.parser.removed(photo, edits)
@@ -151,9 +151,9 @@ class Editor:
 
     @torch.no_grad()
     def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """Step 3: where the edit changed meaning, as far as the parser lets its attributes reach.
+        """Step 3: return the mask of what the edit changed, within the limits of the parser.
 
-        Nothing is marked when no strength differs from 0.
+        The mask is 0 if all strengths are 0.
         """
         names = [name for name, strength in edits.items() if strength]
         if not names:
@@ -225,19 +225,20 @@ class Editor:
             picture: a path; a PIL picture of any mode; an array (H, W), (H, W, 3) or (H, W, 4), uint8 or float in
                 [0, 1]; a tensor (3, H, W) or (1, 3, H, W), float in [-1, 1]; or a list of such, which gives a list.
             edits: {attribute: strength}; 1 is the calibrated strength, negative ones reverse the attribute. "auto" and
-                changes such as "+1sd" are strengths to be found, at once (`Edit.chosen`).
+                changes such as "+1sd" start a search of the strength immediately (see `Edit.chosen`).
             aligned: the picture is an FFHQ-style crop already.
-            face: `largest`, `all`, a number from 0, largest first, or a `Face` that was found already.
-            mask: a picture of the photo's size, white where it may change; as a path or in any form that photos take.
-            mask_mode: `multiply` (change only where the edit's own mask and this one allow it) or `replace` (this one
-                alone says where).
+            face: `largest`, `all`, a number from 0, largest first, or a `Face` that was detected before.
+            mask: an image of the photo's size, white where the photo may change; a path or any type accepted for
+                photos.
+            mask_mode: `multiply` (multiply the edit's own mask by this one) or `replace` (use this one instead).
 
         Returns:
             An `Edit`; a list of them for a list of pictures (in their order) or for `face="all"`.
 
         Raises:
-            UserError: an unknown attribute, a strength that is no number, an unreadable photo, no such face, a mask of
-                another size than the photo.
+            UserError: an unknown attribute, an invalid strength, an unreadable photo, no such face, or a mask whose
+            size
+                differs from the photo's.
 
         Example::
 

@@ -1,4 +1,4 @@
-"""A mask of the user's own: white where the photo may change."""
+"""A mask given by the user: white where the photo may change."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MODES = ("multiply", "replace")
 
 @dataclass(frozen=True)
 class OwnMask:
-    """A grey picture of the photo's size that multiplies the edit's own mask, or stands in its place.
+    """A grey image of the photo's size that multiplies or replaces the edit's own mask.
 
     Attributes:
         image: white where the photo may change.
-        name: what it is called in messages.
+        name: its name in messages.
         mode: one of `MODES`.
     """
 
@@ -30,10 +30,10 @@ class OwnMask:
 
     @classmethod
     def read(cls, picture: Picture, mode: str = "multiply") -> OwnMask:
-        """Take a picture in any of the forms that photos are taken in.
+        """Read an image of any type accepted for photos.
 
         Raises:
-            UserError: an unreadable picture, or an unknown mode.
+            UserError: an unreadable image, or an unknown mode.
         """
         if mode not in MODES:
             raise unknown("mask_mode", mode, MODES)
@@ -44,7 +44,7 @@ class OwnMask:
         """The mask in the face's crop, (1, 1, R, R) in [0, 1], on the photo's device.
 
         Raises:
-            UserError: it is of another size than the photo.
+            UserError: its size differs from the photo's.
         """
         if self.image.size != subject.source.image.size:
             sizes = ["{} x {}".format(*image.size) for image in (self.image, subject.source.image)]

@@ -1,4 +1,4 @@
-"""What a run made, for people to judge: an HTML page without any outside request, the same as PNG, and the numbers."""
+"""Report of a run: an HTML page without external requests, the same as a PNG, and the numbers as JSON."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def report(
     """Write `report.html`, `report.png` and `report.json` into a folder.
 
     Args:
-        folder: made when it is not there; files of these names are replaced.
-        edits: one row of pictures each; what was not computed yet is computed now.
+        folder: created if it does not exist; files of these names are replaced.
+        edits: one row of images each; images not computed yet are computed now.
         curves: title -> run folder or its `metrics.csv`; runs without numbers are left out.
         table: rows with the same keys, e.g. {"edit": "smile +1", "identity kept": 0.93, "LPIPS": 0.02, "seconds": 4.1}.
         title: heading of the page.
@@ -101,7 +101,7 @@ def _poster(
     runs: Mapping[str, Curves],
     table: Table | None,
 ) -> Image.Image:
-    """Everything of the page as one picture."""
+    """Draw everything on the page as one image."""
     pictures = sheet([row for _, row in rows], COLUMNS, [label for label, _ in rows], size=400)
     width = max(pictures.width, 1200)
     parts = [_text([title], width, 34), pictures, _text(_lines(table), width, 24)]

@@ -100,7 +100,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Seen:
-    """A preview: how far along the direction it is (`Course`), the change towards the target, the identity kept."""
+    """A preview: position along the direction (`Course`), change towards the target, and identity similarity."""
 
     progress: float
     change: float
@@ -108,7 +108,7 @@ class Seen:
 
 
 class Course:
-    """One side of a direction's useful range, as far as its strengths move samples: there the change is nearly linear.
+    """One side of a direction's useful range, parametrised by the change on samples, so that changes are nearly linear.
 
     Args:
         notes: the direction's calibration; without a curve on samples progress is the strength itself.
@@ -132,9 +132,9 @@ def seek(
     look: Callable[[float], tuple[float, float]], target: float, course: Course, identity: float, previews: int,
     tolerance: float,
 ) -> Choice:  # fmt: skip
-    """The strength at which the attribute changes by `target`, without less than `identity` of the person.
+    """Search the strength at which the attribute changes by `target` while the similarity stays above `identity`.
 
-    Starts where samples show as much, then follows the change from preview to preview.
+    Starts at the strength at which samples change by `target`, then extrapolates from preview to preview.
 
     Args:
         look: strength -> (the attribute's change, identity), by a preview.
@@ -174,7 +174,7 @@ def _done(near: Seen, far: Seen | None, enough: float, course: Course) -> bool:
 
 
 def _next(near: Seen, far: Seen | None, wanted: float, end: float, identity: float, creeping: bool) -> float:
-    """Where the change, or the identity that is left, should be right, well inside of what is not known yet."""
+    """Return the next position to try: where change or identity should match, well inside the unexplored interval."""
     if far is None:
         guess = near.progress * wanted / near.change if near.change > 0 else end
         return min(max(guess, near.progress + 0.2 * (end - near.progress)), end)
@@ -201,7 +201,7 @@ class Search:
         weights: probes that measure the change (`oodgan.directions.probes`): a shipped name or a file.
         identity: lowest similarity of edited and inverted face that a chosen strength may have.
         previews: largest number of previews per attribute.
-        tolerance: standard deviations within which a change is the one asked for.
+        tolerance: accepted deviation from the requested change, in standard deviations.
         recogniser: measures `identity`; FaceNet when None.
     """
 
@@ -242,10 +242,10 @@ class Search:
         return self._recogniser or FaceNet()
 
     def wanted(self, bank: Bank, name: str, target: Target) -> float:
-        """The change asked for in standard deviations.
+        """Return the requested change in standard deviations.
 
         Raises:
-            UserError: no probe knows the attribute, or `auto` for a direction that was not measured on samples.
+            UserError: no probe for the attribute, or `auto` for a direction that was not measured on samples.
         """
         if name not in self.probes.names:
             raise unknown(f"attribute for {target} (search.weights={self.weights})", name, self.probes.names)
@@ -262,8 +262,8 @@ class Search:
     ) -> tuple[dict[str, float], dict[str, Choice]]:
         """The strengths of all `edits` in their order, and what was chosen.
 
-        Of several targets each is sought beside the strengths that are given and chosen already: `change` is what it
-        adds to them, `identity` what all together leave.
+        Several targets are searched one after the other, together with the strengths already given or chosen: `change`
+        is relative to these, `identity` is that of all edits together.
         """
         strengths = {name: 0.0 if isinstance(value, Target) else value for name, value in edits.items()}
         _, person = self._see(editor, inversion)
@@ -300,7 +300,7 @@ class Search:
 
 
 def build(cfg: Mapping[str, Any] | None) -> Search:
-    """The config group `search`; the shipped probes where there is none."""
+    """Build the search of a config group `search`; with the shipped probes if there is none."""
     from hydra.utils import instantiate
 
     return instantiate(cfg, _partial_=True)() if cfg else Search()

@@ -28,9 +28,9 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor | Photo
 class Subject:
     """One face of one photo.
 
-    `source` is the photo as it came (upright RGB), `aligned` the FFHQ crop with its place in it, `photo` the crop as
-    (1, 3, R, R) in [-1, 1]. `inversion` and the image `inverted` (1, 3, R, R) appear with the first edit and serve all
-    further ones.
+    `source` is the original photo (upright RGB), `aligned` the FFHQ crop with its position, `photo` the crop as a
+    tensor (1, 3, R, R) in [-1, 1]. `inversion` and its image `inverted` (1, 3, R, R) are computed by the first edit and
+    reused.
     """
 
     source: Photo

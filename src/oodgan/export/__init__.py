@@ -1,1 +1,1 @@
-"""The deployed networks outside of PyTorch: ONNX and OpenVINO files, checked against PyTorch, and run by the editor."""
+"""Export of networks to ONNX and OpenVINO files, checked against PyTorch, and the editor's OpenVINO backend."""

@@ -1,4 +1,4 @@
-"""A generator's synthesis in OpenVINO, where a CPU does it faster than in PyTorch."""
+"""A generator's synthesis in OpenVINO, which is faster than PyTorch on a CPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOT_USED = ("weights", "download")
 
 
 def check(backend: str, device: torch.device | str) -> None:
-    """UserError for an unknown backend, one whose package is missing, or OpenVINO beside a GPU."""
+    """Raise UserError for an unknown backend, a missing package, or OpenVINO together with a GPU."""
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
     if backend == "openvino":
@@ -44,11 +44,11 @@ def synthesis(
 ) -> Callable[..., Tensor]:
     """The generator's `synthesis`, computed by OpenVINO on as many threads as PyTorch uses.
 
-    It is converted at its first use on a machine and then kept, with what OpenVINO compiled of it, in `openvino/` of
-    the cache folder; other weights, settings or versions convert it anew.
+    It is converted at the first use and cached, with the compiled model, in `openvino/` of the cache folder; it is
+    converted again for other weights, settings or versions.
 
     Args:
-        residual: side of the activations whose residuals it takes, too; None: it takes codes alone.
+        residual: resolution of the activations that get residuals; None: codes alone.
         cfg: the config group `generator` that the generator was built from.
     """
     inputs = synthesis_sample(generator, residual, seed=0)
@@ -57,7 +57,7 @@ def synthesis(
 
 
 class Compiled:
-    """A compiled part with one output, as a function of batches: one image after the other, one caller at a time."""
+    """A compiled part with one output, called with batches; computes one image at a time, for one caller at a time."""
 
     def __init__(self, model: Path) -> None:
         self._run = formats.open_run(model, torch.get_num_threads(), model.parent / "compiled")
@@ -83,7 +83,7 @@ class _Synthesis:
 
 
 def _model(generator: Generator, part: Part, inputs: Mapping[str, Tensor], cfg: Mapping[str, Any]) -> Path:
-    """The part's OpenVINO file in the cache, made when it is not there."""
+    """Return the part's OpenVINO file in the cache, converting it if necessary."""
     settings = {key: value for key, value in plain(cfg).items() if key not in NOT_USED}
     weights = weights_id(part.name, part.network.state_dict())
     versions = [metadata.version(name) for name in ("torch", "openvino")]
@@ -99,6 +99,6 @@ def _model(generator: Generator, part: Part, inputs: Mapping[str, Tensor], cfg: 
 
 @lru_cache(maxsize=1)
 def _program() -> str:
-    """Hash of this package's files: another version of them may draw other graphs."""
+    """Hash the source files of this package: other versions may have other graphs."""
     files = sorted(Path(oodgan.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,4 +1,4 @@
-"""How far an exported part is from PyTorch, and how fast it is beside it."""
+"""Difference of an exported part from PyTorch, and its speed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Row = dict[str, Any]
 
 @torch.no_grad()
 def eager(part: Part, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The part's outputs by PyTorch."""
+    """Return the part's outputs in PyTorch."""
     outputs = part.network(*(inputs[name] for name in part.inputs))
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
 def difference(wanted: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
-    """Largest absolute difference over all outputs; infinite where one is not finite or of another shape."""
+    """Return the largest absolute difference over all outputs; infinite if one is not finite or has another shape."""
     errors = [
         float((a - b).abs().max()) if a.shape == b.shape and bool(b.isfinite().all()) else float("inf")
         for a, b in zip(wanted, actual, strict=True)
@@ -34,7 +34,7 @@ def difference(wanted: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
 
 
 def fastest(run: Callable[[], Any], repeats: int) -> float:
-    """Seconds of the quickest of `repeats` calls, after one that is not counted: what others compute disturbs least."""
+    """Return the seconds of the fastest of `repeats` calls (least disturbed by other processes), after a warm-up."""
     run()
     seconds = []
     for _ in range(repeats):
@@ -51,7 +51,7 @@ def measure(part: Part, run: Run, inputs: Mapping[str, Tensor], repeats: int) ->
 
 
 def size_of(path: Path) -> float:
-    """Megabytes of a part's file, with the weights that lie beside it."""
+    """Return the megabytes of a part's file, including its weights file."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
 
 

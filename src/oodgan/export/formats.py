@@ -1,4 +1,4 @@
-"""Write a part as a file of another runtime, and run such a file."""
+"""Writes parts as ONNX or OpenVINO files, and runs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def check(format: str) -> None:
-    """UserError for a format that is unknown, or whose packages are not installed."""
+    """Raise UserError for an unknown format, or one whose packages are not installed."""
     if format not in NEEDS:
         raise unknown("format", format, NEEDS)
     for package in NEEDS[format]:
@@ -33,7 +33,7 @@ def check(format: str) -> None:
 
 
 def need(package: str, wanted_by: str) -> Any:
-    """Import a package of the extra `export`; UserError with the command that installs it."""
+    """Import a package of the extra `export`. Raises UserError with the command that installs it."""
     if package == "openvino":
         # Its converter reports each use to its makers; where their package is not to be had, it does not.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -93,11 +93,11 @@ def _triangles(old: int, new: int) -> Tensor:
 
 
 def open_run(path: Path, threads: int, cache: Path | None = None) -> Run:
-    """Make a file of `write` ready to run: a function of its inputs in order.
+    """Load a file of `write`; returns a function of its inputs in order.
 
     Args:
         threads: CPU threads it computes on.
-        cache: folder in which OpenVINO keeps what it compiled, so that the next start is quick.
+        cache: folder of OpenVINO's compiled models, for a fast next start.
     """
     return _open_onnx(path, threads) if path.suffix == SUFFIX["onnx"] else _open_openvino(path, threads, cache)
 
@@ -151,7 +151,7 @@ def _own_signal_stack() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk a lot about their own business."""
+    """Silence the messages of exporters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The path of an edit cut into networks that take tensors and give tensors."""
+"""The steps of an edit as networks with tensors as inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oodgan.nn.resize import resize_area
 
 
 class Parts(Protocol):
-    """What is used of an `oodgan.Editor`, which stands above this package."""
+    """The attributes of `oodgan.Editor` used here; this package cannot import it."""
 
     generator: Any
     inverter: Any
@@ -39,7 +39,7 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """One network of the deployed path; `inputs` are names of `sample`'s tensors, in the order that it takes them."""
+    """One exported network; `inputs` are names of tensors of `sample`, in the order of its arguments."""
 
     name: str
     network: nn.Module

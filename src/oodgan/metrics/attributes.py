@@ -1,4 +1,4 @@
-"""Whether the edit happened: a probe's score before and after."""
+"""Change of an attribute by an edit: a probe's score before and after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every per-image metric shares: one value an image, and a mean that is right on any number of processes."""
+"""Base class of per-image metrics: one value per image, and a mean that is correct for any number of processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torchmetrics import Metric
 class PerImage(Metric):
     """Mean of one value per image, kept as a float64 sum and a count, so uneven shards add up exactly.
 
-    Subclasses give `name` (with network and version), `inputs` (the keys of an evaluation batch they are called
-    with, in order) and `per_image`.  A value that is not a number means "this image has nothing to measure" (no such
-    region, say) and is left out of sum and count.  Without any value the mean is nan.
+    Subclasses define `name` (with network and version), `inputs` (keys of an evaluation batch, the arguments in order)
+    and `per_image`. A nan means that there is nothing to measure on this image (e.g. no such region) and is left out of
+    sum and count. Without any value the mean is nan.
     """
 
     name: str
@@ -36,7 +36,7 @@ class PerImage(Metric):
         """One value per image, (B,)."""
 
     def update(self, *inputs: Tensor, values: Tensor | None = None) -> None:
-        """Adds a batch; `values` (B,) adds what `per_image` gave earlier instead of computing it again."""
+        """Add a batch; `values` (B,) are earlier results of `per_image`, to avoid computing them again."""
         if values is None:
             with torch.no_grad():
                 values = self.per_image(*inputs)

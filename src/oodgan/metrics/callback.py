@@ -1,4 +1,4 @@
-"""Metrics while training: any module whose validation step returns its result and target."""
+"""Image metrics during training, for any module whose validation step returns result and target."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ log = logging.getLogger("oodgan")
 class ImageMetrics(EveryNthValidation):
     """Logs metrics of `{"target", "result"}`, two batches (B, 3, H, W) in [-1, 1], at the end of validations.
 
-    A metric over further inputs (`labels`, `mask`, `region`) takes them from the same dictionary.  Every process
-    computes the same number from all shards, uneven ones too, and all log it, so that checkpoints can follow it.
-    Networks belong to no module: they enter neither checkpoints nor optimisers.  A module whose validation makes no
-    images (regression of codes, classification) is left alone, and the log says so once.
+    Further inputs of a metric (`labels`, `mask`, `region`) come from the same dictionary. Every process computes and
+    logs the same number from all shards, uneven ones too, so that checkpoints can monitor it. Networks of metrics are
+    not
+    submodules: they are not in checkpoints and optimisers. Modules whose validation produces no images (regression of
+    codes, classification) are skipped with one log message.
 
     Args:
         metrics: names known to `oodgan.metrics.registry`, or {key: metric}: ours, logged under their own names, which
             fix network and version, or any of torchmetrics that is updated with (result, target), or like its FID with
             (images, real), logged under its key. None leaves one out.
-        prefix: what the logged names begin with.
-        every: only each n-th validation is measured, and the last.
+        prefix: prefix of the logged names.
+        every: measure every n-th validation, and the last.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class ImageMetrics(EveryNthValidation):
                 metric.update(*(self._input(images, name, key) for key in inputs))
 
     def _target_features(self, name: str, metric: FID | KID, target: Tensor, batch_idx: int) -> Tensor:
-        """Features of the targets, which are the same at every validation and are looked at once."""
+        """Return the features of the targets, which are the same at every validation and therefore computed once."""
         sums = torch.stack([target.double().sum(), target.double().square().sum()]).cpu()
         known = self._targets.get((name, batch_idx))
         if known is None or not torch.equal(known[0], sums):
@@ -93,7 +94,7 @@ class ImageMetrics(EveryNthValidation):
         return known[1].to(target.device)
 
     def _without_images(self, module: pl.LightningModule, outputs: Any) -> None:
-        """A validation without any picture is not measured; one with half a pair is a mistake."""
+        """Skip a validation without images; raise an error if only one of result and target is there."""
         if isinstance(outputs, Mapping) and {"target", "result"} & set(outputs):
             step = f"{type(module).__name__}.validation_step"
             raise UserError(f"ImageMetrics needs {step} to return 'target' and 'result', got {sorted(outputs)}")

@@ -46,7 +46,7 @@ def inception_features(images: Tensor) -> Tensor:
 
 
 def pytorch_fid_features(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> (B, 2048): the same network, fed as the package pytorch-fid feeds it.
+    """(B, 3, H, W) in [-1, 1] -> (B, 2048): the same network, with the preprocessing of the package pytorch-fid.
 
     Bilinear with half-pixel offsets and without antialiasing to 299 px, then to [-1, 1]: other numbers than FID's own.
     """
@@ -122,7 +122,7 @@ class FID(SetDistance):
         getattr(self, f"{side}_count").add_(len(features))
 
     def moments(self, real: bool) -> dict[str, Tensor]:
-        """The side's running sums: to be cached and given to `add_moments` another time."""
+        """Return the running sums of one side, which can be cached and passed to `add_moments` later."""
         side = "real" if real else "fake"
         return {key: getattr(self, f"{side}_{key}").clone() for key in ("sum", "outer", "count")}
 
@@ -179,7 +179,7 @@ class KID(SetDistance):
         setattr(self, f"{side}_features", rows[kept])
 
     def kept(self, real: bool) -> tuple[Tensor, Tensor]:
-        """Features (n, d) and keys (n,) that the side holds now, by key: to be cached and given to `update` again."""
+        """Return the current features (n, d) and keys (n,) of one side, to be cached and passed to `update` later."""
         side = "real" if real else "fake"
         keys = getattr(self, f"{side}_keys").reshape(-1)
         rows = getattr(self, f"{side}_features").reshape(-1, self.dim)

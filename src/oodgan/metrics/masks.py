@@ -1,4 +1,4 @@
-"""Quality of a mask: where its mass lies against a reference region."""
+"""Quality of a mask relative to a reference region."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MaskIoU(PerImage):
 
 
 class MaskArea(PerImage):
-    """Mean of the mask itself: the share of the picture that it lets the edit change."""
+    """Mean of the mask: the fraction of the image that the edit may change."""
 
     name, inputs = "mask_area", ("mask",)
 

@@ -1,7 +1,7 @@
-"""Where an attribute is: the regions that masks are held against.
+"""Reference regions of attributes, with which masks are compared.
 
-Two references that know nothing of a mask: where an attribute changes many aligned faces in the same way, and the parts
-of a face that it is about, from parsing masks.
+Two references that do not depend on masks: where an edit changes many aligned faces in the same way, and the parts of a
+face that the attribute concerns, from parsing masks.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ MARGIN = 0.06  # of the picture's width: how far parts are dilated
 
 
 def part_region(labels: Tensor, attributes: Sequence[str]) -> Tensor:
-    """Boolean (B, h, w): the parts that the attributes are about, dilated by 6 % of the width on all sides.
+    """Return a boolean (B, h, w): the parts that the attributes concern, dilated by 6 % of the width.
 
     Args:
         labels: (B, h, w) CelebAMask-HQ classes, -1 where unknown.
         attributes: keys of `PARTS`, in any case; several are united.
 
-    A picture in which one of the attributes has no such part, or which is unknown, has an empty region.
+    An image without such a part for one of the attributes, or with unknown labels, has an empty region.
     """
     regions = [_part(labels, PARTS[name.lower()]) for name in attributes]
     seen = torch.stack([region.flatten(1).any(1) for region in regions]).all(0)
@@ -66,10 +66,9 @@ def _disk_dilated(region: Tensor, radius: int) -> Tensor:
 class ConsistentChange:
     """Spatial LPIPS (alex, v0.1) of the mean change over many aligned faces.
 
-    The signed change of the activations is averaged before its length is taken, so what an edit does to every face
-    stays, and what it does to one or another (background, hair, colour drift) averages out. What chance alone leaves of
-    a mean of n (variance / n) is taken off. Nothing of it is part of how masks are made: network, samples and measure
-    are others.
+    The signed change of the activations is averaged before its norm is computed, so changes common to all faces remain,
+    while individual ones (background, hair, colour drift) average out. The sampling noise of a mean of n (variance / n)
+    is subtracted. Masks are computed with other networks, samples and measures.
     """
 
     def __init__(self, size: int = 64) -> None:
@@ -78,7 +77,7 @@ class ConsistentChange:
         self._squares: list[Tensor] = []
 
     def add(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
-        """Adds pictures by their `activations`, (B, C, h, w) each; one picture before may serve many after."""
+        """Add images by their `activations`, (B, C, h, w) each; `before` may have batch size 1."""
         for level, (old, new) in enumerate(zip(before, after, strict=True)):
             change = (new - old).double()
             if len(self._sums) <= level:

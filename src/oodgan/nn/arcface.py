@@ -1,7 +1,7 @@
-"""A face recogniser that the user brings: any ArcFace-like ONNX file, or an IR-SE50 checkpoint.
+"""A face recogniser provided by the user: any ArcFace-like ONNX file, or an IR-SE50 checkpoint.
 
-The faces are brought to the five-point template that such networks are trained on. FFHQ-aligned pictures have their
-landmarks in nearly the same place, so one fixed similarity transform does it for all, and an edit cannot move the crop.
+Faces are aligned to the five-point template that such networks are trained on. The landmarks of FFHQ-aligned images
+have nearly the same positions, so one fixed similarity transform is used for all, and an edit cannot change the crop.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def load(path: Path, device: str = "cpu") -> Any:
 
 
 class ArcFace:
-    """A recogniser of the user's own (`oodgan.nn.identity.Recogniser`).
+    """A recogniser from a user's file (`oodgan.nn.identity.Recogniser`).
 
     Args:
         path: `.onnx` (input (1, 3, 112, `width`) RGB, (x - 127.5) / 127.5), an IR-SE50 checkpoint, or the folder that
@@ -114,7 +114,7 @@ class ArcFace:
 
 @lru_cache(maxsize=2)
 def recogniser(path: Path, device: str = "cpu") -> Any:
-    """`load`, once for all callers."""
+    """`load`, cached for all callers."""
     return load(path, device)
 
 

@@ -16,7 +16,7 @@ class Ema(nn.Module):
 
     Declared in a LightningModule (`self.ema = Ema(self.network)`) it is saved in checkpoints and moved with it, and
     `training.fit` updates it after each optimiser step; outside, call `update()`. `Frozen` parts are shared.
-    With `warmup` the decay is min(decay, (1 + t) / (10 + t)), so that the first steps are soon forgotten.
+    With `warmup` the decay is min(decay, (1 + t) / (10 + t)), so that early weights have little influence.
     """
 
     updates: Tensor
@@ -44,7 +44,7 @@ class Ema(nn.Module):
         self.updates += 1
 
     def train(self, mode: bool = True) -> Ema:
-        """Stay in eval mode whatever the owner is told."""
+        """Stay in eval mode when the owner changes its mode."""
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
 """Identity of aligned faces: FaceNet 20180408-102900 (Inception-ResNet-v1, CASIA-WebFace, 512-d) in plain PyTorch.
 
 The weights are the frozen graph of the registry's `facenet` entry; its output equals OpenCV's to 1e-4 (tested).
-Everything here is differentiable, so that the same numbers serve as metric and as loss.
+Everything here is differentiable, so it can be used as metric and as loss.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks that help to train others and are not trained themselves."""
+"""Frozen networks used in the training of others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Frozen(nn.Module):
         return self.__dict__["_hash"]
 
     def train(self, mode: bool = True) -> Frozen:
-        """Stay in eval mode whatever the owner is told."""
+        """Stay in eval mode when the owner changes its mode."""
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Frozen:

@@ -1,4 +1,4 @@
-"""The protocol of face recognisers: the config group `identity` names the one that all are handed."""
+"""The interface of face recognisers; the config group `identity` selects the one to use."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Recogniser(Protocol):
     """FFHQ-aligned pictures (B, 3, R, R) RGB in [-1, 1] -> unit vectors (B, D): near for one person, far for two.
 
-    `name` says which network in which version, and becomes part of metrics' names. Gradients reach the pictures where
-    `differentiable`; without them it can measure, and cannot be a loss. It follows the pictures' device.
+    `name` contains network and version, and is part of the names of metrics. If not `differentiable`, it can be used in
+    metrics but not in losses. It moves to the images' device.
     """
 
     name: str
@@ -20,5 +20,5 @@ class Recogniser(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
     def networks(self, device: str) -> tuple[nn.Module, ...]:
-        """The networks that it runs on a device, as far as they are PyTorch's: an export has to know their weights."""
+        """Return its PyTorch networks on a device, whose weights an export needs."""
         ...

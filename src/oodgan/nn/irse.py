@@ -1,4 +1,4 @@
-"""IR-SE50, the face-recognition backbone (Deng et al. 2019) that pSp, e4e and ReStyle read photos with."""
+"""IR-SE50, the face-recognition backbone (Deng et al. 2019) of pSp, e4e and ReStyle."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def stem(channels: int) -> nn.Sequential:
 
 
 class Trunk(nn.Module):
-    """Stem and units, with the three levels that feature pyramids read."""
+    """Stem and units, with the three feature levels of pyramids."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()

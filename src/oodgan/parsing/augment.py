@@ -13,14 +13,14 @@ from oodgan.inversion.augment import occluded, photometric
 
 
 def moved(images: Tensor, classes: Tensor, degrees: float, scale: float, shift: float) -> tuple[Tensor, Tensor]:
-    """Turn, scale and shift each image with its classes at random; what comes in from outside is mirrored.
+    """Rotate, scale and shift each image and its classes at random; the border is mirrored.
 
     Args:
         images: (B, 3, S, S).
         classes: (B, S, S).
         degrees: largest angle.
-        scale: largest factor, and its inverse the smallest.
-        shift: largest shift, as a share of the width.
+        scale: largest factor; its inverse is the smallest.
+        shift: largest shift, as a fraction of the width.
     """
     count = len(images)
 
@@ -44,7 +44,7 @@ def varied(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Training views: `moved`, then other light and colours, then some partly covered.
 
-    What covers a face is background, as hands are in CelebAMask-HQ.
+    Covered pixels have the class background, like hands in CelebAMask-HQ.
     """
     images, classes = moved(images, classes, degrees, scale, shift)
     images = photometric(images, strength=colour)

@@ -1,4 +1,4 @@
-"""The parser's classes: CelebAMask-HQ's, left and right together, earrings and necklaces together."""
+"""The parser's classes: those of CelebAMask-HQ with left and right merged, and earrings and necklaces merged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def celebamask(classes: Tensor) -> Tensor:
 
 
 def numbers(names: Iterable[str]) -> list[int]:
-    """The classes of these names. Raises UserError for an unknown one, with the nearest."""
+    """Return the class indices of names. Raises UserError for an unknown name, with the nearest."""
     indices = []
     for name in names:
         if name not in CLASSES:

@@ -8,7 +8,7 @@ from oodgan.parsing.classes import UNKNOWN
 
 
 class DiceLoss(nn.Module):
-    """1 - soft Dice, the mean over the classes of each image and then over images: small parts count as large ones.
+    """1 - soft Dice, averaged over the classes of each image and over images, so that small parts count equally.
 
     Args of a call: scores (B, K, H, W), logits; classes (B, H, W), `UNKNOWN` ones passed over.
     """

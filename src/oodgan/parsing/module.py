@@ -25,9 +25,9 @@ LOSSES: Config = {
 class ParserModule(FitModule):
     """Classifies the pixels of aligned faces; logs IoU of each class (`val/iou_hair`) and their mean (`val/miou`).
 
-    A batch holds `image` (B, 3, S, S) in [-1, 1] and `parsing` (B, S, S) of CelebAMask-HQ's numbers. Losses are called
-    with `scores` (B, K, S, S) and `classes` (B, S, S). IoU is of all images of a validation together, on any number of
-    processes; a class that no image holds has none.
+    A batch has `image` (B, 3, S, S) in [-1, 1] and `parsing` (B, S, S) with CelebAMask-HQ's numbers. Losses are called
+    with `scores` (B, K, S, S) and `classes` (B, S, S). IoU is computed over all images of a validation, for any number
+    of processes; a class without pixels has none.
 
     Args:
         augment: keywords of `oodgan.parsing.augment.varied`; None trains on the photos as they are.
@@ -76,7 +76,7 @@ class ParserModule(FitModule):
             self.log(f"val/{name}", value, prog_bar=name == "miou", sync_dist=True)
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What to show of a batch: photos, the classes found in them, and the true ones."""
+        """Images to show of a batch: photos, predicted classes, and true classes."""
         predicted = self(batch["image"]).argmax(1)
         return {"photo": batch["image"], "result": coloured(predicted), "target": coloured(_classes(batch))}
 

@@ -23,7 +23,7 @@ class ParserNetwork(nn.Module):
         classes: number of classes.
         width: channels of the decoder; half of it at the finest stage.
         pretrained: start from ImageNet weights (`mobilenet_v2` of the registry).
-        frozen: blocks of the trunk, from the first, that are not trained and whose batch statistics stay.
+        frozen: number of first blocks of the trunk that are not trained and whose batch statistics are fixed.
     """
 
     def __init__(self, classes: int, width: int = 64, pretrained: bool = False, frozen: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Photo -> the parts of the face in it: what the rest of the package asks a parser for."""
+"""The face parser as used by the rest of the package: photo -> parts of the face."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Parser(nn.Module):
 
     Args:
         network: classifies pixels (`oodgan.parsing.network.ParserNetwork`).
-        size: pixels at which it looks at photos.
-        limits: which parts the masks of attributes may reach; None: those of no attribute in particular.
+        size: input resolution, pixels.
+        limits: parts that the mask of each attribute may cover; None: the default for all attributes.
 
     Example::
 
@@ -59,35 +59,35 @@ class Parser(nn.Module):
         return self(photos, size).argmax(1)
 
     def celebamask(self, photos: Tensor, size: int | None = None) -> Tensor:
-        """The same by CelebAMask-HQ's numbers, which `oodgan.metrics.regions` and `RegionPSNR` take as labels.
+        """Classify pixels with CelebAMask-HQ's numbers, the labels of `oodgan.metrics.regions` and `RegionPSNR`.
 
-        Both eyes are the left eye's number, likewise brows and ears; jewellery is the earring's.
+        Both eyes have the number of the left eye, likewise brows and ears; jewellery has that of earrings.
         """
         return celebamask(self.classes(photos, size))
 
     def region(self, photos: Tensor, names: Iterable[str], size: int | None = None) -> Tensor:
-        """How likely each pixel is of one of these classes: (B, 1, size, size) in [0, 1].
+        """Return the probability that a pixel has one of these classes: (B, 1, size, size).
 
         Raises UserError for a name that is no class.
         """
         return self(photos, size)[:, numbers(names)].sum(1, keepdim=True).clamp(0, 1)
 
     def limit(self, photos: Tensor, masks: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """Masks (B, 1, R, R) in [0, 1] of an edit of these photos, within what its attributes may reach.
+        """Limit masks (B, 1, R, R) in [0, 1] of an edit of these photos to the parts that its attributes may cover.
 
-        `edits` is {attribute: strength}; those of strength 0 do not count.
+        `edits` is {attribute: strength}; strengths of 0 are ignored.
         """
         active = {name: strength for name, strength in edits.items() if strength}
         return self.limits(self(photos), masks, active) if active else masks
 
     def removed(self, photos: Tensor, edits: Mapping[str, float]) -> Tensor | None:
-        """What an edit of these photos takes away, (B, 1, S, S) in [0, 1]; None where no attribute takes anything."""
+        """Return where an edit removes a part (e.g. glasses), (B, 1, S, S) in [0, 1]; None if it removes none."""
         takes = any(strength < 0 and self.limits.of(name).removes for name, strength in edits.items())
         return self.limits.removed(self(photos), edits) if takes else None
 
 
 def coloured(classes: Tensor) -> Tensor:
-    """Classes (B, H, W) -> pictures (B, 3, H, W) in [-1, 1], one colour a class; black where unknown."""
+    """Classes (B, H, W) -> images (B, 3, H, W) in [-1, 1], one colour per class; black if unknown."""
     colours = _PALETTE.to(classes.device)[classes.clamp(min=0)].movedim(-1, 1)
     return torch.where(classes[:, None] < 0, 0, colours) / 127.5 - 1
 
@@ -105,12 +105,12 @@ def build(cfg: Mapping[str, Any] | None) -> Parser | None:
 
 
 def chosen(cfg: Mapping[str, Any] | None) -> bool:
-    """Whether a config group `parser` names a parser: `parser=none` does not."""
+    """Return whether a config group `parser` has a parser; `parser=none` has not."""
     return bool(cfg and cfg.get("network"))
 
 
 def decisive(cfg: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a result that a parser had a part in depends on: {"parser": ...}, empty for `parser=none`."""
+    """Return the parser settings that results depend on: {"parser": ...}; empty for `parser=none`."""
     if not chosen(cfg):
         return {}
     assert cfg is not None

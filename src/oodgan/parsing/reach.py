@@ -1,4 +1,4 @@
-"""Which parts of a face the mask of an attribute may reach, and which it takes whole."""
+"""Limits of attribute masks: the parts of a face that a mask may cover, and those that it always covers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ OCCLUDERS = ("background", "hat", "glasses", "jewellery", "cloth")
 
 @dataclass(frozen=True)
 class Reach:
-    """What the mask of one attribute may do.
+    """Limits of the mask of one attribute.
 
     Attributes:
-        parts: of the face that it may reach; None: all.
-        near: parts that it stays near to; none: anywhere on `parts`.
-        within: how near, as a share of the picture's width; it fades from half of that.
-        whole: parts that it takes whole, whatever Diff-CAM says of them.
-        removes: parts that it takes whole, with a margin, when the attribute is taken away (a strength below 0).
+        parts: parts of the face that the mask may cover; None: all.
+        near: the mask must be near these parts; empty: anywhere on `parts`.
+        within: largest distance to `near`, as a fraction of the image's width; the mask fades from half of it.
+        whole: parts that the mask covers completely, whatever Diff-CAM predicts.
+        removes: parts that the mask covers completely, with a margin, at negative strengths.
     """
 
     parts: Sequence[str] | None = None
@@ -43,7 +43,7 @@ class Reach:
 
     @classmethod
     def of(cls, attribute: str, settings: Mapping[str, Any] | None) -> Reach:
-        """From plain values; UserError naming the attribute for a key that there is not, or an unknown part."""
+        """Build from plain values. Raises UserError with the attribute for an unknown key or part."""
         for key in settings or {}:
             if key not in cls.__dataclass_fields__:
                 raise unknown(f"key of parser.reach.{attribute}", key, cls.__dataclass_fields__)
@@ -58,9 +58,9 @@ class Limits:
     """Limits of masks by the parts of the face.
 
     Args:
-        reach: attribute, in lower case -> its `Reach`. Others may reach everything but `OCCLUDERS`.
-        feather: width of the fade at a limit, as a share of the picture's width. It lies on the side that may be
-            reached, so that what may not stays untouched.
+        reach: lower-case attribute -> `Reach`. Masks of other attributes may cover everything but `OCCLUDERS`.
+        feather: width of the fade at a limit, as a fraction of the image's width. It is on the inner side, so that
+            pixels beyond the limit do not change.
     """
 
     reach: Mapping[str, Reach] = field(default_factory=dict)
@@ -68,17 +68,17 @@ class Limits:
 
     @classmethod
     def from_config(cls, reach: Mapping[str, Any] | None, feather: float = 0.01) -> Limits:
-        """From the keys of a config group `parser`. Raises UserError for what is none of them."""
+        """Build from the keys of a config group `parser`. Raises UserError for unknown keys."""
         if not 0 <= feather <= 0.2:
             raise UserError(f"parser.feather={feather} is a share of the picture's width, from 0 to 0.2")
         return cls({name.lower(): Reach.of(name, settings) for name, settings in (reach or {}).items()}, feather)
 
     def of(self, attribute: str) -> Reach:
-        """What an attribute's mask may reach."""
+        """Return the limits of an attribute."""
         return self.reach.get(attribute.lower(), _OTHERS)
 
     def __call__(self, parts: Tensor, mask: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """The mask within the limits of the attributes of an edit, several of them united.
+        """Limit a mask by the union of the limits of all attributes of an edit.
 
         Args:
             parts: (B, K, S, S), probabilities of the parser's classes in the photo.
@@ -96,9 +96,9 @@ class Limits:
         return torch.maximum(limited, _resized(self.removed(parts, edits), size)).clamp(0, 1)
 
     def removed(self, parts: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """(B, 1, S, S) in [0, 1]: what an edit takes away, with its margin; not over anything else that may not change.
+        """(B, 1, S, S) in [0, 1]: the parts that an edit removes, with a margin, but not over other protected parts.
 
-        Arguments as of a call.
+        Arguments as of `__call__`.
         """
         names = [name for attribute, strength in edits.items() if strength < 0 for name in self.of(attribute).removes]
         others = _sum(parts, [name for name in OCCLUDERS if name not in names])
@@ -119,12 +119,12 @@ def _sum(parts: Tensor, names: Sequence[str]) -> Tensor:
 
 
 def _inside(region: Tensor, radius: int) -> Tensor:
-    """0 where a soft region ends and beyond, 1 from `radius` pixels inside of it."""
+    """Erode a soft region: 0 at its border and outside, 1 from `radius` pixels inside."""
     return (2 * blur(region, radius) - 1).clamp(0, 1) * (region > 0.5)
 
 
 def _near(region: Tensor, within: float) -> Tensor:
-    """1 on the region and up to half of `within` from it, 0 from `within` on; 1 everywhere where there is no region."""
+    """1 up to half of `within` from the region, 0 from `within` on; 1 everywhere if the region is empty."""
     width = region.shape[-1]
     steps = max(1, round(within * width / 2))
     sure = (region > 0.5).float()

@@ -1,1 +1,1 @@
-"""Tables and pages of results, the same for every command that shows some."""
+"""Tables and pages of results, shared by all commands."""

@@ -1,4 +1,4 @@
-"""HTML pages that need no other file and ask for nothing outside: tables, and pictures that a click enlarges."""
+"""Self-contained HTML pages without external requests: tables, and images that a click enlarges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tables and messages with people's own names are printed."""
+"""The console for tables and messages that contain names of files and runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.console import Console
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Let the command end as for any other output whose reader is gone; rich would end it with exit code 1."""
+        """Let the caller handle a closed output; rich would exit with code 1."""
         raise
 
 

@@ -1,4 +1,4 @@
-"""What several stages do in the same way."""
+"""Functions shared by several stages."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ TRAINED = {
 
 
 def open_generator(cfg: DictConfig) -> Generator:
-    """The configured generator."""
+    """Build the configured generator."""
     return build_generator(cfg.generator)
 
 
 def open_bank(cfg: DictConfig, generator: Generator) -> Bank:
-    """The configured directions, fitted to the generator."""
+    """Build the configured directions, fitted to the generator."""
     return build_bank(cfg.directions, generator)
 
 
 def artifact_hash(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
     """Return the hash of what a stage's artifact depends on: config groups, the seed, and inputs' hashes.
 
-    Weights count by what they hold, not by where they lie; those that a stage trains anew do not count.
+    Weights enter by their hash, not by their path; those that the stage itself trains are left out.
     """
     used: dict[str, Any] = {group: plain(cfg[group]) for group in groups}
     weights: dict[str, str] = {}
@@ -87,14 +87,14 @@ def training_hash(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> st
 
 
 def trial(cfg: DictConfig) -> bool:
-    """Whether this is `trainer.fast_dev_run`, which writes nothing."""
+    """Return whether this is `trainer.fast_dev_run`, which writes nothing."""
     return bool((cfg.get("trainer") or {}).get("fast_dev_run"))
 
 
 def take_own(cfg: DictConfig) -> DictConfig:
-    """`cfg` with what earlier stages of the same run made, where neither the command line nor a config chose weights.
+    """Return `cfg` with weights from earlier stages of the same run, unless the command line or a config sets weights.
 
-    The stages of the chain prefer their run's own to the shipped weights; all others take them where there are none.
+    Training stages prefer these to the shipped weights; other stages use them only if no weights are configured.
     """
     own, typed = cfg.copy(), typed_keys()
     earlier = CHAIN[: CHAIN.index(cfg.stage)] if cfg.stage in CHAIN else CHAIN
@@ -117,7 +117,7 @@ def take_own(cfg: DictConfig) -> DictConfig:
 
 
 def hand_over(cfg: DictConfig, stage: str, artifact: Path) -> None:
-    """Let the config use what a stage of the chain made."""
+    """Let the config use the artifact of an earlier stage."""
     if stage == "directions":
         cfg.directions = {"_target_": "oodgan.directions.bank.Bank.load", "path": str(artifact)}
     elif stage in TRAINED:
@@ -131,9 +131,9 @@ def _of_this_generator(folder: Path, cfg: DictConfig) -> bool:
 
 
 def finished(cfg: DictConfig, settings_hash: str) -> bool:
-    """Whether the artifact is there and made with these settings.
+    """Return whether the artifact exists and was made with these settings.
 
-    Raises UserError when one with other settings is in the way and `replace` is false.
+    Raises UserError if one with other settings exists and `replace` is false.
     """
     folder = StageFolder.of(cfg).artifact
     if trial(cfg):
@@ -150,7 +150,7 @@ def finished(cfg: DictConfig, settings_hash: str) -> bool:
 
 
 def _others(cfg: DictConfig, config: Mapping[str, Any]) -> list[str]:
-    """The first keys, of those that count, whose values differ from an artifact's `config`."""
+    """Return the first relevant keys whose values differ from an artifact's `config`."""
     reads = constant(cfg.stage, "READS")
 
     def counting(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def write_artifact(
     inputs: Mapping[str, str] | None = None,
     **manifest: Any,
 ) -> Path:
-    """Write `<folder>/artifact` by `fill(folder)` with its manifest; what was there is replaced when complete.
+    """Write `<folder>/artifact` by `fill(folder)`, with a manifest; an existing artifact is replaced when complete.
 
     `uses` names the artifacts and weights files that it was made from; the manifest keeps their hashes, and wandb the
     lineage, in the run that the stage's fit left open or in one for the artifact alone. `inputs` are further hashes.
@@ -233,7 +233,7 @@ def write_weights(
 
 
 def used(cfg: DictConfig, *groups: str) -> dict[str, Path | None]:
-    """The artifacts (or shipped files) that config groups take their weights from; None where a group takes none."""
+    """Return the artifacts (or shipped files) of the weights of config groups; None for a group without weights."""
     sources: dict[str, Path | None] = {}
     for group in groups:
         settings = cfg.get(group) or {}
@@ -247,9 +247,9 @@ def used(cfg: DictConfig, *groups: str) -> dict[str, Path | None]:
 
 
 def earlier(settings: Mapping[str, Any]) -> Path | None:
-    """The checkpoint that `weights` means, when a part's training goes on from it: it holds a discriminator, too.
+    """Return the checkpoint of `weights` if training continues from it: unlike an artifact, it has the discriminator.
 
-    None where it is an artifact, or where training starts anew.
+    None if `weights` is an artifact, or if training starts from new weights.
     """
     if not (settings.get("fit") or {}).get("continue_from_weights"):
         return None
@@ -263,5 +263,5 @@ def loader_workers(cfg: DictConfig) -> int:
 
 
 def numbers(metrics: Mapping[str, float], digits: int = 4) -> dict[str, float]:
-    """Metrics rounded for a manifest."""
+    """Return metrics rounded for a manifest."""
     return {name: round(float(value), digits) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: numbers, tables, curves, pages and pictures, once all photos are scored."""
+"""Writes the results of an evaluation after all photos are scored: numbers, tables, curves, pages and images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = "metrics.json"
 
 
 def at(cfg: DictConfig) -> dict[str, float]:
-    """At which change of each attribute likeness is read."""
+    """Return the change of each attribute at which methods are compared."""
     given = plain(cfg.get("at")) or {}
     for name, change in given.items():
         if not isinstance(change, int | float) or not 0 < change < math.inf:
@@ -32,7 +32,7 @@ def at(cfg: DictConfig) -> dict[str, float]:
 
 
 def named_set(cfg: DictConfig) -> dict[str, str] | None:
-    """Name and hash of the set of photos."""
+    """Return name and hash of the set of photos."""
     if not cfg.get("set"):
         return None
     path = Path(cfg.set).expanduser()
@@ -40,7 +40,7 @@ def named_set(cfg: DictConfig) -> dict[str, str] | None:
 
 
 def write(cfg: DictConfig, job: Job, output: Path, settings_hash: str) -> None:
-    """Write all that an evaluation leaves in its folder, `metrics.json` last, and tell the loggers."""
+    """Write all results to the folder of the evaluation, `metrics.json` last, and log them."""
     from oodgan.data.images import write_image
     from oodgan.evaluation import curves, judges, report, summary
 
@@ -107,7 +107,7 @@ def _real_statistics(cfg: DictConfig, job: Job, path: Path) -> Mapping[str, Any]
 
 
 def _notes(cfg: DictConfig) -> list[str]:
-    """What a reader of the table must know about methods that are not quite what their name says."""
+    """Return notes on methods that differ from what their names suggest."""
     from oodgan.evaluation.paper import differences
 
     return [differences(plain(cfg))] if "paper" in built_in(cfg) else []
@@ -121,7 +121,7 @@ def built_in(cfg: DictConfig) -> set[str]:
 
 
 def sources_of(cfg: DictConfig) -> dict[str, Path]:
-    """The artifacts and weights files that made the pictures, as far as this command made them."""
+    """Return the artifacts and weights files used for the images that this command computed."""
     from oodgan.stages import _common as common
 
     if not built_in(cfg):
@@ -133,7 +133,7 @@ def sources_of(cfg: DictConfig) -> dict[str, Path]:
 
 
 def _log(cfg: DictConfig, scores: Mapping[str, Mapping[str, Any]], output: Path) -> None:
-    """The means to every logger that is on; to wandb the table and the sheets besides."""
+    """Log the means to all loggers, and table and sheets to wandb."""
     from oodgan.data.images import read_rgb
     from oodgan.tracking import loggers
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def natural(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs by folder and name, numbers in names by their value: frame2 before frame10."""
+    """Sort jobs by folder and name, with numbers by value: frame2 before frame10."""
 
     def key(job: Job) -> list[tuple[int, int, str]]:
         parts = re.split(r"(\d+)", job.path.as_posix())
@@ -36,10 +36,10 @@ def natural(jobs: Sequence[Job]) -> list[Job]:
 
 
 def place(jobs: Sequence[Job], face: str, window: int, report: Callable[[str], None]) -> dict[Path, dict[int, Face]]:
-    """Where the chosen faces are in each frame, smoothed over `window` frames: {path: {track's number: face}}.
+    """Track the chosen faces over all frames, smoothed over `window` frames: {path: {number of the track: face}}.
 
-    Frames that cannot be read, or show no face, are bridged where the face is there on both sides within `window`
-    frames. Raises UserError when no frame shows a face, or there is no such one.
+    Frames that are unreadable or show no face are interpolated if the face is detected before and after, within
+    `window` frames. Raises UserError if no frame shows a face, or the chosen face does not exist.
     """
     detections: list[list[Face]] = []
     report(f"finding faces in {len(jobs)} frames")
@@ -78,7 +78,7 @@ class SmoothInversions:
         self._known: dict[tuple[int, int], Inversion] = {}
 
     def apply(self, subject: Subject, path: Path, track: int) -> None:
-        """Give a frame's face (`subject`) the smoothed inversion and its image. Unreadable neighbours are skipped."""
+        """Set the smoothed inversion and its image on a frame's face (`subject`). Unreadable neighbours are skipped."""
         if self.window == 1 or subject.inversion is not None:
             return
         here, half = self.number[path], self.window // 2

@@ -1,4 +1,4 @@
-"""`edits.json`: what was made in an output folder, from which photos, with which settings."""
+"""`edits.json`: the record of the results in an output folder, their photos and settings."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ KINDS = (*SAVED, "grid")
 class Ledger:
     """The record of an output folder, which several commands may write to at once.
 
-    `settings` maps a hash to the settings behind it; `photos` maps a result's name to where it came from, its
-    settings' hash, seconds of each step, number of faces, notes, the strengths that were sought, and whether it is
-    finished; `failures` maps a path to the reason. Each change reads what others have recorded meanwhile, while the
-    file is locked.
+    `settings` maps a hash to the settings; `photos` maps a result's name to its photo, the hash of its settings,
+    seconds of each step, number of faces, notes, searched strengths, and whether it is finished; `failures` maps a path
+    to the reason. Each change locks the file and first reads what other commands have recorded.
     """
 
     folder: Path
@@ -40,7 +39,7 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
-        """Read a folder's record; an empty one where there is none. Raises UserError for a damaged file."""
+        """Read a folder's record; an empty one if there is none. Raises UserError for a damaged file."""
         if folder.exists() and not folder.is_dir():
             raise UserError(f"output={folder} is a file; name a folder")
         ledger = cls(folder)
@@ -60,14 +59,14 @@ class Ledger:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Bring the record up to date, change it, and write it, while no other process does."""
+        """Lock and reload the record, let the block change it, and write it."""
         with locked(self.folder / FILE):
             self._read()
             yield
             self._write()
 
     def use(self, settings: Mapping[str, Any]) -> str:
-        """Note the settings of this run; their hash."""
+        """Record the settings of this run; returns their hash."""
         settings_hash = hash_settings(settings)[:16]
         self._own[settings_hash] = self.settings[settings_hash] = dict(settings)
         return settings_hash
@@ -76,7 +75,7 @@ class Ledger:
         """Record that a photo is being edited, just before `files` are written.
 
         Raises:
-            UserError: as `refuse`, unless `replace`; somebody else may have been quicker.
+            UserError: as `refuse`, unless `replace`; another command may have been faster.
         """
         with self._changing():
             if not replace:
@@ -84,14 +83,14 @@ class Ledger:
             self.photos[name] = {**entry, "finished": False}
 
     def finished(self, name: str, settings_hash: str, source: str, files: Iterable[Path]) -> bool:
-        """Whether the photo was edited with these settings already and all `files` are there."""
+        """Return whether the photo was edited with these settings and all `files` exist."""
         entry = self.photos.get(name, {})
         return (
             bool(entry.get("finished")) and self._same(entry, settings_hash, source) and all(f.is_file() for f in files)
         )
 
     def refuse(self, name: str, settings_hash: str, source: str, files: Iterable[Path]) -> None:
-        """Raise UserError when writing this photo's results would overwrite something made otherwise."""
+        """Raise UserError if this photo's results would overwrite results made with other settings."""
         entry = self.photos.get(name)
         if entry is None:
             foreign = next((f for f in files if f.exists()), None)

@@ -1,4 +1,4 @@
-"""Which photos an edit is asked for, and what their results are called."""
+"""The photos to edit, and the names of their results."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Jobs:
-    """The photos to edit, and in `notes` what was passed over in the folders that were named."""
+    """The photos to edit, and `notes` about files left out."""
 
     photos: list[Job]
     notes: list[str]
 
 
 def find(inputs: Iterable[str], output: Path) -> Jobs:
-    """The photos of files, folders (at any depth) and globs; of folders and globs without the results of earlier edits.
+    """Find the photos of files, folders (at any depth) and globs; the latter two without results of earlier edits.
 
-    Results count as photos where the input itself names their folder (`out/result`), unless `output` is `out` again.
+    Results count as photos if the input is their own folder (`out/result`), unless `output` is `out` again.
 
     Raises:
-        UserError: an input that matches nothing, or two photos whose results would have one name.
+        UserError: an input matches nothing, or the results of two photos would have the same name.
     """
     by_path: dict[Path, Job] = {}
     notes: list[str] = []
@@ -78,10 +78,10 @@ def _is_not_named(pattern: Path, place: Path) -> bool:
 
 
 def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tuple[list[Job], Counter[Path]]:
-    """The photos, and how many pictures lie in the results of each earlier edit, by its output folder.
+    """Split photos from results of earlier edits; returns the photos, and the number of results by output folder.
 
-    An edit's results lie in folders of known names (`KINDS`) beside its record; of the input's own, only `unnamed` ones
-    count as results.
+    Results of an edit are in folders of known names (`KINDS`) beside its record; of the input's own folders, only
+    `unnamed` ones count as results.
 
     Raises:
         UserError: all are results.
@@ -102,7 +102,7 @@ def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tu
 
 
 def _left_out(made: Counter[Path], output: Path, text: str) -> list[str]:
-    """What to say of other edits' results; that those of this one are no photos goes without saying."""
+    """Return a note about results of other edits that were left out; those of this edit are left out silently."""
     others = {folder: count for folder, count in made.items() if not _same(folder, output)}
     counts = ", ".join(f"{count} in {folder}" for folder, count in others.items())
     return [f"results of earlier edits below {text} left out: {counts}"] if others else []
@@ -113,9 +113,9 @@ def _same(folder: Path, other: Path) -> bool:
 
 
 def _expand(pattern: Path) -> Iterator[Path]:
-    """The files that a glob matches; `**` goes through folders, never through links to folders, which may circle.
+    """Return the files that a glob matches; `**` does not follow links to folders, which may be cyclic.
 
-    Folders whose names hold brackets mean themselves where they exist.
+    Existing folders with brackets in their names are taken literally.
     """
     parts = pattern.parts
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part) and not Path(*parts[: i + 1]).exists())
@@ -126,7 +126,7 @@ def _expand(pattern: Path) -> Iterator[Path]:
 
 
 def _distinct(jobs: list[Job]) -> list[Job]:
-    """Names told apart by the files' endings where stems are the same."""
+    """Make names unique by the files' endings if their stems are equal."""
     count = Counter(job.name for job in jobs)
     named = [Job(job.path, f"{job.name}_{_ending(job)}") if count[job.name] > 1 else job for job in jobs]
     taken: dict[str, Job] = {}

@@ -1,4 +1,4 @@
-"""What `oodgan edit` is asked for: the edits, the photos' results and their names."""
+"""The plan of an `oodgan edit` command: edits, images to save, and their file names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Numbers = Sequence[int | None]
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked request: where to, which edits (several for strength lists) and what to save, the main thing first.
+    """A checked request: output folder, edits (several for lists of strengths) and images to save, the main one first.
 
     `window` is the number of frames over which landmarks are smoothed, 0 for photos that are not frames, and `steady`
     that over which inversions are.
@@ -47,7 +47,7 @@ class Plan:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Plan:
-        """Check the stage's own keys; raises UserError for the first wrong one."""
+        """Check the stage's own keys. Raises UserError for the first invalid one."""
         wanted = edits_of(cfg)
         lists = {name: value for name, value in wanted.items() if isinstance(value, list)}
         choices = [value if isinstance(value, list) else [value] for value in wanted.values()]
@@ -75,25 +75,25 @@ class Plan:
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What decides the pixels beside the edits and the parts."""
+        """Return the settings that results depend on, besides edits and parts."""
         own = {} if self.mask is None else {"mask": hash_of(self.mask), "mask_mode": self.mask_mode}
         steady = {"steady": self.steady} if self.steady > 1 else {}
         return own | ({"frames": self.window, **steady} if self.window else {})
 
     @property
     def own(self) -> dict[str, Any]:
-        """The keywords of `Editor.edit` that say what the user's own mask is."""
+        """The keywords of `Editor.edit` for the user's own mask."""
         return {} if self.mask is None else {"mask": self.mask, "mask_mode": self.mask_mode}
 
     def file(self, kind: str, job: Job, face: int | None = None, edits: Mapping[str, Any] | None = None) -> Path:
-        """Where a picture goes: `<output>/<kind>/<name>[_face<i>][_<strengths>].<format>`."""
+        """Return the path of an image: `<output>/<kind>/<name>[_face<i>][_<strengths>].<format>`."""
         ending = "" if face is None else f"_face{face}"
         if edits is not None and self.grid:
             ending += "_" + "_".join(f"{key}{strength_text(edits[key])}" for key in self.lists)
         return below(self.output / kind, job.name, f"{ending}.{self.format}")
 
     def files(self, job: Job, numbers: Numbers) -> list[Path]:
-        """All pictures that a photo with these faces gives."""
+        """Return the paths of all images of a photo with these faces."""
         files = []
         for face in numbers:
             files += [self.file(k, job, face, e) for k in self.save if k != "pasted" for e in self.edits]
@@ -102,7 +102,7 @@ class Plan:
 
 
 def numbers_of(entry: Mapping[str, Any]) -> Numbers:
-    """The faces' numbers by a photo's entry in the record; one face where it has none yet."""
+    """Return the face numbers in a photo's record; a single face if there is no record yet."""
     if "tracks" in entry:
         return list(entry["tracks"])
     faces = int(entry.get("faces", 1))
@@ -110,14 +110,14 @@ def numbers_of(entry: Mapping[str, Any]) -> Numbers:
 
 
 def inputs_of(cfg: DictConfig) -> list[str]:
-    """The photos, folders and globs as they were named; raises UserError for none."""
+    """Return the given photos, folders and globs. Raises UserError if there are none."""
     if OmegaConf.is_missing(cfg, "input") or cfg.input in (None, "") or cfg.input == []:
         raise UserError("which photo? for example: oodgan edit photo.jpg 'edits={smile: 1.0}' output=edited")
     return [str(cfg.input)] if isinstance(cfg.input, str | int | float) else [str(item) for item in cfg.input]
 
 
 def edits_of(cfg: DictConfig) -> dict[str, float | str | list[float]]:
-    """{attribute: strength, list of strengths, `auto` or a change (`+1sd`)}; UserError for what is neither."""
+    """Return {attribute: strength, list of strengths, `auto` or a change (`+1sd`)}. Raises UserError for others."""
     if OmegaConf.is_missing(cfg, "edits") or not isinstance(cfg.edits, DictConfig) or not cfg.edits:
         raise UserError("which edit? for example: 'edits={smile: 1.0}', or 'edits={age: [-1, 0, 1]}' for a grid")
     plain = OmegaConf.to_container(cfg.edits, resolve=True)
@@ -150,7 +150,7 @@ def _mask(cfg: DictConfig) -> tuple[Path | None, str]:
 
 
 def _window(cfg: DictConfig) -> tuple[int, int]:
-    """The numbers of frames over which landmarks and inversions are smoothed; (0, 1) for photos."""
+    """Return the numbers of frames over which landmarks and inversions are smoothed; (0, 1) for photos."""
     if not cfg.get("frames"):
         return 0, 1
     if cfg.aligned:

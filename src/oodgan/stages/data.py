@@ -25,7 +25,7 @@ ACTIONS = ("check", "convert")
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Do `cfg.action` to the data set at `cfg.input`."""
+    """Run `cfg.action` on the data set `cfg.input`."""
     if cfg.action not in ACTIONS:
         raise unknown("action", str(cfg.action), ACTIONS)
     if cfg.input in (None, ""):

@@ -83,6 +83,6 @@ def _network(cfg: DictConfig, generator: Generator) -> Any:
 
 
 def _discriminator(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What builds the discriminator, where a loss asks for one."""
+    """Return the config of the discriminator, if a loss uses one."""
     weights = recipe.pop("weights", None)
     return {"_target_": "oodgan.conversion.convert.load_discriminator", "source": weights} if weights else recipe

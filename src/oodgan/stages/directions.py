@@ -38,7 +38,7 @@ METHODS = "probe, probe_ffhq, sefa, ganspace or import"
 
 @dataclass
 class Findings:
-    """What is written: the bank, its check, the tables beside it, and the probes that judged and that learnt."""
+    """The results of the stage: the bank, its check, further tables, and the probes of evaluation and discovery."""
 
     bank: Bank
     check: measure.Check | None
@@ -48,7 +48,7 @@ class Findings:
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Write `<folder>/artifact` with `directions.safetensors`, `card.md`, its pictures, both halves of the probes."""
+    """Write `<folder>/artifact` with `directions.safetensors`, `card.md`, its images, and both sets of probes."""
     if not str(cfg.directions.get("_target_", "")).endswith("Discovery"):
         raise UserError(f"this stage makes directions: choose directions={METHODS}")
     generator = common.open_generator(cfg)
@@ -87,14 +87,14 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def save_probes(findings: Findings, folder: Path) -> None:
-    """Write `probes.safetensors`, which judge, and `probes_seek.safetensors`, which found the directions."""
+    """Write `probes.safetensors`, used for evaluation, and `probes_seek.safetensors`, used for discovery."""
     for name, probes in (("probes", findings.judge), ("probes_seek", findings.seek)):
         if probes is not None:
             probes.save(folder / f"{name}.safetensors")
 
 
 def _measure(cfg: DictConfig, generator: Generator, discovered: Discovered) -> Findings:
-    """Calibrate, draw the curves, check: as far as there are probes for the names."""
+    """Calibrate, measure curves and check, as far as there are probes for the names."""
     probes = discovered.probes or _given_probes(cfg)
     judged = [n for n in discovered.names if probes is not None and n in probes.names]
     notes: dict[str, dict[str, Any]] = {n: dict(discovered.quality.get(n, {})) for n in discovered.names}
@@ -132,7 +132,7 @@ def _measure(cfg: DictConfig, generator: Generator, discovered: Discovered) -> F
 def _polished(
     discovered: Discovered, bench: measure.Bench, vectors: Tensor, codes: Tensor, settings: DictConfig
 ) -> tuple[Tensor, dict[str, dict[str, Any]]]:
-    """Directions (K, L, 512) with those that have a place polished and calibrated anew, and the latter's steps."""
+    """Polish and recalibrate the directions (K, L, 512) that have a place; returns all, and the steps of these."""
     wanted = (
         {n: dict(o["polish"]) for n, o in discovered.settings.items() if o.get("polish")} if discovered.polisher else {}
     )
@@ -156,7 +156,7 @@ def _given_probes(cfg: DictConfig) -> Probes | None:
 
 
 def _with_curves(cfg: DictConfig, bench: measure.Bench, bank: Bank, codes: Tensor, generator: Generator) -> Bank:
-    """The bank with its curves on samples and, where photos are given, on their inversions; ranges from the former."""
+    """Return the bank with curves on samples and, if given, on inverted photos; ranges come from the former."""
     curves = {"samples": measure.curves(bench, bank, codes)}
     if cfg.photos is not None:
         curves["photos"] = measure.curves(bench, bank, _inverted(cfg, generator))

@@ -61,7 +61,7 @@ LISTED = 60  # more photos are counted, only their failures listed
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Edit the photos of `cfg.input`; gives counts of photos done, skipped and failed, and the exit code."""
+    """Edit the photos of `cfg.input`. Returns counts of edited, skipped and failed photos, and the exit code."""
     cfg = settings.read(cfg)
     inputs = inputs_of(cfg)
     clip = clip_of(inputs)
@@ -108,7 +108,7 @@ def _finished(job: Job, plan: Plan, ledger: Ledger, settings_hash: str) -> bool:
 
 
 def _spare_photos(jobs: Sequence[Job], plan: Plan) -> None:
-    """Raise UserError when an image would overwrite one of the photos, even with `replace`."""
+    """Raise UserError if an image would overwrite one of the photos, even with `replace`."""
     folders = {(plan.output / kind).resolve() for kind in KINDS}
     photos = {path for job in jobs if not folders.isdisjoint((path := job.path.resolve()).parents)}
     for job in jobs if photos else ():
@@ -118,7 +118,7 @@ def _spare_photos(jobs: Sequence[Job], plan: Plan) -> None:
 
 
 def _hash(path: Path) -> str:
-    """The photo's hash; none for a file that cannot be read, which fails when it is its turn."""
+    """Return the photo's hash; "" for an unreadable file, whose edit fails later."""
     try:
         return hash_of(path)
     except (OSError, UserError):
@@ -126,7 +126,7 @@ def _hash(path: Path) -> str:
 
 
 class _Run:
-    """One run over photos that are not finished: each is edited, written and recorded before the next."""
+    """Edits photos that are not finished: each is edited, written and recorded before the next."""
 
     def __init__(self, editor: Editor, plan: Plan, ledger: Ledger, settings_hash: str, jobs: Sequence[Job]) -> None:
         self.editor, self.plan, self.ledger, self.settings_hash = editor, plan, ledger, settings_hash
@@ -139,7 +139,7 @@ class _Run:
         self.noted: set[str] = set()
 
     def _fixed(self, edits: Mapping[str, float | str]) -> Mapping[str, float | str]:
-        """One strength for all frames: a requested change is searched on the middle frame with a face."""
+        """Return one strength for all frames: a requested change is searched on the middle frame with a face."""
         if not any(isinstance(strength, str) for strength in edits.values()):
             return edits
         shown = [path for path, faces in self.faces.items() if faces]
@@ -150,7 +150,7 @@ class _Run:
         return edit.edits
 
     def over(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Edit the photos; {path: reason} of those that failed."""
+        """Edit the photos. Returns {path: reason} of failures."""
         failed: dict[str, str] = {}
         for number, job in enumerate(jobs, 1):
             _print(f"[{number}/{len(jobs)}] {job.path}")
@@ -204,7 +204,7 @@ class _Run:
         return every
 
     def _note(self, notes: Sequence[str]) -> None:
-        """Say what was noticed; of frames, that are all alike, once."""
+        """Print notes; for frames, each kind of note only once."""
         for note in notes:
             kind = "".join(letter for letter in note if not letter.isdigit())
             if not (self.plan.window and kind in self.noted):
@@ -213,7 +213,7 @@ class _Run:
 
 
 def _sought(edit: Edit, face: int) -> dict[str, Any]:
-    """What the record says of strengths that were asked for by their change."""
+    """Return the record of searched strengths."""
     chosen = {name: choice.as_dict() for name, choice in edit.chosen.items()}
     return {"face": face, "edits": edit.edits, "chosen": chosen}
 
@@ -223,7 +223,7 @@ def _told(edit: Edit) -> str:
 
 
 def _write(every: Sequence[Sequence[Edit]], source: Photo, job: Job, plan: Plan, numbers: Numbers) -> dict[str, float]:
-    """Compute and write all pictures of one photo; seconds of each step over faces and edits together."""
+    """Compute and write all images of one photo. Returns the seconds of each step over all faces and edits."""
     from oodgan.data.images import write_image
     from oodgan.editing.edit import paste
 
@@ -252,7 +252,7 @@ def _write(every: Sequence[Sequence[Edit]], source: Photo, job: Job, plan: Plan,
 
 
 def _grid(pictures: Sequence[Any], plan: Plan) -> Any:
-    """Columns by the last strength list, rows by the others."""
+    """Return a grid: columns by the last list of strengths, rows by the others."""
     from oodgan.editing.edit import strength_text
     from oodgan.tracking.sheet import sheet
 
@@ -289,7 +289,7 @@ def _summarise(jobs: Sequence[Job], todo: Sequence[Job], failed: Mapping[str, st
 
 
 def _main(job: Job, plan: Plan, entry: Mapping[str, Any]) -> Path:
-    """The picture to look at first."""
+    """Return the main image."""
     kind, numbers = plan.save[0], numbers_of(entry)
     if kind == "pasted" and not plan.grid:
         return plan.file(kind, job)

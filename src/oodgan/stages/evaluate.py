@@ -25,7 +25,7 @@ READS = (
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Scores what is not scored yet, then writes `metrics.json`, `per_image.csv`, `table.md`, `report.html`, `sheets/`.
+    """Score photos not scored yet, then write `metrics.json`, `per_image.csv`, `table.md`, `report.html`, `sheets/`.
 
     Raises:
         UserError: wrong folders or pictures (see `oodgan.evaluation.pairs.match`), or an `output` that holds the result
@@ -97,7 +97,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _without_regions(protocol: Any) -> Any:
-    """Without parsing masks there is no region to measure, and no column for it."""
+    """Return the protocol without metrics of regions, which need parsing masks."""
     from dataclasses import replace
 
     from oodgan.metrics.registry import build_per_image
@@ -107,7 +107,7 @@ def _without_regions(protocol: Any) -> Any:
 
 
 def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str]) -> str:
-    """Hash of what the built-in methods' pictures depend on beside the photos: the editor's parts and the edits."""
+    """Hash what the built-in methods' images depend on besides the photos: the editor's parts and the edits."""
     from oodgan.evaluation.methods import BUILT_IN
     from oodgan.evaluation.paper import PAPER
     from oodgan.parsing.parser import decisive
@@ -122,7 +122,7 @@ def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str])
 
 
 def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
-    """What the pictures are, by name, size and time; made pictures depend on the config, which is hashed beside."""
+    """Describe the input images by name, size and time. Computed images depend on the config, which is hashed too."""
     described = {}
     for pair in pairs:
         given = [path for path in pair.results.values() if output not in path.parents]
@@ -184,7 +184,7 @@ def _job(
 
 
 def _reals(photos: Path, protocol: Any, only: Any) -> list[Any]:
-    """The photos that FID compares edited ones with, when the protocol names an attribute."""
+    """Return the photos that FID compares with, if the protocol has an attribute."""
     from oodgan.evaluation.pairs import Pair, Photos, sides
 
     if protocol.attribute is None:
@@ -195,7 +195,7 @@ def _reals(photos: Path, protocol: Any, only: Any) -> list[Any]:
 
 
 def _identity(cfg: DictConfig) -> list[Any]:
-    """The identity metric of the configured recogniser, where it is not FaceNet, which the protocol measures anyway."""
+    """Return the identity metric of the configured recogniser, unless it is FaceNet, which the protocol includes."""
     from functools import partial
 
     from oodgan.nn.facenet import FaceNet

@@ -48,7 +48,7 @@ TABLE, NUMBERS = "table.md", "speed.json"
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Export, unless that was done already, and print the table.
+    """Export, unless this was done already, and print the table.
 
     Raises:
         UserError: an unknown format, a package that is missing, or a part that differs from PyTorch too much.
@@ -95,7 +95,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _checked(cfg: DictConfig) -> list[str]:
-    """The wanted formats; the other keys are checked too."""
+    """Check the keys; return the formats."""
     wanted = [cfg.format] if isinstance(cfg.format, str) else list(cfg.format or [])
     if not wanted:
         raise UserError("format is empty: onnx, openvino, or both as [onnx, openvino]")

@@ -98,7 +98,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _check_part(cfg: DictConfig) -> None:
-    """The deghoster learns from the ghosts, so the images of a test set must not be among them by mistake."""
+    """Raise UserError if ghosts, which are training data, would contain images of a test set by mistake."""
     if cfg.deghoster.get("ghosts") is None:
         raise UserError(f"deghoster={cfg.deghoster.name} trains on no ghosts; choose deghoster=light")
     if cfg.deghoster.ghosts.get("target") == EDITED:
@@ -113,7 +113,7 @@ def _check_part(cfg: DictConfig) -> None:
 
 
 def _compose(settings: Any, writer: GhostWriter, data: Any, folder: Path) -> int:
-    """Write the ghosts, each process its share; returns the number of images that could not be read."""
+    """Write the ghosts, divided among processes. Returns the number of unreadable images."""
     engine = trainer({"trainer": settings}, folder=folder, callbacks=[Progress("ghosts")])
     with loaders_restored():
         engine.predict(writer, datamodule=data, return_predictions=False)
@@ -125,7 +125,7 @@ def _compose(settings: Any, writer: GhostWriter, data: Any, folder: Path) -> int
 
 
 def _known_to(bank: Bank, masker: masks.Masker) -> Bank:
-    """The directions that this Diff-CAM was trained on (imported weights know their own few)."""
+    """Return the directions that this Diff-CAM was trained on (imported weights have only a few)."""
     names = [name for name in bank.names if name in masker.names]
     if not names:
         raise UserError(f"Diff-CAM knows {', '.join(masker.names)}, but the directions are {', '.join(bank.names)}")

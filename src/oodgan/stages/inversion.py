@@ -78,12 +78,12 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _description(cfg: DictConfig, generator: Generator, encoder: Encoder) -> dict[str, Any]:
-    """What weights of the encoder say of themselves."""
+    """Return the metadata of the encoder's weights."""
     return {"part": "encoder", "generator": generator.id, "encoder": cfg.inverter.encoder, "identity": encoder.identity}
 
 
 def _codes(cfg: DictConfig, generator: Generator, encoder: Encoder) -> DatasetModule:
-    """Samples with their exact codes, rendered and described once."""
+    """Return samples with exact codes and precomputed features, rendered once."""
     settings = cfg.inverter.fit
     if settings.samples < 1:
         raise UserError(f"inverter.fit.samples={settings.samples}: codes are learned from at least one rendered sample")

@@ -41,10 +41,10 @@ KEYS = ("attributes", "samples", "truncation", "strength", "size", "photos", "ma
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Measures, unless the same was measured already, and shows the table.
+    """Measure the masks, unless this was done already, and show the table.
 
     Raises:
-        UserError: an attribute that Diff-CAM or the directions do not know, no photos, no masks of their names.
+        UserError: an attribute that is unknown to Diff-CAM or the directions, no photos, or no masks with their names.
     """
     from oodgan.evaluation.mask_report import markdown, picture
     from oodgan.parsing.parser import chosen
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
-    """The photos to measure on, each with its parsing mask or None, in name order."""
+    """Return the photos to measure on, each with its parsing mask or None, sorted by name."""
     from oodgan.data.splits import stable_fraction
     from oodgan.evaluation.pairs import Photos
 
@@ -92,7 +92,7 @@ def _photos(cfg: DictConfig) -> list[tuple[Path, Path | None]]:
 
 
 def _inputs(cfg: DictConfig, photos: list[tuple[Path, Path | None]]) -> dict[str, str]:
-    """Hashes of all that decides the numbers beside the config groups: stage keys, weights, photos."""
+    """Hash what the results depend on besides the config groups: stage keys, weights, photos."""
     from oodgan.weights import trained
 
     groups = ("inverter", "transfer", "diffcam") if photos else ("diffcam",)
@@ -105,7 +105,7 @@ def _inputs(cfg: DictConfig, photos: list[tuple[Path, Path | None]]) -> dict[str
 def _measure(
     cfg: DictConfig, generator: Generator, bank: Bank, photos: list[tuple[Path, Path | None]]
 ) -> tuple[Tables, MaskQuality]:
-    """Tables of samples and photos, and what was seen of the samples."""
+    """Return the tables of samples and photos, and the measurements of samples."""
     from oodgan.evaluation.mask_quality import MaskQuality
     from oodgan.inversion import transfer
     from oodgan.training.progress import track
@@ -175,7 +175,7 @@ def _scores(cfg: DictConfig, attributes: list[str]) -> dict[str, Any]:
 
 
 def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path | None]]) -> Iterator[Face]:
-    """The photos with their codes; photos are inverted at the generator's own resolution."""
+    """Yield the photos with their codes, inverted at the generator's resolution."""
     from oodgan.data.files import read_parsing
     from oodgan.editing.subject import Subjects
     from oodgan.evaluation.mask_quality import Face

@@ -26,7 +26,7 @@ READS = ("parser", "data", "trainer", "callbacks", "logger", "identity")
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Trains the network and writes it; raises UserError for parser=none and for photos without masks."""
+    """Train the network and write it. Raises UserError for parser=none and for photos without masks."""
     if cfg.parser.get("network") is None:
         raise UserError(f"parser={cfg.parser.name} has nothing to train; choose parser=light")
     settings_hash = common.training_hash(cfg, ("parser", "data"))

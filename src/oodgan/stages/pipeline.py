@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _check_ends(cfg: DictConfig) -> None:
-    """Raise UserError for photos and edits that the report could not show, before anything is trained for it."""
+    """Raise UserError for invalid photos and edits of the report before anything is trained."""
     from oodgan.data.images import read_size
     from oodgan.directions.bank import Bank
 
@@ -64,7 +64,7 @@ def _check_ends(cfg: DictConfig) -> None:
 
 
 def _run_stage(cfg: DictConfig, name: str) -> dict[str, Any] | None:
-    """Run one stage with this configuration, then let later stages use what it made."""
+    """Run one stage with this configuration, then let later stages use its artifact."""
     own = cfg.copy()
     with open_dict(own):
         own.stage = name
@@ -116,7 +116,7 @@ def _used(cfg: DictConfig) -> dict[str, str]:
 
 
 def _photo(name: str) -> Any:
-    """A path, or `astronaut`: the public-domain portrait of Eileen Collins that scikit-image carries."""
+    """Return the photo of a path, or of `astronaut`: the public-domain portrait of Eileen Collins in scikit-image."""
     if name != ASTRONAUT:
         return name
     from PIL import Image

@@ -27,7 +27,7 @@ log = logging.getLogger("oodgan")
 
 
 def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Fits the head and writes it; raises UserError where the generator takes none."""
+    """Fit the head and write it. Raises UserError if the generator has no preview head."""
     generator: Any = common.open_generator(cfg)
     if not hasattr(generator, "previews"):
         raise UserError("a preview head is for generator=mobile_ffhq; StyleGAN2 decodes small images by itself")
@@ -67,7 +67,7 @@ def _fit(generator: Any, size: int, data: list[dict[str, Tensor]], steps: int, s
 
 
 def _inverted(generator: Any, inverter: Any, part: Any, count: int) -> Iterator[tuple[Tensor, Residuals]]:
-    """Codes of photos with the residuals of one to three plain gradient steps."""
+    """Yield codes of photos with residuals from one to three gradient steps."""
     torch.manual_seed(0)
     stepper = FeatureEncoder(generator.feature_channels[64])
     for i in torch.randperm(len(part), generator=torch.Generator().manual_seed(0))[:count].tolist():

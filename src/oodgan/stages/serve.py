@@ -64,7 +64,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check(cfg: DictConfig) -> None:
-    """Check the stage's own keys; raises UserError for the first wrong one."""
+    """Check the stage's own keys. Raises UserError for the first invalid one."""
     for key, (low, high) in RANGES.items():
         value = cfg[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:

@@ -29,7 +29,7 @@ POSITIONAL = ("action", "*name")
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Do what `cfg.action` says; the exit code is 1 when a file is damaged."""
+    """Run `cfg.action`. The exit code is 1 if a file is damaged."""
     actions = {"list": _list, "fetch": _fetch, "verify": _verify, "convert": _convert}
     if cfg.action not in actions:
         raise unknown("action", str(cfg.action), actions)
@@ -52,7 +52,7 @@ def _list(names: Sequence[str], cfg: DictConfig) -> dict[str, Any]:
 
 
 def _shipped(path: Path) -> tuple[str, str]:
-    """Licence and use of a file inside the package, from its metadata."""
+    """Return licence and use of a shipped file, from its metadata."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their configs, what came out, which is best."""
+"""Comparison of runs: differing settings, final metrics, and the best run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ASIDE_GROUPS = ("logger.", "callbacks.", "hydra.", "trainer.devices", "trainer.
 
 @dataclass
 class Row:
-    """Runs that differ in nothing but the seed, and for each metric (mean, deviation or None, count)."""
+    """Runs that differ only in the seed, and for each metric (mean, deviation or None, count)."""
 
     name: str
     runs: list[Run]
@@ -40,12 +40,12 @@ class Comparison:
         return ["run", "seeds", *self.keys, *self.metrics]
 
     def cells(self, row: Row) -> list[str]:
-        """The row as text: settings, then `mean` or `mean ± deviation`."""
+        """Return the row as text: settings, then `mean` or `mean ± deviation`."""
         values = [_text(row.settings.get(key)) for key in self.keys]
         return [row.name, str(len(row.runs)), *values, *(number(row.metrics.get(m)) for m in self.metrics)]
 
     def table(self) -> Table:
-        """The comparison as text, the best value of each metric marked where there is more than one row."""
+        """Return the comparison as a table; with several rows, the best value of each metric is marked."""
         first = len(self.header) - len(self.metrics)
         best = {(row, first + self.metrics.index(name)) for name, row in self.best.items() if len(self.rows) > 1}
         numbers = range(first, len(self.header))
@@ -71,7 +71,7 @@ def compare(runs: Sequence[Run], metrics: Sequence[str] | None = None, maximize:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Config keys whose values are not the same in all runs, seed and places aside."""
+    """Return config keys whose values differ between runs, except seed and paths."""
     keys = {key for run in runs for key in run.config}
     different = []
     for key in sorted(keys):

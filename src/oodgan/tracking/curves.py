@@ -16,7 +16,7 @@ _MOST_CHARTS = 8
 
 
 def read(path: str | Path) -> Curves:
-    """Name -> (step, value) points of a run folder or its `metrics.csv`; empty when there are none."""
+    """Return {name: [(step, value)]} of a run folder or its `metrics.csv`; empty if there are none."""
     file = Path(path)
     file = FitFolder(file).metrics_csv if file.is_dir() else file
     points: dict[str, list[tuple[int, float]]] = {}
@@ -27,7 +27,7 @@ def read(path: str | Path) -> Curves:
 
 
 def draw(title: str, curves: Curves, kind: str = "svg") -> bytes:
-    """Small charts, one for each quantity, training and validation in the same one; `kind` is `svg` or `png`."""
+    """Draw small charts, one per quantity, with training and validation in the same chart; `kind` is `svg` or `png`."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -58,7 +58,7 @@ def draw(title: str, curves: Curves, kind: str = "svg") -> bytes:
 
 
 def grouped(curves: Curves) -> dict[str, list[str]]:
-    """Quantity -> the names that show it (`train/loss`, `val/loss` -> `loss`), losses first, at most eight.
+    """Group names by quantity (`train/loss`, `val/loss` -> `loss`), losses first, at most eight.
 
     >>> grouped({"lr": [], "train/l2": [], "val/loss": [], "train/loss": []})
     {'loss': ['train/loss', 'val/loss'], 'l2': ['train/l2'], 'lr': ['lr']}

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a CSV file always, and Lightning's loggers that the config names."""
+"""Loggers of a run: always a CSV file, and Lightning's loggers from the config."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from oodgan.tracking.artifacts import plain
 
 
 class CsvLog(Logger):
-    """Appends rows `step,name,value` to `folder/metrics.csv` as they come, so that a killed run keeps its history.
+    """Appends rows `step,name,value` to `folder/metrics.csv` immediately, so that a killed run keeps its history.
 
     Args:
         folder: the run folder.
-        resume_at: keep the rows before this step only: a resumed run logs the others again.
+        resume_at: keep only rows before this step; a resumed run logs the others again.
     """
 
     def __init__(self, folder: str | Path, resume_at: int | None = None) -> None:
@@ -62,7 +62,7 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run folder holds its config already."""
+        """Do nothing: the run folder already contains the config."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -72,7 +72,7 @@ class CsvLog(Logger):
 
 
 def read_csv(path: str | Path) -> list[tuple[int, str, float]]:
-    """Rows (step, name, value) of a `metrics.csv`; none when there is no such file; a torn last line is skipped."""
+    """Yield rows (step, name, value) of a `metrics.csv`, if it exists; an incomplete last line is skipped."""
     if not Path(path).is_file():
         return []
     rows = []
@@ -86,7 +86,7 @@ def read_csv(path: str | Path) -> list[tuple[int, str, float]]:
 
 
 def run_identity(folder: str | Path, **known: Any) -> dict[str, Any]:
-    """The run's own id (8 hex digits), group and stage, kept in `folder/run.json`; made on the first call."""
+    """Return the run's id (8 hex digits), group and stage, saved in `folder/run.json` by the first call."""
     path = FitFolder(Path(folder)).identity
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -104,13 +104,13 @@ def _remember(folder: str | Path, **known: Any) -> None:
 def build(
     cfg: Mapping[str, Any] | None, folder: str | Path, stage: str, config: Any = None, resume_at: int | None = None
 ) -> list[Logger]:
-    """The loggers of the config group `logger`, {name: config with `_target_`}; the CSV file is always among them.
+    """Build the loggers of the config group `logger`, {name: config with `_target_`}, and the CSV logger.
 
-    Lightning's loggers get what belongs to this run where the config leaves it open: its folder, its name, its group (a
-    sweep's name) and its id, by which a resumed run goes on in the same place. `config` is shown as the run's settings.
+    Values that the config leaves open are set: the run's folder, name, group (name of the sweep) and id, with which a
+    resumed run continues in the same place. `config` is logged as the run's settings.
 
     Raises:
-        UserError: an entry that is no config of a logger, a keyword that it does not take, or a missing package.
+        UserError: an entry that is no logger config, an unknown keyword, or a missing package.
     """
     entries = {name: entry for name, entry in plain(dict(cfg or {})).items() if entry is not None}
     run_identity(folder, stage=stage, group=_group(entries, config))
@@ -233,7 +233,7 @@ def wandb_logger(entry: Mapping[str, Any], folder: str | Path, stage: str, confi
 
 
 def _reach_wandb() -> None:
-    """Raise UserError where wandb's server does not answer, which wandb itself would try for a minute and a half."""
+    """Raise UserError if wandb's server does not answer; wandb itself would retry for a minute and a half."""
     import requests
 
     address = _wandb_address()
@@ -252,7 +252,7 @@ def _wandb_address() -> str:
 
 
 def logged_in() -> bool:
-    """Whether wandb has a key to go online with; asks nobody, and not wandb: that would freeze its settings."""
+    """Return whether an API key for wandb exists. Does not call wandb, which would freeze its settings."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(_wandb_address()).hostname or ""

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing else: table, curves over each other, pictures side by side."""
+"""The comparison as one self-contained HTML page: table, overlaid curves, images side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oodgan.tracking.runs import Run
 
 
 def page(comparison: Comparison, runs: Sequence[Run], title: str) -> str:
-    """The whole page as text, pictures inside."""
+    """Return the page as text, with embedded images."""
     text = (
         f"{len(runs)} runs in {len(comparison.rows)} settings; numbers are mean ± standard deviation over seeds, "
         "the best of each column is marked."
@@ -51,7 +51,7 @@ def _plot(name: str, runs: Sequence[Run]) -> str:
 
 
 def _pictures(runs: Sequence[Run]) -> list[Section]:
-    """A row for each file name, in it a place for each run."""
+    """Return one row per file name with one cell per run."""
     names = sorted({picture.name for run in runs for picture in run.pictures})
     rows = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Finished runs read back: config, numbers, curves, pictures; from run folders, TensorBoard files or the wandb API."""
+"""Reads finished runs (config, numbers, curves, images) from run folders, TensorBoard files or the wandb API."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Run:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists are kept.
+    """Flatten nested mappings to dotted keys; lists are kept.
 
     >>> flatten({"a": {"b": 1}, "c": [2]})
     {'a.b': 1, 'c': [2]}
@@ -46,12 +46,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def collect(places: Iterable[str | Path]) -> list[Run]:
-    """The runs at `places`: a run's folder, or a folder of runs such as a sweep's or a pipeline's.
+    """Read the runs at `places`: run folders, or folders of runs such as a sweep's or a pipeline's.
 
     A folder of TensorBoard files, such as another project's `lightning_logs/version_0`, is a run too.
 
     Raises:
-        UserError: a place that does not exist or holds no run.
+        UserError: a place that does not exist or contains no run.
     """
     runs: list[Run] = []
     for place in places:
@@ -78,7 +78,7 @@ def _natural(path: Path) -> tuple[int, str]:
 
 
 def read(folder: str | Path) -> Run:
-    """Read one run's folder; what is missing stays empty."""
+    """Read one run folder; missing data stay empty."""
     stage = StageFolder(Path(folder))
     fits, itself = stage.fits(), FitFolder(stage.path)
     run = Run(name="/".join(stage.path.absolute().parts[-2:]), config=_config(stage, fits))

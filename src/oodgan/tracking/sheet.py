@@ -1,4 +1,4 @@
-"""Pictures side by side with titles, as one picture."""
+"""Draws a grid of images with titles."""
 
 from __future__ import annotations
 

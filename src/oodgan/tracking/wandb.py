@@ -1,4 +1,4 @@
-"""Pictures and artifacts in Weights & Biases, from a run that `logger=wandb` has open."""
+"""Logs images and artifacts to Weights & Biases, in the run opened by `logger=wandb`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UPLOADED = 1 << 30  # bytes
 
 
 def active_run(trainer: pl.Trainer | None = None) -> Any:
-    """The open wandb run of this trainer, or of this process; None when there is none (nothing is imported then)."""
+    """Return the open wandb run of this trainer or process; None (without importing wandb) if there is none."""
     if trainer is not None:
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":
@@ -37,7 +37,7 @@ def log_images(
     step: int | None = None,
     trainer: pl.Trainer | None = None,
 ) -> bool:
-    """Show images (3, H, W), batches (B, 3, H, W) in [-1, 1] or pictures under their names; False without a wandb run.
+    """Log images (3, H, W), batches (B, 3, H, W) in [-1, 1] or PIL images by name; returns False without a wandb run.
 
     wandb would cast floats to bytes unscaled (black pictures), so they go as PIL images.
     """
@@ -62,7 +62,7 @@ def log_images(
 
 
 def log_mask(name: str, photo: Tensor, mask: Tensor, trainer: pl.Trainer | None = None) -> bool:
-    """Show a photo (3, H, W) in [-1, 1] with its mask (1, H, W) in [0, 1] over it; False without a wandb run."""
+    """Log a photo (3, H, W) in [-1, 1] with mask (1, H, W) in [0, 1] as overlay; returns False without a wandb run."""
     run = active_run(trainer)
     if run is None:
         return False
@@ -76,7 +76,7 @@ def log_mask(name: str, photo: Tensor, mask: Tensor, trainer: pl.Trainer | None 
 
 
 def open_run(cfg: Any, folder: str | Path, stage: str) -> Any:
-    """Open the wandb run of a stage that trains nothing, when wandb is among `cfg.logger`; the run, or None."""
+    """Open the wandb run of a stage without training if `cfg.logger` contains wandb; returns the run or None."""
     from oodgan.tracking import loggers
 
     entry = loggers.wandb_entry(cfg.get("logger"))
@@ -86,14 +86,14 @@ def open_run(cfg: Any, folder: str | Path, stage: str) -> Any:
 
 
 def finish() -> None:
-    """End this process's open wandb run, so that what comes next in the process does not write into it."""
+    """Finish this process's open wandb run, so that later code does not log to it."""
     run = active_run()
     if run is not None:
         run.finish()
 
 
 def artifact_name(source: str | Path) -> str:
-    """The name in wandb of one of our artifacts or of a weights file, the same wherever it lies.
+    """Return the wandb name of an artifact or weights file, independent of its path.
 
     It is the stage (or the file's name) with 12 digits of the hash.
     """
@@ -107,7 +107,7 @@ def log_artifact(
     trainer: pl.Trainer | None = None,
     only: Sequence[str] = (),
 ) -> str | None:
-    """Upload an artifact folder with its lineage; None without a run, else the artifact's name.
+    """Upload an artifact folder with its lineage; returns the artifact's name, or None without a run.
 
     `inputs` are the artifacts and weights files that it was made from: the run is marked as their user, so that wandb
     draws encoder, diffcam -> ghosts -> deghost -> evaluation. `only` names the files to upload (patterns); of a folder
