@@ -88,3 +88,38 @@ def test_a_login_is_found_without_asking_wandb(tmp_path, monkeypatch):
     assert not loggers.logged_in()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123\n")
     assert loggers.logged_in() and "wandb" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("mode", "logged_in", "configured", "offline"),
+    [
+        ("", False, None, True),
+        ("", True, None, False),
+        ("offline", True, None, True),
+        ("dryrun", True, None, True),
+        ("disabled", False, None, False),  # wandb then writes nothing
+        ("online", True, None, False),
+        ("online", True, True, True),
+        ("online", False, None, "WANDB_MODE=online, but wandb is not logged in: run wandb login"),
+        ("offlien", True, True, r"unknown WANDB_MODE 'offlien' \(did you mean 'offline'"),
+    ],
+)
+def test_whether_a_wandb_run_is_offline(tmp_path, monkeypatch, mode, logged_in, configured, offline):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(loggers, "logged_in", lambda: logged_in)
+    monkeypatch.setattr(loggers, "_reach_wandb", lambda: None)
+    entry = {"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger", "offline": configured}}
+    if isinstance(offline, str):
+        with pytest.raises(UserError, match=offline):
+            loggers.build(entry, tmp_path, "small")
+    else:
+        logger = loggers.build(entry, tmp_path, "small")[1]
+        assert logger._offline is offline
+
+
+def test_a_disabled_wandb_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    fit_small(tmp_path, {"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger"}})
+    assert len(curve(tmp_path, "train/loss")) == 4
+    assert not list(tmp_path.rglob("*.wandb"))

@@ -101,6 +101,9 @@ def _remember(folder: str | Path, **known: Any) -> None:
     write_json(path, {**run_identity(folder), **known})
 
 
+_WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+
+
 def build(
     cfg: Mapping[str, Any] | None, folder: str | Path, stage: str, config: Any = None, resume_at: int | None = None
 ) -> list[Logger]:
@@ -153,8 +156,7 @@ def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, confi
 def _wandb(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
     os.environ.setdefault("WANDB_SILENT", "true")  # wandb reads it once, at the first question
     identity = run_identity(folder, stage=stage, group=keywords.get("group"))
-    offline = keywords.get("offline")
-    offline = not logged_in() if offline is None else bool(offline)
+    offline = _is_offline(keywords.get("offline"))
     if not offline and not os.environ.get("WANDB_MODE") and rank() == 0:
         _reach_wandb()
     return {
@@ -230,6 +232,18 @@ def wandb_entry(cfg: Any) -> dict[str, Any] | None:
 def wandb_logger(entry: Mapping[str, Any], folder: str | Path, stage: str, config: Any = None) -> Any:
     """A wandb logger on the run of this folder, grouped by the sweep, its job type the stage; offline without login."""
     return _logger("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger", **entry}, Path(folder), stage, config)
+
+
+def _is_offline(configured: bool | None) -> bool:
+    """Whether a wandb run stays here: what the config says, else `WANDB_MODE`, else whether nobody is logged in."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode and mode not in _WANDB_MODES:
+        raise unknown("WANDB_MODE", mode, _WANDB_MODES)
+    if configured is not None:
+        return bool(configured)
+    if mode in ("online", "run", "shared") and not logged_in():
+        raise UserError(f"WANDB_MODE={mode}, but wandb is not logged in: run wandb login, or set WANDB_MODE=offline")
+    return mode in ("offline", "dryrun") if mode else not logged_in()
 
 
 def _reach_wandb() -> None:
