@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Edit", "Editor", "__version__"]
 
-# Image-sized buffers are mapped anew at each use; huge pages make that a third cheaper on a CPU.
+# Image-sized buffers are newly mapped at each use; huge pages make this a third cheaper on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 _torchvision.repair_on_import()
 

@@ -121,7 +121,7 @@ def refusing(path: str | Path) -> Iterator[None]:
 
 def _refusal(error: BaseException) -> str | None:
     """Return why writing failed (disk full, file too large, not permitted ...), or None for other errors."""
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that was the output's reader, no disk
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # closed by the reader of the output
         return error.strerror or str(error)
     if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
         return str(error).rpartition("I/O error: ")[2]
@@ -200,7 +200,7 @@ def fitting(stem: str, ending: str) -> str:
     if len(raw) <= room:
         return stem + ending
     cut = os.fsdecode(raw[: room - 9])
-    # A letter of several bytes is not cut in two.
+    # Do not cut a multi-byte character.
     whole = cut if stem.startswith(cut) else raw[: room - 9].decode("utf-8", "ignore")
     return f"{whole}~{hashlib.sha256(raw).hexdigest()[:8]}{ending}"
 

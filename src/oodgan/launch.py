@@ -86,9 +86,9 @@ def _run(stage: str, given: list[str]) -> int:
             try:
                 outcome = sweep.job(cfg, lambda own: _call(stage, own, conf))
             except Exception as error:
-                if several and not isinstance(error, BrokenPipeError):  # the others go on, and the end tells of all
+                if several and not isinstance(error, BrokenPipeError):  # other jobs continue; reported at the end
                     raise
-                mistakes.append(error)  # past Hydra, which would print it as well
+                mistakes.append(error)  # bypass Hydra, which would print it too
                 return None
         codes.append(int(outcome.pop("exit_code", 0)) if isinstance(outcome, dict) else 0)
         return outcome.get("objective") if isinstance(outcome, dict) else None

@@ -28,7 +28,7 @@ SPREAD = "OODGAN_SPREAD"
 _TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")  # a step is what srun starts
 _STRAYS = (*_TORCH, "GROUP_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK")
-_CHUNK = 4 << 20  # the store takes no value above 8 MiB
+_CHUNK = 4 << 20  # the store accepts values up to 8 MiB
 _channel: Channel | None = None
 
 
@@ -67,7 +67,7 @@ def _world(launcher: str, numbers: list[int] | None) -> World | None:
         return None
     number, size, local, local_size = numbers
     agree = number < size and local < local_size and local_size > 0 and size % local_size == 0
-    alone = launcher == "srun" and size == 1  # an ordinary process, which may spread over this machine by itself
+    alone = launcher == "srun" and size == 1  # an ordinary process, which may start others on this machine
     return World(launcher, number, size, local, local_size) if agree and not alone else None
 
 
@@ -119,7 +119,7 @@ def drop_strays() -> None:
               "one process. To join several: torchrun ... -m oodgan ...")  # fmt: skip
 
 
-@functools.cache  # once, though each job of a command looks at its environment
+@functools.cache  # once, although each job of a command checks its environment
 def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
@@ -140,7 +140,7 @@ def joined() -> Iterator[Callable[[], int] | None]:
     if here is None or here.launcher == "spread" or here.size < 2 or _channel is not None:
         yield None
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else warnings of IPv6, and a trace for each rank that ends
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # avoids IPv6 warnings and tracebacks of ending ranks
     _channel = Channel(here.size)
     try:
         yield _channel.follow if rank() else None
@@ -173,7 +173,7 @@ class Channel:
                 wait_for_workers=False,
             )
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"rank {rank()} does not reach the first one at {host}:{port}: {error}") from error
+            raise UserError(f"rank {rank()} cannot connect to rank 0 at {host}:{port}: {error}") from error
         self.store = dist.PrefixStore(f"oodgan/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         if hosted:
             self._serve(host)
@@ -210,7 +210,7 @@ class Channel:
         while True:
             try:
                 call = self._receive()
-            except RuntimeError:  # the first rank is gone; it has said why
+            except RuntimeError:  # the first rank is gone and has reported why
                 return 2
             if call is None:
                 self.store.add("ended", 1)
@@ -233,7 +233,7 @@ class Channel:
         self.number += 1
 
     def _receive(self) -> Any:
-        # Asking again and again, a rank can be interrupted, and sees that the store is gone.
+        # By polling, a rank can be interrupted and notices when the store is gone.
         while not self.store.check([f"{self.number}"]):
             time.sleep(0.1)
         count = int(self.store.get(f"{self.number}"))

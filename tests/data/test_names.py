@@ -44,7 +44,7 @@ def test_a_name_finds_its_image(names: list[str], other: str, image: str | None)
     [(PEOPLE, "1.png"), (["a.png", "a.jpg"], "a"), (["x/anna/0.png", "y/anna/0.png"], "anna/0.png")],
 )
 def test_a_name_that_fits_several_is_refused(names: list[str], other: str) -> None:
-    with pytest.raises(UserError, match=rf"'{other}' could mean '.*' or '.*' of the images"):
+    with pytest.raises(UserError, match=rf"'{other}' matches '.*' and '.*' of the images"):
         Lookup(names).find(other)
 
 
@@ -100,5 +100,5 @@ def test_masks_of_people_meet_their_own_faces(tmp_path: Path, draw_face) -> None
     source = Folder(tmp_path / "faces", 16, parsing=tmp_path / "masks")
     assert [int(source[i]["parsing"].unique()) for i in range(6)] == [1, 2, 3, 4, 5, 6]
     (tmp_path / "masks" / "anna" / "0.png").rename(tmp_path / "masks" / "0.png")
-    with pytest.raises(UserError, match=r"'0\.png' could mean"):
+    with pytest.raises(UserError, match=r"'0\.png' matches"):
         Folder(tmp_path / "faces", 16, parsing=tmp_path / "masks")

@@ -64,7 +64,7 @@ def test_people_with_the_same_file_names_are_not_mixed_up(tmp_path: Path, draw_f
     assert [pair.results["ours"].parent.name for pair in pairs] == ["anna", "ben"]
     assert pairs[1].results["again"] == tmp_path / "made" / "again" / "ben" / "0.png"
     draw_face(5, 32).save(tmp_path / "ours" / "0.png")
-    with pytest.raises(UserError, match=r"'0\.png' could mean 'anna/0\.png' or 'ben/0\.png' of the photos"):
+    with pytest.raises(UserError, match=r"'0\.png' matches 'anna/0\.png' and 'ben/0\.png' of the photos"):
         match(tmp_path / "photos", methods, Protocol(**SMALL), tmp_path / "made")
     draw_face(6, 32).save(tmp_path / "photos" / "ben" / "0.jpg")
     with pytest.raises(UserError, match="differ by their endings only"):

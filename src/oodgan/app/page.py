@@ -48,7 +48,7 @@ class Page:
 
     def __init__(self, studio: Studio) -> None:
         self.studio, self.cfg = studio, studio.cfg
-        # A theme's fonts that are given as names are the machine's own; the default theme would fetch some.
+        # Fonts given by name are local fonts of the machine; the default theme would download some.
         theme = gr.themes.Soft(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"])
         self._looks = {"theme": theme, "css": _CSS}
         with gr.Blocks(title="oodgan", analytics_enabled=False) as self.blocks:
@@ -145,7 +145,7 @@ class Page:
             with gr.Column(scale=2, min_width=160):
                 self.make_picture = gr.Button("Save picture", variant="primary", size="md", elem_id="make_picture")
                 self.make_settings = gr.Button("Save settings", size="md", elem_id="make_settings")
-        # Buttons that hold a file download the one they held before they were clicked, so hidden ones follow.
+        # A download button serves the file set before the click, so hidden buttons are clicked after the file is made.
         self.picture_file = gr.DownloadButton(visible="hidden", elem_id="picture_file")
         self.settings_file = gr.DownloadButton(visible="hidden", elem_id="settings_file")
         gr.Markdown("`oodgan edit PHOTO settings=FILE` repeats the edit from the settings file, pixel by pixel.")
@@ -242,7 +242,7 @@ class Page:
             return {self.status: _trouble(error)}
         label = edit.label if any(edit.edits.values()) else "no edit yet: move a slider"
         return {
-            self.session: session,  # anew, so that it is kept for longer
+            self.session: session,  # set again, so that it is kept for longer
             self.status: f"{html.escape(label)} <small>({time.perf_counter() - start:.1f} s)</small>",
             self.compare: (files["photo"], files["result"]),
             **{self.small[name]: files[name] for name in _SMALL},

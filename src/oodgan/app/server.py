@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-_ADDRESSED = {"socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0}  # audit events, where their address is
+_ADDRESSED = {"socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0}
+"""Audit events, with the index of the address in their arguments."""
 
 
 class Scratch:
@@ -54,12 +55,12 @@ class Scratch:
     def sweep(self) -> None:
         """Delete the files that were written longer than `keep` seconds ago, and the folders left empty."""
         oldest = time.time() - self.keep
-        for path in sorted(self.folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # contents of a folder before the folder
             try:
                 if path.lstat().st_mtime < oldest:
                     path.rmdir() if path.is_dir() else path.unlink()
             except OSError:
-                continue  # written, moved or not empty at this moment: next time
+                continue  # being written, moved, or not empty: try again next time
 
 
 def stay_local(*allowed: str) -> None:
@@ -76,7 +77,7 @@ def stay_local(*allowed: str) -> None:
                 raise PermissionError(f"oodgan serve must not open connections to other servers: {host} refused")
 
     sys.addaudithook(refuse)
-    # The server looks at its own page when it starts: not by way of a proxy.
+    # The server requests its own page when it starts, which must not go through a proxy.
     os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1", "localhost", *allowed]))
 
 

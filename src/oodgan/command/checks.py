@@ -22,7 +22,7 @@ from oodgan.errors import UserError, nearest, unknown
 
 _NO_GROUPS = ("stage", "experiment", "debug", "hparams_search", "hydra")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # OmegaConf's own takes eight times as long
-_OF_WEIGHTS = ("root", "folder", "cache", "run", "sweep")  # safetensors opens no other names than UTF-8
+_OF_WEIGHTS = ("root", "folder", "cache", "run", "sweep")  # safetensors opens only files with UTF-8 names
 _ADDRESSES = ("root", "folder", "output", "cache")
 
 
@@ -133,7 +133,7 @@ def _fitting(key: str, value: Any, theirs: list[Any]) -> Any:
         return value
     if keys.is_text(key):
         return _text(key, value)
-    if key.rpartition(".")[2].startswith("_"):  # _target_ and its like
+    if key.rpartition(".")[2].startswith("_"):  # _target_ and similar keys
         return value
     _among_choices(key, value)
     lists = [v for v in theirs if isinstance(v, list)]
@@ -167,7 +167,7 @@ def _text(key: str, value: Any) -> str:
         raise UserError(f"{key}={text}: results are written to folders of this machine (mount the remote one), not to "
                         "addresses")  # fmt: skip
     if (key in _OF_WEIGHTS or key.endswith(".weights")) and not _is_utf8(text):
-        raise UserError(f"{key}={text} is no UTF-8: weights lie in folders whose names are, choose or name another")
+        raise UserError(f"{key}={text} is not UTF-8: the folder needs a UTF-8 name, because weights are stored in it")
     return value if isinstance(value, str) else text
 
 

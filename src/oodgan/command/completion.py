@@ -80,7 +80,7 @@ def _of_hydra(stage: str, words: list[str], last: str) -> list[str]:
     try:
         asked = " ".join([f"stage={stage}", *words, last]) + ("" if last else " ")
         completions = BashCompletion(hydra.config_loader)._query(config_name="config", line=asked)
-    except HydraException:  # the words before are wrong already
+    except HydraException:  # the words before are already invalid
         return []
     finally:
         GlobalHydra.instance().clear()

@@ -110,7 +110,7 @@ def translate(word: str, several: bool = False) -> str:
     text, texts = is_text(key), is_texts(key)
     parent = next((p for p in OPEN if key == p or key.startswith(f"{p}.")), None)
     if parent and (value.startswith("{") or key != parent) and head[0] not in "+~":
-        head = f"++{head}"  # names of the user's own choice: there is none to override
+        head = f"++{head}"  # keys of the user's choice, which do not exist in the config
     word = f"{head}={value}"
     if not (text or texts) and _hydra_reads(word):
         return word

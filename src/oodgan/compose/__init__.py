@@ -13,8 +13,8 @@ from oodgan.nn.resize import blur
 
 MODES = ("layered", "difference", "paper", "alpha", "poisson", "blended")
 
-_WORK = 256  # pixels at which layers are told apart
-_YIELD = (0.25, 0.45)  # change of the pixels at which the photo's detail begins to yield, and at which it is gone
+_WORK = 256  # resolution of the separation into layers, pixels
+_YIELD = (0.25, 0.45)  # change of pixel values at which the photo's detail starts to fade, and at which it is 0
 
 
 def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode: str = "layered") -> Tensor:
@@ -78,9 +78,9 @@ def _poisson(photo: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
 
 def _clone(photo: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
     inside = (mask[0].cpu().numpy() > 0.5).astype(np.uint8) * 255
-    inside[[0, -1], :] = inside[:, [0, -1]] = 0  # OpenCV wants a border that stays
+    inside[[0, -1], :] = inside[:, [0, -1]] = 0  # OpenCV needs a border of unchanged pixels
     rows, columns = np.nonzero(inside)
-    if not len(rows) or min(np.ptp(rows), np.ptp(columns)) < 2:  # no pixel between the border's: nothing to solve for
+    if not len(rows) or min(np.ptp(rows), np.ptp(columns)) < 2:  # only border pixels: nothing to solve
         return photo
     centre = (int(columns.min() + columns.max() + 1) // 2, int(rows.min() + rows.max() + 1) // 2)
     source, target = (_to_bytes(x) for x in (edited, photo))

@@ -123,7 +123,7 @@ def from_nvlabs_discriminator(state: State) -> State:
             raise UserError(f"the discriminator holds {name}, which is not part of StyleGAN2's")
         at = f"convs.{sizes.index(int(block[1])) + 1}"
         weight = block[3] == "weight"
-        # Where the layer lies: (prefix, position of the weight, position of the bias).
+        # Position of the layer: (prefix, position of the weight, position of the bias).
         prefix, w, b = {
             "fromrgb": ("convs.0", 0, 1),
             "conv0": (f"{at}.conv1", 0, 1),

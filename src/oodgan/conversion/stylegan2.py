@@ -99,7 +99,7 @@ def nvlabs(content: Mapping[str, Any]) -> Recognised:
         raise UserError("it holds a StyleGAN3 generator; StyleGAN2 is supported")
     parts = [generator_part(*layouts.from_nvlabs_generator(tensors))]
     if isinstance(content.get("D"), Persistent):
-        # Another kind of discriminator is left out: the generator is what the file is for.
+        # Ignore other kinds of discriminators: the file is mainly for the generator.
         with contextlib.suppress(UserError):
             parts.append(discriminator_part(layouts.from_nvlabs_discriminator(content["D"].tensors())))
     return Recognised("an NVlabs StyleGAN2 pickle", parts)

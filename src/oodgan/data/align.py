@@ -27,7 +27,7 @@ Pixels = NDArray[np.float32]
 MIN_FACE = 64
 """Faces smaller than this many pixels are aligned with a warning: their crop is mostly invented by enlarging."""
 
-# MTCNN marks the eyes and mouth corners a little elsewhere than dlib's 68 points, on which FFHQ was aligned. The shift
+# MTCNN's eyes and mouth corners differ slightly from dlib's 68 points, with which FFHQ was aligned. The shift
 # and scale below (crop sides; factor) are the mean difference over 500 FFHQ photos.
 OFFSET = (0.0, -0.0105)
 SCALE = 0.972

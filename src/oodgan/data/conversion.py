@@ -23,7 +23,7 @@ from oodgan.files import refusing, replacing, to_json, writing
 
 KINDS = ("webdataset", "folder", "zip", "lmdb", "parquet")
 ENDINGS = {".zip": "zip", ".lmdb": "lmdb", ".parquet": "parquet"}
-_ROWS = 64  # rows of a parquet file's group: small ones are read fast in any order
+_ROWS = 64  # rows per group of a parquet file: small groups are fast in random order
 
 
 @dataclass(frozen=True)

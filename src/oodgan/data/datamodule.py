@@ -110,7 +110,7 @@ class ImageDataModule(pl.LightningDataModule):
         sampler = TrainSampler(len(part), self.batch_size, self.seed, rank, world)
         loader = self._loader(part, sampler, sampler.local_batch_size)
         if self.trainer is not None:
-            # What counts is the batches trained on: an interrupted one was handed out, but has to come again.
+            # Count batches trained on: an interrupted batch was loaded, but must be repeated.
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
             loader.progress = lambda: progress.processed
         return loader

@@ -97,7 +97,7 @@ class Encoded(Source):
     def _parsing(self, folder: str | Path) -> Mapping[str, Path]:
         masks = Listing.of(folder, "parsing masks", (".png",)).files()
         mask_files = matched(self.names, masks, f"images in {self.where}", "masks")
-        read_parsing(next(iter(mask_files.values())))  # another kind of masks is noticed now, not in the first epoch
+        read_parsing(next(iter(mask_files.values())))  # detect other kinds of masks now, not in the first epoch
         return mask_files
 
     def __len__(self) -> int:
@@ -180,7 +180,7 @@ def _looks_whole(head: bytes, tail: bytes | None) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             kind = Image.open(io.BytesIO(head)).format or ""
-    except Exception:  # decoders answer half a file with errors of every kind
+    except Exception:  # decoders raise many kinds of errors for truncated files
         return False
     return tail is None or _ENDS.get(kind, b"") in tail
 

@@ -92,7 +92,7 @@ class Zip(Encoded):
             return None
         with reading(f"{self.path}/{member}", "label file"):
             content = self._bytes(member)
-            if b"".join(content.split()) == b'{"labels":null}':  # NVlabs' way to say that there are none
+            if b"".join(content.split()) == b'{"labels":null}':  # NVlabs' notation for no labels
                 return None
             return of_images(parse_labels(member, content), names)
 

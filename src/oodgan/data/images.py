@@ -164,7 +164,7 @@ def _bytes(source: str | Path | IO[bytes]) -> bytes:
 def _opened(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Image], Result]) -> Result:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what decoders notice and read all the same
+            warnings.simplefilter("ignore")  # warnings about files that can be read nevertheless
             with Image.open(source, formats=decoders()) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(_too_large(label, f"{image.width} x {image.height}"))

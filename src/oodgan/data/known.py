@@ -33,13 +33,13 @@ class Known:
     @classmethod
     def of(cls, where: str) -> Known:
         """Return the record of a data set, by its absolute path."""
-        # A decoder that is installed later reads what was damaged before.
+        # A decoder installed later may read files that were unreadable before.
         key = hashlib.sha256(os.fsencode(f"{os.path.abspath(where)} {decoders()}")).hexdigest()[:16]
         known = cls(cache_folder() / "checked" / f"{key}.json")
         try:
             stored = json.loads(known.file.read_text(encoding="utf-8"))
             known._old = {name: entry for name, entry in stored.items() if len(entry) == 2}
-        except (OSError, ValueError, AttributeError, TypeError):  # none yet, or another version's
+        except (OSError, ValueError, AttributeError, TypeError):  # missing, or from another version
             known._old = {}
         return known
 

@@ -19,7 +19,7 @@ from oodgan.foreign import reading
 Labels = dict[str, dict[str, float]]
 """attribute -> {file -> value}; a file that an attribute is unknown for is left out of it."""
 
-# CelebA's names for what this package names otherwise, with the sign that turns one into the other.
+# CelebA's names of attributes that have other names here, with the sign of the conversion.
 _CELEBA = {
     "smiling": ("smile", 1), "male": ("gender", 1), "young": ("age", -1), "no_beard": ("beard", -1),
     "mouth_slightly_open": ("mouth_open", 1), "blond_hair": ("blond", 1), "wearing_lipstick": ("makeup", 1),

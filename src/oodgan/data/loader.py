@@ -17,10 +17,10 @@ from oodgan.errors import UserError
 
 Batch = dict[str, Any]
 PATIENCE = 20
-TURNED = ("yaw", "roll")  # labels that a mirror reverses
+TURNED = ("yaw", "roll")  # labels that mirroring reverses
 OPTIONAL = ("parsing", "w_plus")
 
-# CelebAMask-HQ's left and right eyes, brows and ears change places in a mirror.
+# Mirroring swaps CelebAMask-HQ's left and right eyes, brows and ears.
 _SWAPPED = torch.arange(256)
 _SWAPPED[[4, 5, 6, 7, 8, 9]] = torch.tensor([5, 4, 7, 6, 9, 8])
 
@@ -59,7 +59,7 @@ class Part(Dataset[Sample]):
         return {"failed": failed}
 
     def _view(self, sample: Sample, seed: int) -> Sample:
-        # A mirrored face has another code, which nobody knows.
+        # The code of a mirrored face is unknown.
         if self.mirror and seed & 1 and "w_plus" not in sample:
             sample["image"] = sample["image"].flip(-1)
             if "parsing" in sample:
@@ -152,8 +152,6 @@ class ImageLoader(DataLoader[Sample]):
         now = self.sampler.state_dict()
         changed = [f"{key} {state.get(key)} -> {now[key]}" for key in now if state.get(key) != now[key]]
         if changed:
-            warnings.warn(
-                f"the data differ from the interrupted run's ({', '.join(changed)}); its order is not continued"
-            )
+            warnings.warn(f"the data or settings changed ({', '.join(changed)}): the order of images starts anew")
         else:
             self.sampler.resume(state["epoch"], state["batch"])

@@ -27,7 +27,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _GROUPS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-# What describes the file's own pixels, or is another kind of metadata: false for a copy.
+# Entries that describe the file's own pixels, or other kinds of metadata: wrong for a copy.
 _STRUCTURE = frozenset(
     {
         *range(254, 267), 273, 274, 277, 278, 279, 280, 281, 284, *range(288, 294), 301, 317, *range(320, 331),
@@ -41,7 +41,7 @@ Tags = dict[int, Any]
 
 def upright(image: Image.Image) -> Image.Image:
     """Return the picture rotated as its EXIF says; unchanged if EXIF has no readable orientation."""
-    image.load()  # Pillow turns TIFFs by itself when it decodes them, and takes the orientation away
+    image.load()  # Pillow rotates TIFFs itself when it decodes them, and removes the orientation
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
@@ -117,7 +117,7 @@ def _exif(image: Image.Image) -> Image.Exif | None:
     except Exception:
         return None
     stored = image.info.get("exif")
-    # What failed when Pillow opened the file is empty now, and fails no more.
+    # After a failure while Pillow opened the file, EXIF is empty and does not raise again.
     damaged = isinstance(stored, bytes) and bool(stored.strip(b"Exif\0")) and not len(exif)
     return None if damaged else exif
 
@@ -195,7 +195,7 @@ def without(data: bytes) -> bytes | None:
             return _bare_jpeg(data)
         if data[:4] in (b"II*\0", b"MM\0*"):
             return _bare_tiff(data)
-        if data[4:8] == b"ftyp":  # AVIF and HEIF: an item of another type is passed over
+        if data[4:8] == b"ftyp":  # AVIF and HEIF: decoders ignore items of other types
             return data.replace(b"Exif", b"skip")
     except (struct.error, IndexError):
         return None
@@ -218,7 +218,7 @@ def _bare_jpeg(data: bytes) -> bytes:
     kept, at = [data[:2]], 2
     while data[at] == 0xFF and data[at + 1] != 0xDA:
         (size,) = struct.unpack_from(">H", data, at + 2)
-        # Comments, and APP1 to APP15 but Adobe's APP14, which says what the colours mean.
+        # Comments, and APP1 to APP15 except Adobe's APP14, which defines the colour space.
         extra = data[at + 1] == 0xFE or (0xE1 <= data[at + 1] <= 0xEF and data[at + 1] != 0xEE)
         kept += [] if extra else [data[at : at + 2 + size]]
         at += 2 + size

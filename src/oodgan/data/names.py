@@ -89,8 +89,7 @@ class Lookup:
         fits = same or [name for have, name in near if path.endswith(f"/{have}") or have.endswith(f"/{path}")]
         if len(fits) > 1:
             raise UserError(
-                f"{other!r} could mean {fits[0]!r} or {fits[1]!r} of the {self.what}: name it by its path below their "
-                "folder"
+                f"{other!r} matches {fits[0]!r} and {fits[1]!r} of the {self.what}: give its path below their folder"
             )
         return fits[0] if fits else None
 

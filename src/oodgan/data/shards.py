@@ -137,7 +137,7 @@ def _members(shard: Path) -> list[tuple[str, int, int]]:
             if shard.stat().st_size < 2**16
             else shard.open("rb").read(2) == b"\x1f\x8b"
         ):
-            raise UserError("it is packed by gzip, and members of packed archives cannot be read in place: unpack it")
+            raise UserError("it is compressed by gzip, and compressed archives cannot be read in place: decompress it")
         with tarfile.open(shard, "r:") as archive:
             return [(m.name.removeprefix("./"), m.offset_data, m.size) for m in archive if m.isreg()]
 

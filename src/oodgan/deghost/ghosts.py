@@ -173,7 +173,7 @@ class GhostWriter(pl.LightningModule):
     def _disturbed(self, code: Tensor, rng: torch.Generator) -> Tensor:
         shared = torch.randn(1, 1, code.shape[2], generator=rng)
         layers = torch.randn(code.shape, generator=rng)
-        unit = 0.6  # the deviation of w's components for the FFHQ latent space is near this
+        unit = 0.6  # approximate standard deviation of w's components in the FFHQ latent space
         return code + (self.disturbance * unit * (0.7 * shared + 0.7 * layers)).to(code)
 
 
@@ -198,7 +198,7 @@ class Ghosts(Dataset[dict[str, Any]]):
                 rows += [(name, path, row) for row, name in enumerate(packed_names(path))]
             else:
                 rows.append((path.stem, path, None))
-        # Mixed, so that the last ones, which training holds out, are of all kinds.
+        # Shuffled, so that the last ones, which training holds out, are of all kinds.
         self.rows = sorted(rows, key=lambda entry: (stable_fraction(entry[0]), entry[0]))
 
     def __len__(self) -> int:
@@ -210,7 +210,7 @@ class Ghosts(Dataset[dict[str, Any]]):
             keys = [key for key in (*IMAGES, "mask", "code", "known") if key in file.keys()]  # noqa: SIM118 (not a dict)
             row = {key: file.get_tensor(key) if place is None else file.get_slice(key)[place] for key in keys}
         images = {key: row[key].float() / 127.5 - 1 for key in IMAGES}
-        known = row.get("known", torch.ones(1)).float()  # older artifacts know all their targets
+        known = row.get("known", torch.ones(1)).float()  # in older artifacts all targets are known
         return images | {"mask": row["mask"].float() / 255, "code": row["code"].float(), "known": known, "name": name}
 
 
@@ -250,7 +250,7 @@ def safe_name(name: str) -> str:
     >>> safe_name("00000/7.png"), safe_name("my face.png")
     ('00000__7.png', 'my_face.png~3684f8dd')
     """
-    text = readable(name)  # safetensors opens no other names than UTF-8
+    text = readable(name)  # safetensors opens only files with UTF-8 names
     plain = text.replace("/", "__").replace("\\", "__").replace(" ", "_")
     told_apart = plain.replace("__", "/") == name
     return plain if told_apart else f"{plain}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"

@@ -87,7 +87,7 @@ class LightDeghoster(nn.Module):
         return coarse + inside * (blend * (edited - coarse) + shift)
 
     def share(self, mask: Tensor) -> Tensor:
-        return (mask > 0).to(mask)  # it knows the photo, and leaves it to itself where little was edited
+        return (mask > 0).to(mask)  # the network gets the photo as input and keeps it where little was edited
 
     def fields(
         self, coarse: Tensor, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, code: Tensor

@@ -183,7 +183,7 @@ class Deghoster(nn.Module):
         self.num_ws, self.style_dim = generator.num_ws, generator.style_dim
         self._build(generator.feature_channels, width, growth, blocks, max_channels, head)
         for module in (self.encoder, self.fusion_out, self.decoder):
-            # A fifth less time in the convolutions on a CPU.
+            # Makes the convolutions a fifth faster on a CPU.
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _build(self, prior: dict[int, int], width: int, growth: int, blocks: int, limit: int, head: int) -> None:
@@ -245,7 +245,7 @@ class Deghoster(nn.Module):
         return codes + self.generator.mean_w if self.around_mean else codes, pyramid
 
     def share(self, mask: Tensor) -> Tensor:
-        return (mask * 2).clamp(max=1)  # it draws the whole image anew: only what was edited takes the photo's place
+        return (mask * 2).clamp(max=1)  # this network redraws the whole image: only edited pixels replace the photo
 
     def forward(self, coarse: Tensor, *others: Tensor) -> Tensor:
         """Coarse (B, 3, R, R), read at `in_size` -> fine (B, 3, out_size, out_size). `others` are not looked at.
@@ -265,7 +265,7 @@ class Deghoster(nn.Module):
 
         x, blocks = pyramid[self.in_size], dict(zip(self.tail, self.decoder, strict=True))
         priors = self._priors(codes, fuse)
-        # The last two blocks together: what lies between them is the largest of all.
+        # The last two blocks together: the tensor between them is the largest.
         for sizes in [*([size] for size in self.tail[:-2]), self.tail[-2:]]:
             read = [_until(size, priors) if size in self.prior_sizes else None for size in sizes]
             x = tail([blocks[size] for size in sizes], x, read)

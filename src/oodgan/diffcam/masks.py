@@ -18,8 +18,8 @@ from oodgan.nn.resize import blur, shrink
 from oodgan.weights import trained
 
 KINDS = ("guided", "paper")
-_WORK = 256  # pixels at which masks are refined
-_TAIL = 0.1  # of a region's peak: below it lies what edits disturb now and then
+_WORK = 256  # resolution of mask refinement, pixels
+_TAIL = 0.1  # fraction of a region's peak; lower values are occasional changes
 
 
 class Masker(nn.Module):
@@ -123,11 +123,11 @@ class Masker(nn.Module):
         regions = ((regions - _TAIL) / (1 - _TAIL)).clamp(min=0)
         before, after = shrink(inverted, work), shrink(edited, work)
         changed = blur((after - before).abs().mean(1, keepdim=True), work // 64)
-        changed = (changed / _top(changed * regions)).clamp(max=1)  # (B, K, H, W): against each region's own change
+        changed = (changed / _top(changed * regions)).clamp(max=1)  # (B, K, H, W): relative to each region's change
         evidence = regions * (0.5 + 0.5 * cams) * (0.4 + 0.6 * changed)
         middle = torch.tensor([self.thresholds[i] for i in classes]).to(maps)[:, None, None]
         low = torch.sigmoid(-self.sharpness * middle)
-        steps = (torch.sigmoid(self.sharpness * (evidence - middle)) - low) / (1 - low)  # no evidence is no mask
+        steps = (torch.sigmoid(self.sharpness * (evidence - middle)) - low) / (1 - low)  # no evidence, no mask
         mask = steps.amax(1, keepdim=True).clamp(0, 1)
         mask = guided_filter(shrink(photo, work).mean(1, keepdim=True), mask, radius=max(1, work // 42)).clamp(0, 1)
         mask = blur(mask, round(self.feather * work))

@@ -23,8 +23,8 @@ FILENAME = "directions.safetensors"
 FFHQ_SPACE = "stylegan2-ffhq"
 SHIPPED = {"ffhq": Path(__file__).parents[1] / "weights" / "shipped" / "directions_ffhq.safetensors"}
 
-# Generators that share one latent space, by how their ids start: MobileStyleGAN was distilled from StyleGAN2-FFHQ,
-# and a 1024 px StyleGAN2 is taken to be FFHQ's unless it says otherwise by an attribute `latent_space`.
+# Generators that share a latent space, by the prefix of their ids: MobileStyleGAN was distilled from StyleGAN2-FFHQ,
+# and a 1024 px StyleGAN2 is assumed to be FFHQ's unless it has another attribute `latent_space`.
 _SPACES = {"mobile_ffhq-": FFHQ_SPACE, "stylegan2-1024-": FFHQ_SPACE}
 
 Edits = Mapping[str, "float | Tensor"]

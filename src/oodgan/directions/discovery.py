@@ -26,7 +26,7 @@ from oodgan.generators.protocol import Generator
 
 log = logging.getLogger("oodgan")
 _OPTIONS = {"orthogonal", "layers", "model", "regulariser", "target", "identity", "step", "max_step", "try", "polish"}
-POLISHER = {"steps", "lr", "others", "outside", "colour"}  # settings that an attribute may have its own of
+POLISHER = {"steps", "lr", "others", "outside", "colour"}  # settings that can differ between attributes
 _POLISH = {"place", "spare", "target", "identity", "step", "max_step"} | POLISHER
 
 
@@ -152,7 +152,7 @@ class ProbeDiscovery:
                 k: torch.tensor([column.get(n, float("nan")) for n in names]) for k, column in sorted(labels.items())
             }
             table = self._usable(table)
-            # By name, so that a face which two sources label is on the same side in both.
+            # By name, so that a face with labels from two sources is in the same half of both.
             keys = short(images)
             judged = torch.tensor([stable_fraction(keys[name]) < self.holdout for name in names])
             for part, rows in zip(fitted, ((~judged).nonzero()[:, 0], judged.nonzero()[:, 0]), strict=True):

@@ -18,7 +18,7 @@ from oodgan.nn.resize import resize_area
 from oodgan.tracking.artifacts import hash_settings
 
 # Index of a ReLU in torchvision's `features` -> side of the grid that its activations are pooled to. Coarse grids keep
-# where something is in the aligned face, and forget pixel noise.
+# positions in the aligned face, but not pixel noise.
 POOLS = {
     "alexnet": {7: 4, 9: 4, 11: 6},
     "vgg16": {15: 4, 22: 4, 29: 6},

@@ -68,7 +68,7 @@ class ImportDiscovery:
             raise UserError(
                 f"direction {name!r} of {entry['path']} is zero or not finite in layers {entry.get('layers')}"
             )
-        # The length is that of the whole direction, so that a layer range cuts it and does not stretch the rest.
+        # Normalise by the length of the whole direction, so that a range of layers does not enlarge the rest.
         length = vector.norm() if entry.get("normalise", True) else torch.tensor(1.0)
         return kept / length * float(entry.get("scale", self.scale)) * float(entry.get("sign", 1))
 

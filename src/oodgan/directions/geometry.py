@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 # CelebAMask-HQ's classes, in the numbering of its palette PNGs.
 SKIN, GLASSES, EYES, BROWS, MOUTH, LIPS, HAIR, HAT = 1, 3, (4, 5), (6, 7), 10, (11, 12), 13, 14
 
-# Where FFHQ's alignment puts things, as fractions of the side (the same frame for CelebA-HQ).
+# Positions in FFHQ's alignment, as fractions of the side (the same for CelebA-HQ).
 _EYE_DISTANCE = 0.235
 _FOREHEAD = (slice(0.22, 0.42), slice(0.35, 0.65))
 _CROWN = (slice(0.06, 0.24), slice(0.3, 0.7))
@@ -51,7 +51,7 @@ def _eyes(mask: Mask, image: NDArray[np.uint8], unit: float) -> dict[str, float]
     measurements: dict[str, float] = {}
     eyes = [mask == eye for eye in EYES if (mask == eye).sum() > 0.003 * unit**2]
     if eyes:
-        # Lids close by millimetres: the ratio to the eye's own width does not depend on size or distance.
+        # The ratio to the eye's width does not depend on the size of the face or the distance of the eyes.
         measurements["narrow_eyes"] = -float(np.mean([_thickness(eye, eye) / eye.any(0).sum() for eye in eyes]))
     brows = [mask == brow for brow in BROWS if (mask == brow).sum() > 0.01 * unit**2]
     if brows:

@@ -28,8 +28,8 @@ from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.tracking.artifacts import hash_settings
 
 log = logging.getLogger("oodgan")
-_THUMB = 64  # pixels at which changes are told to be outside
-_EDGE = 0.015  # softness of a place's border, of the picture's width
+_THUMB = 64  # resolution of the comparison of pixels outside the place
+_EDGE = 0.015  # softness of a place's border, as a fraction of the image's width
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Polisher:
                 direction = vector + amounts @ basis
                 after = _look(bench, (codes[index] + strength * direction)[None])
                 parts = self._parts(before[index], after, strength, column, outside, prices)
-                # Not backward(), which would pile up gradients in networks that are not frozen.
+                # Not backward(), which would accumulate gradients in networks that are not frozen.
                 (gradient,) = torch.autograd.grad(parts.sum(), amounts)
                 amounts.grad = gradient if amounts.grad is None else amounts.grad + gradient
                 total += parts.detach().cpu()

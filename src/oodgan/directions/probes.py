@@ -52,7 +52,7 @@ class Probes:
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file, half precision."""
-        # Single weights are tiny: without a common factor they would fall among half precision's subnormal numbers.
+        # Weights are tiny: without a common factor they would be subnormal numbers in half precision.
         factor = float(self.weights.abs().max())
         tensors = {"weights": (self.weights / factor).half().contiguous(), "bias": self.bias.float().contiguous()}
         metadata = {
@@ -121,7 +121,8 @@ def fit_probes(
     Raises:
         UserError: fewer than ten labels of an attribute, or only one class of it.
     """
-    mean, scale = features.mean(0), features.std(0) + 1e-2  # channels that hardly fire are noise: do not blow them up
+    # Rarely active channels are noise, which must not be amplified.
+    mean, scale = features.mean(0), features.std(0) + 1e-2
     standard = (features - mean) / scale
     kernel = standard @ standard.T
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))

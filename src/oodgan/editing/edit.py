@@ -114,7 +114,7 @@ class Tensors(Mapping[str, Tensor]):
         own: OwnMask | None = None,
     ) -> None:  # fmt: skip
         self._editor, self._subject, self._edits, self._seconds = editor, subject, edits, seconds
-        self._own = None if own is None else own.on(subject)  # refused now when it is of another size
+        self._own = None if own is None else own.on(subject)  # raises an error now if the size differs
         self._replaced = own is not None and own.mode == "replace"
         self._images: dict[str, Tensor] = {"photo": subject.photo}
 

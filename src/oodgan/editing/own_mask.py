@@ -48,9 +48,7 @@ class OwnMask:
         """
         if self.image.size != subject.source.image.size:
             sizes = ["{} x {}".format(*image.size) for image in (self.image, subject.source.image)]
-            raise UserError(
-                f"the mask {self.name} is {sizes[0]} px, but the photo is {sizes[1]}: a mask is drawn on it"
-            )
+            raise UserError(f"the mask {self.name} is {sizes[0]} px, but the photo is {sizes[1]}: sizes must be equal")
         crop = align(self.image, subject.aligned.quad, subject.aligned.size)
         grey = crop.photo.mean(0)[None, None]
         return ((grey + 1) / 2).clamp(0, 1).to(subject.photo.device)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COLUMNS = ("photo", "inverted", "edited", "mask over the photo", "coarse", "result")
 HTML, PNG, JSON = "report.html", "report.png", "report.json"
 _TINT = np.array([255, 64, 32], dtype=np.float32)
-_SIDE = 640  # pixels of a picture in the page: what it is enlarged to by a click
+_SIDE = 640  # size of an image in the page after a click, pixels
 
 
 def report(

@@ -26,7 +26,7 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
 
     seeks = any(isinstance(strength, str) for strength in edits.values())
     parts = {name: plain(cfg.get(name)) for name in PARTS if seeks or name != "search"}
-    if not (parts["parser"] or {}).get("network"):  # an edit without a parser is what it was before there was one
+    if not (parts["parser"] or {}).get("network"):  # settings without a parser keep the hash of earlier versions
         del parts["parser"]
     for part in parts.values():
         if isinstance(part, dict):
@@ -67,9 +67,9 @@ def _load(path: Path) -> dict[str, Any]:
     from yaml import AliasToken, scan
 
     with reading(path, "settings file"):
-        # A few references to references would make gigabytes; the files that the page writes hold none.
+        # Nested references could expand to gigabytes; files written by the page have none.
         if any(isinstance(token, AliasToken) for token in scan(path.read_text(encoding="utf-8"))):
-            raise UserError("it refers to parts of itself (&, *), which settings do not")
+            raise UserError("it contains YAML references (&, *), which settings files never have")
         loaded = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(loaded, dict):
         raise UserError(f"settings={path} is not a settings file of the web page (oodgan serve)")
@@ -81,7 +81,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _checked(name: str, part: Any, path: Path) -> Any:
     """Return a part without the hash of its weights, after comparing it with the weights here."""
-    for target in _targets(part):  # a file that somebody sent must not name any callable there is
+    for target in _targets(part):  # a file from somebody else must not call arbitrary code
         if not target.startswith("oodgan."):
             raise UserError(f"{path}: {name} would call {target}, which is no part of oodgan")
     if not isinstance(part, dict) or "weights_sha256" not in part:
@@ -90,7 +90,7 @@ def _checked(name: str, part: Any, path: Path) -> Any:
 
     wanted = part.pop("weights_sha256")
     if trained.weights_hash(str(part.get("weights"))) != wanted:
-        raise UserError(f"{path}: the {name} weights {part.get('weights')} are not those that it was made with")
+        raise UserError(f"{path}: the {name} weights {part.get('weights')} have another hash than in this file")
     return part
 
 

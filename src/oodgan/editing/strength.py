@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _DEVIATIONS = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))\s*sd")
-_CLOSE = 0.02  # strengths nearer than this look alike
+_CLOSE = 0.02  # smaller differences of strengths are invisible
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def seek(
         target: standard deviations; its sign is that of the course.
     """
     wanted = abs(target)
-    near, far = Seen(0.0, 0.0, 1.0), None  # too little change; too much, or too little of the person left
+    near, far = Seen(0.0, 0.0, 1.0), None  # too little change; too much change, or too low identity
     allowed, at = [near], min(wanted, course.end)
     for _ in range(previews):
         change, kept = look(course.strength(at))

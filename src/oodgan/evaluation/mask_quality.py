@@ -23,8 +23,8 @@ from oodgan.metrics.regions import PARTS, ConsistentChange, activations
 from oodgan.nn.resize import shrink
 from oodgan.parsing.parser import Parser
 
-HELD_OUT = 2**40  # first seed of the held-out samples: far beyond all that training draws from
-SIDE = 64  # pixels of the masks that are kept to be held against the regions
+HELD_OUT = 2**40  # first seed of the held-out samples, far above all training seeds
+SIDE = 64  # resolution of the masks compared with the regions, pixels
 CONSISTENT, ON_PARTS, KEPT, AREA, NAMED = "share_consistent_15", "share_on_parts", "edit_kept", "area", "named_right"
 IOU = "iou_consistent_15"
 
@@ -108,7 +108,7 @@ class MaskQuality:
         self._sum, self._faces = self._sum + inverted[0].cpu(), self._faces + 1
         steps = [self.bank.apply(face.code.w_plus, {name: self.strength}) for name in self.attributes]
         edits = [self._decode(self.transfer(self.generator, face.code, edited)) for edited in steps]
-        looks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # maskers that share a network look once
+        looks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # maskers that share a network need one forward pass
         for masker in (kind.masker for kind in self.kinds.values()):
             network = (id(masker.network), masker.size)
             looks[network] = looks.get(network) or masker.look(inverted, torch.cat(edits))

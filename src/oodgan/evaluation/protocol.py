@@ -18,7 +18,7 @@ from oodgan.errors import UserError, unknown
 FILTERS = ("bilinear", "bicubic")
 ROUNDINGS = ("8bit", "none")
 SETS = ("fid_inception2015", "kid_inception2015", "fid_pytorchfid")
-INPUTS = {"result", "target", "labels", "mask"}  # what there is to measure in an evaluation
+INPUTS = {"result", "target", "labels", "mask"}  # inputs of metrics in an evaluation
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Protocol:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, to be saved with a result."""
         values = asdict(self)
-        if self.attribute is None:  # so that protocols without one keep their id
+        if self.attribute is None:  # so that protocols without an attribute keep their id
             del values["attribute"]
         return {**values, "metrics": list(self.metrics), "sets": list(self.sets), "split": dict(self.split)}
 

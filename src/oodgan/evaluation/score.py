@@ -163,7 +163,7 @@ class Scorer(pl.LightningModule):
         self.job.store.write([Scores(p.index, p.name, v, f) for p, v, f in zip(pairs, scored, every, strict=True)])
 
     def on_test_end(self) -> None:
-        # Whoever reads the store next must find every process's part.
+        # The next reader of the store needs the parts of all processes.
         self.trainer.strategy.barrier()
 
     def _labels(self, batch: list[Item], photos: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class Scorer(pl.LightningModule):
         )
 
     def _masks(self, batch: list[Item], method: str) -> Tensor:
-        # What has no mask has nothing to measure: nan.
+        # Methods without masks have nothing to measure: nan.
         size = self.job.protocol.resolution
         missing = torch.full((1, size, size), torch.nan)
         return torch.stack([item["masks"].get(method, missing) for item in batch]).to(self.device)
@@ -197,7 +197,7 @@ class Scorer(pl.LightningModule):
         edit = {name: strength * variant.strength for name, strength in self.job.edit.items()}
         picture, mask = self._maker.produce(variant.source, read_image(pair.photo), edit)
         check_range(picture, f"{row} of {pair.name}")
-        if mask is not None:  # first, so that a picture never lies there without its mask
+        if mask is not None:  # first, so that an image never exists without its mask
             write_image(mask_to_pil(mask[None]), pair.masks[row])
             item["masks"][row] = read_mask(pair.masks[row], self.job.protocol.resolution)
         write_image(picture, pair.results[row])

@@ -35,7 +35,7 @@ def check(format: str) -> None:
 def need(package: str, wanted_by: str) -> Any:
     """Import a package of the extra `export`. Raises UserError with the command that installs it."""
     if package == "openvino":
-        # Its converter reports each use to its makers; where their package is not to be had, it does not.
+        # The converter reports each use to its makers, except if this package cannot be imported.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(package)
@@ -139,7 +139,7 @@ def _own_signal_stack() -> Iterator[None]:
     signal that Python handles there (Ctrl-C, the end of a data loader's worker) would then be a crash without a trace.
     """
     exchange = getattr(ctypes.CDLL(None), "sigaltstack", None) if os.name == "posix" else None
-    before = ctypes.create_string_buffer(64)  # a stack_t, larger than on any system, and not looked into
+    before = ctypes.create_string_buffer(64)  # a stack_t, larger than on any system; its content is not used
     if exchange is not None:
         exchange(None, before)
     try:

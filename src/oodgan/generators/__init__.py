@@ -15,7 +15,7 @@ def build(cfg: Mapping[str, Any]) -> Generator:
     """Instantiate a config group `generator`: frozen, in eval mode."""
     from hydra.utils import instantiate
 
-    # Partial, so that a UserError comes out as itself.
+    # Partial, so that Hydra does not wrap a UserError.
     return instantiate(cfg, _partial_=True)()
 
 

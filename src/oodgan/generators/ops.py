@@ -162,7 +162,7 @@ class StyledConv(nn.Module):
             return F.leaky_relu(out, SLOPE)
         if noise is not None:
             noise = noise * (self.noise.weight * SQRT2)
-        # A few rows at a time on a CPU: the second operation finds them in the cache.
+        # A few rows at a time on a CPU, so that the second operation finds them in the CPU cache.
         rows = max(1, ROWS_OF // out[0, :, 0].numel()) if out.device.type == "cpu" else out.shape[2]
         for top in range(0, out.shape[2], rows):
             some = out[:, :, top : top + rows]

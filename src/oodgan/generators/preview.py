@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from oodgan.generators.mobile import MobileGenerator
 
 FILE = SHIPPED / "mobile_ffhq_previews.safetensors"
-_LAYOUT = "codes"  # heads of an earlier layout read one code only
+_LAYOUT = "codes"  # heads of an earlier layout use one code only
 _WIDTH = 64
 _CODE = 64
 _PATCH = 64

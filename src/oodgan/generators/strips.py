@@ -41,7 +41,7 @@ def in_strips(run: Strip, x: Tensor) -> Tensor:
     give_back()
     out: Tensor | None = None
     for top in range(0, height, rows):
-        # All of one height: blocks of memory of one size serve again, and one convolution is set up for all.
+        # All of the same height, so that memory blocks are reused and the convolution is set up once.
         high = min(height, max(0, top - HALO) + rows + 2 * HALO)
         low = max(0, high - rows - 2 * HALO)
         strip = run(lambda other, low=low, high=high: _rows(other, low, high, height))  # type: ignore[misc]
@@ -81,5 +81,5 @@ def give_back() -> None:
 def _malloc_trim() -> Callable[[int], int] | None:
     try:
         return getattr(ctypes.CDLL(None), "malloc_trim", None)
-    except (OSError, TypeError):  # no C library that can be opened by that name: Windows
+    except (OSError, TypeError):  # no C library of that name, as on Windows
         return None

@@ -64,7 +64,7 @@ class CachedInverter(nn.Module, Inverter):
         if missing:
             made = self.inverter.invert(photos if len(missing) == len(photos) else photos[missing]).detach()
             for row, i in enumerate(missing):
-                # As it will be read again: residuals are kept in half precision.
+                # The same values as when read from the cache, which stores residuals in half precision.
                 codes[i] = _rounded(made[row : row + 1])
                 self._keep(files[i], made[row : row + 1])
         return concatenate(code.to(photos.device) for code in codes if code is not None)
@@ -107,7 +107,7 @@ def trim(folder: Path, limit: int) -> None:
         for entry in entries:
             try:
                 files.append((entry.stat().st_mtime_ns, entry.stat().st_size, Path(entry.path)))
-            except FileNotFoundError:  # another process was quicker
+            except FileNotFoundError:  # another process deleted it first
                 continue
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
@@ -148,5 +148,5 @@ def build(cfg: Mapping[str, Any], generator: Generator) -> Inverter:
         raise UserError(f"code_cache={size}: megabytes expected, 0 to keep no codes")
     if not size:
         return inverter
-    settings = settings_of({**plain(cfg["inverter"]), "backend": cfg.get("backend")}, generator)  # backends round apart
+    settings = settings_of({**plain(cfg["inverter"]), "backend": cfg.get("backend")}, generator)  # rounding differs
     return CachedInverter(inverter, settings, codes_folder(), int(size * 2**20))

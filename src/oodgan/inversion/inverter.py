@@ -188,7 +188,7 @@ def load_encoder(cfg: Mapping[str, Any], generator: Generator) -> Any:
     if made_for is not None and made_for != generator.id and not (metadata["part"] == "psp" and spaces[0] == spaces[1]):
         raise UserError(f"the encoder {source} was made for generator {made_for}, the generator is {generator.id}")
     encoder = build_encoder(cfg, generator, metadata)
-    made_with = metadata.get("identity", FACENET)  # the only one there was before weights named it
+    made_with = metadata.get("identity", FACENET)  # the only recogniser before weights named it
     if encoder.identity not in (None, made_with):
         raise UserError(
             f"the encoder {source} was trained with the recogniser {made_with}, inverter.encoder.recogniser is "

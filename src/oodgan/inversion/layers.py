@@ -23,7 +23,7 @@ CLASSES = {"background": (0,), "glasses": (3,), "hair": (13,), "hat": (14, 15), 
 """Parts and their classes in CelebAMask-HQ's parsing masks."""
 SHARES = {"background": 0.7, "glasses": 0.6, "hair": 0.3, "hat": 0.9, "cloth": 0.7}
 """How often a part is taken where the photo has it."""
-_RARE = {"hat": 0.02, "glasses": 0.01}  # share of the picture from which a photo counts as having one
+_RARE = {"hat": 0.02, "glasses": 0.01}  # smallest fraction of the image for a part to count
 _TRIES = 16
 
 

@@ -24,7 +24,7 @@ from oodgan.nn.resize import resize_area
 # (index of the ReLU in AlexNet's `features`, its channels, channels kept by the head)
 LEVELS = ((1, 64, 16), (4, 192, 24), (7, 384, 32), (11, 256, 32))
 _GRID = 8
-_COARSE = 4  # grid of the second look: what is still wrong, not where every hair is
+_COARSE = 4  # grid of the second pass: coarse errors, not single hairs
 _IDENTITY = 512
 
 
@@ -71,7 +71,7 @@ class LightEncoder(nn.Module, Encoder):
         self.narrow = nn.ModuleList(nn.Conv2d(channels, kept, 1) for _, channels, kept in LEVELS)
         self.norms = nn.ModuleList(nn.GroupNorm(1, kept) for _, _, kept in LEVELS)
         width = sum(kept for _, _, kept in LEVELS) * _GRID**2 + (_IDENTITY if recogniser else 0)
-        # A few thousand samples are soon learnt by heart without it.
+        # Without it, a few thousand samples are soon overfitted.
         self.drop = nn.Dropout(dropout)
         self.enter = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout / 2))
         self.deepen = nn.Sequential(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.GELU())
@@ -125,7 +125,7 @@ class LightEncoder(nn.Module, Encoder):
         """Features of `describe` -> offsets (B, L, 512)."""
         levels = [level.flatten(1) for level in self._levels(features)]
         if self.recogniser is not None:
-            levels.append(features["identity"] * _IDENTITY**0.5)  # unit vectors, brought to the others' scale
+            levels.append(features["identity"] * _IDENTITY**0.5)  # unit vectors, scaled like the other features
         x = self.enter(self.drop(torch.cat(levels, 1)))
         x = x + self.deepen(x)
         return self._offsets(self.shared(x), self.coefficients(x))

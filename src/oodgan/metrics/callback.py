@@ -99,7 +99,7 @@ class ImageMetrics(EveryNthValidation):
             step = f"{type(module).__name__}.validation_step"
             raise UserError(f"ImageMetrics needs {step} to return 'target' and 'result', got {sorted(outputs)}")
         if not self._told:
-            log.info("image metrics: this validation of %s makes no images to measure", type(module).__name__)
+            log.info("image metrics: the validation of %s produces no images to measure", type(module).__name__)
         self._told, self._active = True, False
 
     @staticmethod

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from oodgan.metrics.lpips import lpips_distance
 
 SKIN, NOSE, GLASSES, EYES, BROWS, MOUTH = 1, 2, 3, (4, 5), (6, 7), (10, 11, 12)
-# CelebAMask-HQ classes that a local attribute is about; BELOW_NOSE is the skin below the nose, beside such classes.
+# CelebAMask-HQ classes of local attributes; BELOW_NOSE is the skin below the nose, which is no such class.
 BELOW_NOSE = -2
 PARTS: dict[str, tuple[int, ...]] = {
     "eyeglasses": (GLASSES, *EYES, *BROWS),
@@ -25,7 +25,7 @@ PARTS: dict[str, tuple[int, ...]] = {
     "narrow_eyes": EYES,
     "bushy_eyebrows": BROWS,
 }
-MARGIN = 0.06  # of the picture's width: how far parts are dilated
+MARGIN = 0.06  # dilation of parts, as a fraction of the image's width
 
 
 def part_region(labels: Tensor, attributes: Sequence[str]) -> Tensor:

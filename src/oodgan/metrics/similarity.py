@@ -14,7 +14,7 @@ from oodgan.nn.identity import Recogniser
 
 # CelebAMask-HQ classes that an edit of a face must leave alone.
 BACKGROUND_HAT_CLOTH = (0, 14, 18)
-# Equal pictures would have infinite PSNR, which no mean survives; 100 dB is far above 8 bits' own 59 dB.
+# Equal images would have infinite PSNR, and so would the mean; 100 dB is far above the 59 dB of 8-bit rounding.
 _PSNR_CAP = 100.0
 
 

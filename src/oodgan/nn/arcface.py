@@ -134,7 +134,7 @@ def template_crop(images: Tensor, width: int = HEIGHT) -> Tensor:
         size = f"{images.shape[-1]}x{images.shape[-2]}"
         raise UserError(f"identity needs FFHQ-aligned square faces, got {size}; align the photos first")
     to_picture = _similarity((HEIGHT - width) / 2)
-    # Shrunk first to where a pixel of it is a pixel of the crop, or sampling would alias.
+    # Resized first to the resolution of the crop, to avoid aliasing.
     side = max(8, round(1 / float(np.hypot(*to_picture[:, 0]))))
     images = images.float()
     if images.shape[-1] > side:

@@ -17,7 +17,7 @@ CLASSES: dict[str, tuple[int, ...]] = {
 """Name -> CelebAMask-HQ's numbers of it; the class's own number is its place."""
 
 NAMES = tuple(CLASSES)
-UNKNOWN = -100  # what torch's losses pass over
+UNKNOWN = -100  # ignored by torch's losses
 
 _MERGED = torch.full((256,), UNKNOWN)
 for _number, _parts in enumerate(CLASSES.values()):

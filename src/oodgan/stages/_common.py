@@ -110,7 +110,7 @@ def take_own(cfg: DictConfig) -> DictConfig:
             free = cfg.stage in CHAIN and group not in typed and (chosen is None or str(chosen) in bank.SHIPPED)
         if not free or f"{group}.{key}" in typed or not _of_this_generator(folder, cfg):
             continue
-        log.info("%s: takes this run's own %s", cfg.stage, folder)
+        log.info("%s: uses %s of this run", cfg.stage, folder)
         with open_dict(own):
             hand_over(own, stage, folder)
     return own
@@ -178,7 +178,7 @@ def write_artifact(
     lineage, in the run that the stage's fit left open or in one for the artifact alone. `inputs` are further hashes.
     """
     if trial(cfg):
-        log.info("%s: fast_dev_run went through; nothing is written", cfg.stage)
+        log.info("%s: fast_dev_run succeeded; nothing is written", cfg.stage)
         return StageFolder.of(cfg).artifact
     folder = StageFolder.of(cfg).artifact
     sources = {name: path for name, path in (uses or {}).items() if path is not None}
@@ -187,7 +187,7 @@ def write_artifact(
     with writing(folder, replace=True) as temporary:
         fill(temporary)
         if not any(path.is_file() for path in temporary.rglob("*")):
-            raise UserError(f"{cfg.stage} made nothing: {folder} is not written")
+            raise UserError(f"{cfg.stage} wrote no files: {folder} is not created")
         Manifest(
             stage=cfg.stage,
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ def used(cfg: DictConfig, *groups: str) -> dict[str, Path | None]:
     for group in groups:
         settings = cfg.get(group) or {}
         source = settings.get("path" if group == "directions" else "weights")
-        if source is None:  # found anew, or trained from nothing
+        if source is None:  # discovered or trained from the start
             sources[group] = None
             continue
         file = bank.locate(source) if group == "directions" else trained.locate(source)

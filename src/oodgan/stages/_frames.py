@@ -46,7 +46,7 @@ def place(jobs: Sequence[Job], face: str, window: int, report: Callable[[str], N
     for job in jobs:
         try:
             detections.append(detect_faces(read_rgb(job.path)))
-        except UserError:  # said when it is this frame's turn to be edited
+        except UserError:  # reported when this frame is edited
             detections.append([])
     tracks = choose_tracks(follow(detections, gap=window), face)
     steady = {number: smooth(track, window) for number, track in tracks.items()}

@@ -97,7 +97,7 @@ def _apart(jobs: list[Job], output: Path, unnamed: Callable[[Path], bool]) -> tu
         else:
             made[maker] += 1
     if made and not kept:
-        raise UserError(f"all {len(jobs)} pictures are results of edits, as {next(iter(made)) / FILE} says")
+        raise UserError(f"all {len(jobs)} pictures are results of edits, according to {next(iter(made)) / FILE}")
     return kept, made
 
 

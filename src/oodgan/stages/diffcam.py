@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         "bank": bank.id,
         "network": cfg.diffcam.network,
     }
-    # Where edits change features is known before training where only the head trains, so checkpoints can hold it.
+    # If only the head trains, regions are known before training, so checkpoints can contain them.
     regions = _regions(cfg, renderer, network) if network.only_head_trains else None
     data = DatasetModule(pairs, settings.held_out, settings.batch_size, common.loader_workers(cfg), cfg.seed)
     recipe = {**plain(cfg.diffcam.network), "num_classes": len(bank)}
@@ -140,12 +140,12 @@ def _inverted(cfg: DictConfig, generator: Generator) -> InvertedCodes:
 
 def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
     settings, hashes = cfg.diffcam.fit, {"g": renderer.generator.id, "bank": renderer.bank.id}
-    # What the shards hold depends on all of this, so a change of it must not reuse them.
+    # The content of the shards depends on all of this, so they must not be reused if it changes.
     made_by: dict[str, Any] = {"size": cfg.diffcam.size, "fit": {k: settings[k] for k in _RENDERING}}
     if settings.inverted:
         made_by["inverted"] = settings.inverted
         hashes["inverting"] = common.artifact_hash(cfg, _INVERTING)
-    if network.only_head_trains:  # they hold its features, else pictures
+    if network.only_head_trains:  # shards contain features, otherwise images
         made_by |= {
             "network": cfg.diffcam.network,
             "features": weights_hash(network.shared) + weights_hash(network.classifier),

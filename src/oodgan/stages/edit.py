@@ -56,8 +56,8 @@ READS = (
     "identity",
 )  # fmt: skip
 POSITIONAL = ("*input",)
-RECOVERABLE = (UserError, RuntimeError, ValueError, OSError)  # one photo's trouble, not the whole run's
-LISTED = 60  # more photos are counted, only their failures listed
+RECOVERABLE = (UserError, RuntimeError, ValueError, OSError)  # errors of one photo, which do not stop the run
+LISTED = 60  # further photos are only counted, except failures
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:

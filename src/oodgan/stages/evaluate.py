@@ -142,7 +142,7 @@ def _finished(output: Path, settings_hash: str, replace: bool, made: Path) -> bo
     if not replace:
         raise UserError(f"{output} holds the result of another evaluation; choose another output=, or replace=true")
     for folder in (output / "made").glob("*"):
-        if folder != made:  # what the same parts and edits made of the photos is still right
+        if folder != made:  # results of the same parts and edits are still valid
             shutil.rmtree(folder, ignore_errors=True)
     (output / results.FILE).unlink(missing_ok=True)
     return False
@@ -203,7 +203,7 @@ def _identity(cfg: DictConfig) -> list[Any]:
     given = plain(cfg.get("identity"))
     if not given:
         return []
-    metric = _identity_metric(given)  # what is wrong with a file is said before anything is scored
+    metric = _identity_metric(given)  # report an invalid file before anything is scored
     return [] if isinstance(metric.recogniser, FaceNet) else [partial(_identity_metric, given)]
 
 
@@ -240,7 +240,7 @@ def _score(config: Mapping[str, Any], job: Job) -> None:
     engine = trainer(config, folder=job.store.folder, callbacks=[Progress("evaluate")])
     try:
         engine.test(module, verbose=False)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C; the command knows it by its own name
+    except SystemExit as stop:  # Lightning converts Ctrl-C; convert it back for the command
         raise KeyboardInterrupt from stop
 
 

@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     codes = track(heads.sampled_codes(generator, settings.samples, cfg.seed + 1), "render samples", settings.samples)
     data = list(heads.patches(generator, size, codes, cfg.seed))
     head = _fit(generator, size, data, settings.steps // 3, cfg.seed)
-    generator.previews[str(size)] = head  # good enough to find residuals by
+    generator.previews[str(size)] = head  # good enough to compute residuals
     codes = track(_inverted(generator, inverter, photos.part("train"), settings.photos), "photos", settings.photos)
     data += heads.patches(generator, size, codes, cfg.seed)
     held_out = [*heads.sampled_codes(generator, settings.held_out, cfg.seed + 2)]

@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     from oodgan.app.session import Studio
     from oodgan.editing import Editor
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it leave the same way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end it in the same way
     with Scratch(float(cfg.keep) * 60) as folder:
         studio = Studio(Editor.from_config(cfg), cfg, folder)
         studio.warm_up()

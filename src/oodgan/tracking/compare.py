@@ -11,7 +11,7 @@ from oodgan.reporting.tables import Table, lower_is_better
 from oodgan.tracking.runs import Run
 
 SEED = "seed"
-# Where a run lies, and how it was run, is no part of the question that it answers.
+# Paths and the way a run was executed are not compared.
 _ASIDE = ("folder", "run", "root", "sweep", "resume", "replace", "output", "gpu_slots")
 _ASIDE_GROUPS = ("logger.", "callbacks.", "hydra.", "trainer.devices", "trainer.accelerator")
 

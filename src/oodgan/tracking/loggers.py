@@ -154,7 +154,7 @@ def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, confi
 
 
 def _wandb(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
-    os.environ.setdefault("WANDB_SILENT", "true")  # wandb reads it once, at the first question
+    os.environ.setdefault("WANDB_SILENT", "true")  # wandb reads it once, at the first access
     identity = run_identity(folder, stage=stage, group=keywords.get("group"))
     offline = _is_offline(keywords.get("offline"))
     if not offline and not os.environ.get("WANDB_MODE") and rank() == 0:
@@ -204,11 +204,11 @@ _OWN: dict[str, Callable[..., dict[str, Any]]] = {
 
 def _check_keywords(name: str, target: Any, keywords: Mapping[str, Any]) -> None:
     takes = set(inspect.signature(target.__init__).parameters) - {"self", "kwargs"}
-    if target.__name__ == "WandbLogger":  # it hands the others on
+    if target.__name__ == "WandbLogger":  # passes other keywords on
         import wandb
 
         takes |= set(inspect.signature(wandb.init).parameters)
-    elif target.__name__ == "TensorBoardLogger":  # so does it, to SummaryWriter
+    elif target.__name__ == "TensorBoardLogger":  # passes other keywords on, to SummaryWriter
         takes |= {"comment", "purge_step", "max_queue", "flush_secs", "filename_suffix"}
     elif any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target.__init__).parameters.values()):
         return
@@ -252,7 +252,7 @@ def _reach_wandb() -> None:
 
     address = _wandb_address()
     try:
-        requests.head(address, timeout=10)  # whatever it answers
+        requests.head(address, timeout=10)  # any answer will do
     except requests.RequestException as error:
         reason = _first_line(error).rpartition(": ")[2].strip("'()\" ")
         raise UserError(

@@ -192,7 +192,7 @@ def _from_api(entry: Any) -> Run:
         for key, value in row.items():
             if isinstance(value, int | float) and not key.startswith(("_", "trainer/")) and key != "epoch":
                 curves.setdefault(key, []).append((step, value))
-    # Pictures and tables stand in the summary by their sizes.
+    # The summary contains images and tables only as sizes.
     media = {k for k, v in dict(entry.summary).items() if hasattr(v, "get") and v.get("_type")}
     summary = {k: v for k, v in dict(entry.summary).items() if not k.startswith("_") and k not in media}
     return Run(entry.name, flatten(dict(entry.config)), _numbers(summary), curves, [], entry.state, entry.group)

@@ -177,7 +177,7 @@ class StopOnSignal(pl.Callback):
             trainer.should_stop = True
             every: Any = trainer.val_check_batch
             if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % every:
-                # Lightning would validate before it ends: too long for who sent the signal, and at a step that decides
+                # Lightning would validate before it ends: too slow after a signal, and at a step that decides
                 # in no other run which weights are best.
                 trainer.limit_val_batches = 0
 

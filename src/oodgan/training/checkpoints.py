@@ -109,7 +109,7 @@ def save(trainer: pl.Trainer, path: Path) -> None:
                 os.replace(temporary, path)
     finally:
         if trainer.is_global_zero:
-            with contextlib.suppress(OSError):  # the reason why nothing was written is what has to be told
+            with contextlib.suppress(OSError):  # the reason why nothing was written is the message
                 temporary.unlink(missing_ok=True)
     trainer.strategy.barrier("checkpoint")
 

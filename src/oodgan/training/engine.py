@@ -67,7 +67,7 @@ def trainer(
     given = {key: value for key, value in engine.items() if key not in OURS}
     check(given, target)
     if given.get("fast_dev_run") and "max_steps" not in options:
-        raise UserError("trainer.fast_dev_run tries a training; this stage trains nothing")
+        raise UserError("trainer.fast_dev_run is for training; this stage trains nothing")
     hooks, bar = _one_progress(list(callbacks), given.pop("enable_progress_bar", None))
     keywords: dict[str, Any] = {
         "logger": False,
@@ -76,7 +76,7 @@ def trainer(
         "use_distributed_sampler": False,
         "inference_mode": False,
         "enable_progress_bar": bar,
-        # Without one of its kind in the list, Lightning would add its own.
+        # If the list has none of this kind, Lightning adds its own.
         "enable_checkpointing": any(isinstance(hook, Checkpoint) for hook in hooks),
         **{key: _built(value) for key, value in given.items()},
         "strategy": _built(strategy(engine)),
@@ -85,7 +85,7 @@ def trainer(
         **options,
     }
     if keywords.get("precision") == "16-mixed" and keywords["accelerator"] == "cpu":
-        # Lightning would take bf16 instead, with a warning that nobody sees.
+        # Lightning would use bf16 instead, with a warning that is silenced here.
         keywords["precision"] = None
         keywords["plugins"] = [*keywords["plugins"], MixedPrecision("16-mixed", "cpu")]
     try:
@@ -122,7 +122,7 @@ def prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
     if synced and any(p.requires_grad for norm in norms for p in norm.parameters()):
         raise UserError("synchronised batch norm needs GPUs; trainer.sync_batchnorm=false keeps each process's own")
     if engine.get("channels_last"):
-        # Modulated convolutions keep weights of five dimensions, for which there is no such format.
+        # Weights of modulated convolutions have five dimensions, for which there is no such format.
         module._apply(lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
     if engine.get("compile"):
         for child in module.children():

@@ -222,7 +222,7 @@ def _batches_seen(saved: Mapping[str, Any] | None, share: int | None) -> int:
         return 0
     position = saved.get("position")
     if position is None:
-        raise UserError("this checkpoint was not written by a fit stage: it does not say where in the data it stopped")
+        raise UserError("this checkpoint was not written by a training stage: it has no position in the data")
     if share is None or not position["share"]:
         return int(position["batches"])
     return int(position["batches"]) * int(position["share"]) // share

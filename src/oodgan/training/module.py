@@ -19,8 +19,8 @@ from oodgan.training.manual import optimise
 
 Config = Mapping[str, Any]
 ADAM: Config = {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.99]}
-LOGITS = "logits"  # of the discriminator on what the network made
-_AT_VALIDATION = 1 << 60  # Lightning never comes to step such a schedule; `callbacks.Schedules` does
+LOGITS = "logits"  # logits of the discriminator for generated images
+_AT_VALIDATION = 1 << 60  # Lightning never steps such a schedule; `callbacks.Schedules` does
 
 
 class BatchMean(Metric):
@@ -104,7 +104,7 @@ class FitModule(pl.LightningModule):
         # No submodules: the names are known only when the first batch has been validated.
         self._means: dict[str, BatchMean] = {}
 
-    # what subclasses give
+    # implemented by subclasses
 
     def predictions(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that losses and metrics can use besides the batch; `network` may be the averaged one."""
@@ -195,7 +195,7 @@ class FitModule(pl.LightningModule):
 
         Call it once a batch, with the same names on every process.
         """
-        if self._trainer is None:  # called by hand, where there is nothing to log to
+        if self._trainer is None:  # called without a Trainer, so there is no logger
             return
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
@@ -252,7 +252,7 @@ class FitModule(pl.LightningModule):
         """Save the metadata of the artifact, so that the checkpoint can be used as weights."""
         checkpoint["exports"] = {**self.exports, **({"tensors": self.exported_tensors} if self.exports else {})}
 
-    # what tools of Lightning ask for
+    # used by tools of Lightning
 
     @property
     def lr(self) -> float:

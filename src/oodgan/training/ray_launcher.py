@@ -75,8 +75,8 @@ class RayLauncher(Launcher):
         known = {"env_vars": {**python_path, **{k: v for k, v in os.environ.items() if k.startswith("OODGAN_")}}}
         chosen = {"runtime_env": known, "include_dashboard": False, "logging_level": "error", **self.init}
         if sys.platform == "linux" and not (self.init.get("address") or os.environ.get("RAY_ADDRESS")):
-            # Ray started for this sweep is reached within this machine, whatever a firewall does to its own address;
-            # 127.0.0.1 Ray would replace by that.
+            # A Ray started for this sweep is reached locally, even if a firewall blocks the machine's own address, by
+            # which Ray would replace 127.0.0.1.
             chosen.setdefault("_node_ip_address", "127.0.0.2")
         try:
             ray.init(**chosen)

@@ -55,7 +55,7 @@ def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
         payload = Path(folder) / "call.pickle"
         payload.write_bytes(pickle.dumps((function, args), protocol=pickle.HIGHEST_PROTOCOL))
         command = [sys.executable, "-m", "oodgan.training.spread", str(payload)]
-        # The children must find the classes that the arguments are made of.
+        # The children must be able to import the classes of the arguments.
         shared = {**os.environ, **group, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         children = [
             subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(number), "RANK": str(number)})

@@ -34,7 +34,7 @@ LOOKS = (
     (b"\x89HDF", "an HDF5 file"),
     (b"%PDF", "a PDF"),
 )
-# Settings beside the weights that public checkpoints carry. Nothing here does more than hold values.
+# Settings that public checkpoints contain besides weights: plain containers of values.
 HARMLESS: list[Any] = [
     argparse.Namespace,
     set,
@@ -195,7 +195,7 @@ def _read_pickle(path: Path) -> Any:
         if asked:
             raise _refusal(path, asked.group(1)) from error
         raise _damaged(path, error) from error
-    except Exception as error:  # allowed names called with nonsense raise anything
+    except Exception as error:  # allowed names called with invalid arguments can raise any error
         raise _damaged(path, error) from error
 
 

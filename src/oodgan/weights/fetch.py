@@ -143,7 +143,7 @@ def _download_resumable(url: str, target: Path, item: Entry, progress: bool) -> 
         done = 0
     try:
         with _get(url, item, {"Range": f"bytes={done}-"} if done else {}) as reply:
-            if reply.status_code == 416:  # what is here does not fit the server's file
+            if reply.status_code == 416:  # the partial file does not fit the server's file
                 part.unlink()
                 _download_resumable(url, target, item, progress)
                 return

@@ -110,7 +110,7 @@ def network(settings: Mapping[str, Any], metadata: Mapping[str, Any], source: st
     from hydra.utils import instantiate
 
     architecture = metadata.get("architecture", {})
-    # Partial: whole, Hydra would copy a generator among the keywords and wrap every error.
+    # Partial, because Hydra would copy a generator among the keywords and wrap every error.
     make = instantiate(settings, _partial_=True)
     try:
         return make(**{**keywords, **architecture})

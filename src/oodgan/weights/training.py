@@ -26,7 +26,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     metadata = dict(saved["exports"])
     if not metadata:
-        raise UserError(f"{path} does not say what part its weights are of: no stage of oodgan wrote it")
+        raise UserError(f"{path} does not name the part of its weights: it was not written by a stage of oodgan")
     state: dict[str, Tensor] = saved["state_dict"]
     owner = next(prefix for prefix in _OWNERS if any(name.startswith(prefix) for name in state))
     tensors = {name.removeprefix(owner): value for name, value in state.items() if name.startswith(owner)}

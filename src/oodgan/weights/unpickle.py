@@ -70,5 +70,5 @@ def load_restricted(
         return RestrictedUnpickler(io.BytesIO(data), allow, replace).load()
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    except Exception as error:  # damage makes the allowed constructors fail in any way they know
+    except Exception as error:  # with damaged data, the allowed constructors can raise any error
         raise UserError(f"{name} is not a readable pickle: {type(error).__name__}") from error
