@@ -107,6 +107,34 @@ def test_keys_of_the_users_own():
     assert checks.checked(OmegaConf.merge(cfg, taken), config_folder()).diffcam.network.numerator == 1
 
 
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"strategy": "dpp"}, r"unknown value of trainer.strategy: 'dpp' \(did you mean 'ddp'\?\)"),
+        (
+            {"strategy": {"_target_": "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_vieww": True}},
+            r"unknown key trainer.strategy.gradient_as_bucket_vieww \(did you mean '.*gradient_as_bucket_view'\?\)",
+        ),
+        (
+            {"strategy": {"_target_": "pytorch_lightning.strategies.DDPStrateg"}},
+            "trainer.strategy._target_=.*DDPStrateg is not found: module .* has no attribute 'DDPStrateg'",
+        ),
+        ({"profiler": "simpel"}, r"unknown value of trainer.profiler: 'simpel' \(did you mean 'simple'\?\)"),
+    ],
+)
+def test_what_the_trainer_would_refuse_is_told_before_anything_is_rendered(node, message):
+    with pytest.raises(UserError, match=message):
+        checks.checked(OmegaConf.merge(compose("diffcam"), {"trainer": node}), config_folder())
+
+
+def test_what_a_class_hands_on_is_known():
+    handed_on = {"_target_": "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_view": True}
+    profiler = {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "filename": "x"}
+    for node in ({"strategy": handed_on, "profiler": profiler}, {"strategy": "ddp_spawn"}):
+        made = checks.checked(OmegaConf.merge(compose("diffcam"), {"trainer": node}), config_folder())
+        assert made.trainer.strategy == node["strategy"]
+
+
 def test_what_every_fit_takes_is_known():
     cfg = checked("diffcam", "++diffcam.fit.accumulate=2", "++diffcam.fit.clip=1.0")
     assert cfg.diffcam.fit.accumulate == 2
@@ -124,3 +152,10 @@ def test_an_entry_of_the_users_own_is_known_by_its_target(key: str) -> None:
         checked(stage, added.replace("beta", "bet"))
     with pytest.raises(UserError, match=rf"unknown key {key}\.mine"):
         checked(stage, f"+{key}.mine={{weight: 0.5}}")
+
+
+def test_a_loss_of_the_users_own_has_a_weight():
+    added = "+diffcam.fit.module.losses.mine={_target_: torch.nn.MSELoss, weight: 0.5, inputs: [result, target]}"
+    assert checked("diffcam", added).diffcam.fit.module.losses.mine.weight == 0.5
+    with pytest.raises(UserError, match=r"losses.mine.wieght \(did you mean 'diffcam.fit.module.losses.mine.weight'"):
+        checked("diffcam", added.replace("weight", "wieght"))

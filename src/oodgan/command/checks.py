@@ -7,7 +7,6 @@ the configs do not show are listed in `oodgan.command.keys`.
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from oodgan.command import keys
+from oodgan.command import keys, targets
 from oodgan.command.words import readable
 from oodgan.errors import UserError, nearest, unknown
 
@@ -39,8 +38,8 @@ def checked(cfg: DictConfig, conf: Path) -> DictConfig:
         _rename(made)
         known = shipped(conf)
         _look_at(made, "", known)
-        for key in _strange(OmegaConf.to_container(made, resolve=False), "", known):  # type: ignore[arg-type]
-            raise UserError(f"unknown key {key}{nearest(key, known)}: leave it out, or correct its name")
+        for key, taken in _strange(OmegaConf.to_container(made, resolve=False), "", known):  # type: ignore[arg-type]
+            raise UserError(f"unknown key {key}{nearest(key, [*known, *taken])}: leave it out, or correct its name")
     return made
 
 
@@ -180,9 +179,18 @@ def _is_utf8(text: str) -> bool:
 
 
 def _among_choices(key: str, value: Any) -> None:
-    words = keys.choices(key)
+    if isinstance(value, DictConfig):  # an object by its _target_
+        return
+    words = _strategies() if key == "trainer.strategy" and value not in ("auto", "ddp") else keys.choices(key)
     if words and (str(value).lower() if isinstance(value, bool) else str(value)) not in words:
         raise unknown(f"value of {key}:", str(value), words)
+
+
+def _strategies() -> list[str]:
+    """Lightning's names, and those that were registered with it; importing it takes seconds."""
+    from pytorch_lightning.strategies import StrategyRegistry
+
+    return ["auto", *StrategyRegistry.available_strategies()]
 
 
 def _list(key: str, value: Any, theirs: list[list[Any]]) -> Any:
@@ -252,9 +260,15 @@ def _refers(value: Any) -> bool:
 # Keys
 
 
-def _strange(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]]) -> Iterator[str]:
-    """Return the dotted keys that are not used."""
-    target = node.get("_target_")
+def _strange(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Return the dotted keys that are not used, each with the keys that the `_target_` next to it accepts.
+
+    Raises:
+        UserError: a `_target_` of the user's own that cannot be imported.
+    """
+    target = str(node.get("_target_") or "")
+    if target not in ["", *known.get(f"{prefix}_target_", [])] and not _refers(target):
+        targets.named(f"{prefix}_target_", target)
     for name, value in node.items():
         key = f"{prefix}{name}"
         if str(name).startswith("_") or key in keys.OPEN:
@@ -262,19 +276,25 @@ def _strange(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]
                 yield from _strange_entries(value, f"{key}.", known)
             continue
         added = keys.among(prefix.rstrip("."), keys.NAMED) and isinstance(value, dict) and "_target_" in value
-        fine = key in known or added
-        fine = fine or (_takes(str(target), str(name)) if target else not prefix and _referred_to(name, node))
+        fine, taken = key in known or added, None
+        if not fine and target:
+            taken = targets.keywords(targets.named(f"{prefix}_target_", target), keys.further(prefix))
+            fine = taken is None or name in taken
+        elif not fine:
+            fine = not prefix and _referred_to(name, node)
         if not fine:
-            yield key
+            yield key, [f"{prefix}{other}" for other in taken or ()]
         elif isinstance(value, dict) and (_has_children(key, known) or "_target_" in value):
             yield from _strange(value, f"{key}.", known)
 
 
-def _strange_entries(node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]]) -> Iterator[str]:
+def _strange_entries(
+    node: Mapping[Any, Any], prefix: str, known: Mapping[str, list[Any]]
+) -> Iterator[tuple[str, list[str]]]:
     for name, value in node.items():
         if isinstance(value, dict) and value:
             if "_target_" not in value and f"{prefix}{name}" not in known:
-                yield f"{prefix}{name}"
+                yield f"{prefix}{name}", []
             else:
                 yield from _strange(value, f"{prefix}{name}.", known)
 
@@ -286,15 +306,3 @@ def _has_children(key: str, known: Mapping[str, list[Any]]) -> bool:
 def _referred_to(name: Any, whole: Mapping[Any, Any]) -> bool:
     """Return whether other values refer to a key: `${name}`, `${oc.select:name,...}`."""
     return bool(re.search(rf"\$\{{(oc\.select:)?{re.escape(str(name))}[.,}}\[]", str(whole)))
-
-
-def _takes(target: str, name: str) -> bool:
-    """Return whether a `_target_` accepts a keyword; also true if it cannot be imported, which is reported later."""
-    from hydra.errors import HydraException
-    from hydra.utils import get_object
-
-    try:
-        taken = inspect.signature(get_object(target)).parameters
-    except (HydraException, ImportError, ValueError, TypeError, AttributeError):
-        return True
-    return name in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())

@@ -53,6 +53,8 @@ CHOICES = {
     "*.sees": ("all", "coarse"),
     "*scheduler.interval": ("step", "validation"),
     "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
+    "trainer.profiler": ("simple", "advanced", "pytorch", "xla"),
+    "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
     "trainer.precision": (
         "32-true",
@@ -77,7 +79,11 @@ LEAST = {
     "*.num_workers": 0, "batch_size": 1, "workers": 0, "size": 1, "*.size": 1, "repeats": 1, "nodes": 1,
     "*.val_every": 1, "*.every": 1, "*.max_steps": 0, "*.steps": 0, "*.warmup": 0, "*.passes": 1, "directions.count": 1,
     "directions.samples": 1, "calibrate.samples": 1, "metrics.count": 1, "metrics.resolution": 1, "code_cache": 0,
-    "photo_limit": 0, "faces": 0, "per_shard": 1, "side": 1,
+    "photo_limit": 0, "faces": 0, "per_shard": 1, "side": 1, "fit.samples": 1, "*.photos": 0, "fit.held_out": 1,
+    "directions.solve.samples": 1, "metrics.bootstrap_samples": 1, "samples": 1, "*.samples": 0, "*.held_out": 0,
+    "*.count": 1, "*.limit_val": 0, "*.patience": 0, "*.width": 1, "*.render_size": 1, "*.resolution": 1, "window": 1,
+    "steady": 1, "search.previews": 1,
+    "trainer.accumulate_grad_batches": 1, "trainer.log_every_n_steps": 0,
 }  # fmt: skip
 """The smallest value of numbers whose readers would end with an error of Python's below it, or make nothing."""
 
@@ -89,8 +95,14 @@ OPEN = (
 """Mappings whose keys are names that the user chooses, or that the part which reads them checks."""
 
 
-NAMED = ("*.losses", "callbacks.metrics.metrics", "logger")
-"""Mappings to which an entry may be added, under a name that the user chooses, by its `_target_`."""
+NAMED = {"*.losses": ("weight", "inputs"), "callbacks.metrics.metrics": (), "logger": ()}
+"""Mappings to which an entry of any name can be added by its `_target_`; the keys that it has besides its keywords."""
+
+
+def further(prefix: str) -> tuple[str, ...]:
+    """Return the keys that the entry at `prefix` (`a.losses.mine.`) has besides the keywords of its `_target_`."""
+    parent = prefix.rstrip(".").rpartition(".")[0]
+    return next((names for pattern, names in NAMED.items() if fnmatchcase(parent, pattern)), ())
 
 
 def is_text(key: str) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 import netrc
 import os
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from hydra.utils import get_object
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from oodgan.command.targets import keywords
 from oodgan.errors import UserError, unknown
 from oodgan.files import write_json
 from oodgan.paths import FitFolder
@@ -133,10 +133,10 @@ def _group(entries: Mapping[str, Any], config: Any) -> str | None:
 
 
 def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, config: Any) -> Logger:
-    keywords = {key: value for key, value in entry.items() if key != "_target_"}
+    given = {key: value for key, value in entry.items() if key != "_target_"}
     target = get_object(entry["_target_"])
-    own = _OWN.get(target.__name__, lambda *_: {})(keywords, folder, stage, config)
-    chosen = {**own, **{key: value for key, value in keywords.items() if value is not None or key not in own}}
+    own = _OWN.get(target.__name__, lambda *_: {})(given, folder, stage, config)
+    chosen = {**own, **{key: value for key, value in given.items() if value is not None or key not in own}}
     _check_keywords(name, target, chosen)
     try:
         logger = target(**chosen)
@@ -202,18 +202,10 @@ _OWN: dict[str, Callable[..., dict[str, Any]]] = {
 """What this run's Lightning loggers are given where the config says nothing."""
 
 
-def _check_keywords(name: str, target: Any, keywords: Mapping[str, Any]) -> None:
-    takes = set(inspect.signature(target.__init__).parameters) - {"self", "kwargs"}
-    if target.__name__ == "WandbLogger":  # passes other keywords on
-        import wandb
-
-        takes |= set(inspect.signature(wandb.init).parameters)
-    elif target.__name__ == "TensorBoardLogger":  # passes other keywords on, to SummaryWriter
-        takes |= {"comment", "purge_step", "max_queue", "flush_secs", "filename_suffix"}
-    elif any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target.__init__).parameters.values()):
-        return
-    for key in keywords:
-        if key not in takes:
+def _check_keywords(name: str, target: Any, given: Iterable[str]) -> None:
+    takes = keywords(target)
+    for key in given:
+        if takes is not None and key not in takes:
             raise unknown(f"key of logger.{name}", key, takes)
 
 

@@ -82,6 +82,8 @@ def _configured_root(stage: str, overrides: Sequence[str], conf: Path) -> str:
 @contextlib.contextmanager
 def prepared(overrides: Sequence[str], several: bool = True) -> Iterator[None]:
     """Register our sweeper and launcher with Hydra, and remember where and when the jobs started (for `failures`)."""
+    from hydra.core.utils import JobReturn
+
     global _begun, _folder
     _begun = time.time()
     place = SimpleNamespace(root=_given(overrides, "root"), sweep=_given(overrides, "sweep"))
@@ -94,7 +96,19 @@ def prepared(overrides: Sequence[str], several: bool = True) -> Iterator[None]:
         from oodgan.training import ray_launcher
 
         ray_launcher.register()
-    yield
+    theirs: Any = JobReturn.return_value
+    JobReturn.return_value = property(_outcome, theirs.fset)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        JobReturn.return_value = theirs  # type: ignore[method-assign]
+
+
+def _outcome(job: Any) -> Any:
+    """Hydra's `JobReturn.return_value`, which also prints "Error executing job": `failures` tells what failed."""
+    if job.status.name == "FAILED":
+        raise job._return_value
+    return job._return_value
 
 
 def failures() -> str:
