@@ -95,8 +95,8 @@ def _head(bank: Bank, command: str) -> str:
     how = "\n".join(f"- {key}: {value}" for key, value in bank.provenance.items())
     return (
         f"# Directions `{bank.id}`\n\n{len(bank)} named edits in W+ ({bank.num_ws} layers) of the latent space "
-        f"`{bank.space}`, measured on `{bank.generator}`.\nStrength 1 is the calibrated step; a negative strength goes "
-        f"the other way.\n\nMade by\n\n```\n{command}\n```\n\n{how}\n"
+        f"`{bank.space}`, measured on `{bank.generator}`.\nStrength 1 is the calibrated step; negative "
+        f"strengths reverse the edit.\n\nMade by\n\n```\n{command}\n```\n\n{how}\n"
     )
 
 
@@ -116,17 +116,17 @@ def _table(bank: Bank, result: Check | None) -> str:
         rows.append(row)
     if result is None:
         return Table(head, rows).markdown()
-    head += ["moves itself", "moves most else", "identity"]
+    head += ["own change", "largest other change", "identity"]
     return (
-        f"Checked at strength 1 on {result.samples} held-out samples by probes trained on other faces than those the "
-        "directions were learnt from. Movements in standard deviations of the score over real faces; identity is the "
-        "median FaceNet similarity to the unedited face.\n\n" + Table(head, rows).markdown()
+        f"Checked at strength 1 on {result.samples} held-out samples, by probes trained on other faces than the "
+        "directions. Changes are in standard deviations of the score over real faces; identity is the median FaceNet "
+        "similarity to the unedited face.\n\n" + Table(head, rows).markdown()
     )
 
 
 def _matrix(result: Check) -> str:
     rows = [[n, *(f"{v:+.2f}" for v in row.tolist())] for n, row in zip(result.names, result.moves, strict=True)]
-    return "## What each direction moves\n\n" + Table(["direction", *result.probes], rows).markdown()
+    return "## Changes of all attributes\n\n" + Table(["direction", *result.probes], rows).markdown()
 
 
 def _curves(bank: Bank) -> str:
@@ -141,7 +141,7 @@ def _curves(bank: Bank) -> str:
             for n, c in known.items()
         ]
         parts.append(
-            f"## Movement / identity by strength, {title}\n\n"
+            f"## Change / identity by strength, {title}\n\n"
             + Table(["direction", *(f"{s:+g}" for s in strengths)], rows).markdown()
         )
     return "\n".join(parts)
@@ -156,8 +156,10 @@ def _compose(pairs: Sequence[Mapping[str, Any]]) -> str:
         ]
         for entry in pairs
     ]
-    head = ["two at once", "first keeps", "second keeps", "first, learnt probe", "second, learnt probe", "identity"]
-    explanation = "Of the movement alone, by the independent probes and by those that the directions were learnt with:"
+    head = ["pair", "first", "second", "first, training probes", "second, training probes", "identity"]
+    explanation = (
+        "Change in the combined edit, relative to the edit alone; by independent probes, and by those used in training:"
+    )
     return f"## Two edits at once\n\n{explanation}\n\n" + Table(head, rows).markdown()
 
 
@@ -169,5 +171,5 @@ def _published(comparisons: Sequence[Mapping[str, Any]]) -> str:
         ]
         for comparison in comparisons
     ]
-    head = ["name", "identity", "ours moves", "published moves", "at strength"]
+    head = ["name", "identity", "change, ours", "change, published", "at strength"]
     return "## Against published directions at equal identity\n\n" + Table(head, rows).markdown()
