@@ -46,6 +46,8 @@ def test_what_is_shipped_passes(stage, recipe):
         ("diffcam.fit.val_every=0", "at least 1 is expected"),
         ("diffcam.fit.max_steps=-1", "at least 0 is expected"),
         ("nodes=0", "nodes=0: at least 1 is expected"),
+        ("diffcam.fit.held_out=-1", "at least 0 is expected"),
+        ("callbacks.pictures.count=0", "at least 1 is expected"),
         ("compose.mode=layerd", "did you mean 'layered'?"),
         ("diffcam.fit.module.scheduler.interval=stp", "did you mean 'step'?"),
         ("trainer.precision=bf16-mixd", "did you mean 'bf16-mixed'?"),

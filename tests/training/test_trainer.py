@@ -172,3 +172,23 @@ def test_only_what_changes_a_result_decides():
         "precision",
         "max_time",
     }
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"max_time": "abc"}, "trainer.max_time=abc: DD:HH:MM:SS is expected"),
+        ({"devices": "tow"}, "devices=tow: a number, a list of GPUs, or auto is expected"),
+        ({"overfit_batches": "abc"}, "trainer.overfit_batches=abc: a number of batches"),
+        ({"limit_train_batches": "all"}, "trainer.limit_train_batches=all: a number of batches"),
+    ],
+)
+def test_a_stage_refuses_values_of_the_trainer_before_it_renders(node, message):
+    from omegaconf import OmegaConf
+
+    from oodgan.stages._common import training_hash
+
+    with pytest.raises(UserError, match=message):
+        training_hash(OmegaConf.create({"trainer": node}), ())
+    good = {"max_time": "00:01:00:00", "devices": "auto", "overfit_batches": 0.5, "limit_val_batches": None}
+    assert training_hash(OmegaConf.create({"trainer": good, "seed": 0, "stage": "diffcam"}), ())

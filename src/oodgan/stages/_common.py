@@ -81,7 +81,14 @@ def _drop_weights(settings: dict[str, Any]) -> None:
 
 
 def training_hash(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> str:
-    """As `artifact_hash`, for a stage that trains: also of what in `trainer` and `callbacks` changes the result."""
+    """As `artifact_hash`, for a stage that trains: also of what in `trainer` and `callbacks` changes the result.
+
+    Raises:
+        UserError: a value of `trainer` that Lightning would refuse later.
+    """
+    from oodgan.training.engine import check_values  # imports Lightning, which other stages need not wait for
+
+    check_values(cfg)
     more = deciding(plain(cfg))
     return artifact_hash(cfg, groups, **inputs, **({"training": hash_settings(more)} if more else {}))
 

@@ -14,9 +14,10 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import get_object, instantiate
 from lightning_utilities.core.inheritance import get_all_subclasses
-from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar, Timer
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -103,6 +104,19 @@ def check(given: Mapping[str, Any], target: Any = pl.Trainer) -> None:
             raise UserError(f"trainer.{key} is fixed here: {REFUSED[key]}")
         if key not in takes and not free:
             raise unknown("keyword of the Trainer", key, (set(takes) - {"self", *REFUSED}) | set(OURS))
+
+
+def check_values(cfg: Any) -> None:
+    """Raise UserError for values that the Trainer would refuse, so that a stage need not render anything first."""
+    engine = described(cfg)
+    _devices(engine)
+    for key, value in engine.items():
+        if (key == "overfit_batches" or key.startswith("limit_")) and isinstance(value, str):
+            raise UserError(f"trainer.{key}={value}: a number of batches or a share of them is expected")
+    try:
+        Timer(engine.get("max_time"))
+    except (MisconfigurationException, TypeError) as error:
+        raise UserError(f"trainer.max_time={engine['max_time']}: DD:HH:MM:SS is expected") from error
 
 
 def described(cfg: Any) -> dict[str, Any]:
