@@ -23,7 +23,15 @@ from oodgan.inversion.value import Inversion
 from oodgan.launch import compose
 
 NAMES = ("smile", "age")
-WORDS = ["generator=tiny", "inverter=optimisation", "directions=sefa", "deghoster=none", "port=0", "max_upload=0.05"]
+WORDS = [
+    "generator=tiny",
+    "inverter=optimisation",
+    "directions=sefa",
+    "deghoster=none",
+    "port=0",
+    "max_upload=0.05",
+    "batch=3",
+]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -84,8 +92,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 class Visit:
     """One visitor's tab: what it asked for, and the handles of the page."""
 
-    def __init__(self, browser: Any, address: str) -> None:
-        self.context = browser.new_context(viewport={"width": 1300, "height": 1200}, accept_downloads=True)
+    def __init__(self, browser: Any, address: str, **options: Any) -> None:
+        options = {"viewport": {"width": 1300, "height": 1200}, **options}
+        self.context = browser.new_context(accept_downloads=True, **options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(120_000)
         self.requested: list[str] = []
@@ -106,6 +115,29 @@ class Visit:
         field = self.page.locator(f"#{slider} input[type=number]")
         field.fill(str(value))
         field.blur()
+
+    def value(self, slider: str) -> float:
+        return float(self.page.locator(f"#{slider} input[type=number]").input_value())
+
+    def drop(self, paths: list[Path]) -> None:
+        """Drop several photos, and wait until they are uploaded."""
+        for path in paths:
+            if not path.exists():
+                path.write_bytes(paths[0].read_bytes())
+        self.page.wait_for_selector("#photos input[type=file]", state="attached")
+        self.page.set_input_files("#photos input[type=file]", [str(path) for path in paths])
+        self.page.wait_for_function(f"document.querySelectorAll('#photos tr.file').length == {len(paths)}")
+
+    def paint(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw a line on the face, from and to shares of its width and height."""
+        canvas = self.page.locator("#canvas canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        self.page.mouse.move(*places[1], steps=4)
+        self.page.mouse.up()
 
     def says(self, text: str) -> None:
         """Wait until the line above the pictures holds this text."""
@@ -128,12 +160,12 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[[str], Visit]]:
-    """`visit(address)`: a new visitor, with cookies and storage of their own."""
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """`visit(address, **options)`: a new visitor, with cookies and storage of their own. Options are the browser's."""
     visits: list[Visit] = []
 
-    def come(address: str) -> Visit:
-        visits.append(Visit(browser, address))
+    def come(address: str, **options: Any) -> Visit:
+        visits.append(Visit(browser, address, **options))
         return visits[-1]
 
     yield come

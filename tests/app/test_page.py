@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,11 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodg
 from oodgan.app.page import Page
 from oodgan.app.server import Scratch
 from oodgan.app.session import Controls, Studio
-from oodgan.editing import Editor
+from oodgan.editing import Editor, settings
 from oodgan.launch import compose
 
 pytestmark = pytest.mark.slow
-Come = Callable[[str], Any]
+Come = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +58,14 @@ def test_a_moved_slider_changes_the_picture_and_both_downloads_fit_it(
     guest.move("edit_smile", 1.0)
     guest.says("smile +1")
     after = guest.pictures()
-    assert len(after) == 6 and set(after).isdisjoint(before)
-    picture, settings = (guest.download(button, tmp_path) for button in ("make_picture", "make_settings"))
-    assert picture.name == "me_edited.png" and settings.name == "me_settings.yaml"
+    assert len(after) == 8 and set(after).isdisjoint(before)
+    picture, made = (guest.download(button, tmp_path) for button in ("make_picture", "make_settings"))
+    assert picture.name == "me_edited.png" and made.name == "me_settings.yaml"
     expected = studio.picture(
         studio.open(crop, aligned=True), Controls(0, {"smile": 1.0}, studio.mask), "pasted", "png"
     )
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(expected)))
-    assert "smile: 1.0" in settings.read_text()
+    assert "smile: 1.0" in made.read_text()
     assert not [url for url in guest.requested if urlsplit(url).hostname not in ("127.0.0.1", None)], guest.requested
 
 
@@ -82,13 +84,129 @@ def test_auto_moves_the_slider_to_what_was_chosen(address: str, visit: Come, stu
     assert moved == pytest.approx(choice.strength, abs=0.026)
 
 
+def test_one_slider_is_reset_and_changes_are_undone(address: str, visit: Come, crop: Path) -> None:
+    guest = visit(address)
+    guest.page.click("#undo")
+    guest.says("Drop a photo")
+    guest.crop(crop)
+    guest.page.click("#undo")
+    guest.says("Nothing to undo")
+    guest.move("edit_smile", 1.0)
+    guest.says("smile +1")
+    guest.move("edit_age", -1.0)
+    guest.says("smile +1, age -1")
+    guest.page.click("[aria-label='Reset smile']")
+    guest.says("age -1")
+    assert guest.value("edit_smile") == 0 and guest.value("edit_age") == -1
+    guest.page.click("#undo")
+    guest.says("smile +1, age -1")
+    assert guest.value("edit_smile") == 1
+    guest.page.click("#all_zero")
+    guest.says("no edit yet")
+    guest.page.click("#undo")
+    guest.says("smile +1, age -1")
+
+
+def test_the_photo_changes_only_where_a_mask_is_painted(
+    address: str, visit: Come, studio: Studio, crop: Path, tmp_path: Path
+) -> None:
+    guest = visit(address)
+    guest.page.click("text=My own mask")
+    guest.page.click("#use_mask")
+    guest.says("Drop a photo")
+    guest.crop(crop)
+    guest.move("edit_smile", 1.0)
+    guest.says("smile +1")
+    guest.page.click("#use_mask")
+    guest.says("Nothing is painted")
+    guest.page.click("text=takes its place")
+    guest.paint((0.2, 0.25), (0.3, 0.25))
+    guest.page.click("#use_mask")
+    guest.says("my own mask")
+    files = [guest.download(button, tmp_path) for button in ("make_picture", "make_settings", "make_mask")]
+    photo, picture, mask = (
+        np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (crop, files[0], files[2])
+    )
+    changed = np.abs(picture - photo).max(2) > 0
+    assert changed.any() and not changed[24:].any() and not changed[:, 24:].any()
+    assert mask[12, 12].min() > 200 and not mask[24:].any() and not mask[:, 24:].any()
+    cfg = settings.read(compose("edit", ["input=me.png", f"settings='{files[1]}'"]))
+    assert (cfg.mask, cfg.mask_mode) == (str(files[2]), "replace")
+    again = studio.editor.edit(crop, {"smile": 1.0}, aligned=True, mask=cfg.mask, mask_mode=cfg.mask_mode)
+    assert np.array_equal(np.asarray(again.pasted), picture)
+    guest.page.click("#canvas .back")
+    guest.page.click("#use_mask")
+    guest.says("Nothing is painted")
+    guest.page.click("#drop_mask")
+    guest.page.wait_for_function("!document.querySelector('#status').innerText.includes('ask')")
+    guest.page.click("#make_mask")
+    guest.page.wait_for_selector("text=No mask is in use")
+
+
+def test_several_photos_are_edited_at_once(
+    address: str, visit: Come, scratch: Path, crop: Path, tmp_path: Path, studio: Studio
+) -> None:
+    guest = visit(address)
+    guest.page.click("text=Several photos")
+    guest.page.click("#edit_photos")
+    guest.says("Drop several photos first")
+    text, other = tmp_path / "notes.txt", tmp_path / "you.png"
+    text.write_text("hello")
+    Image.open(crop).rotate(180).save(other)
+    guest.page.check("#aligned input")
+    guest.move("edit_smile", 1.0)
+    guest.drop([crop, text, other])
+    guest.page.click("#edit_photos")
+    guest.says("3 of 3 photos are done")
+    guest.says("notes.txt is not an image")
+    guest.page.wait_for_selector("#save_photos")
+    with zipfile.ZipFile(guest.download("save_photos", tmp_path)) as file:
+        assert file.namelist() == ["me_edited.png", "you_edited.png"]
+        picture = np.asarray(Image.open(file.open("me_edited.png")))
+    expected = studio.editor.edit(crop, {"smile": 1.0, "age": 0.0}, aligned=True).pasted
+    assert np.array_equal(picture, np.asarray(expected))
+    held = {path.read_bytes() for path in (crop, text, other)}
+    assert not [path for path in scratch.rglob("*") if path.is_file() and path.read_bytes() in held]
+    guest.drop([crop, text, other, crop.with_name("four.png")])
+    guest.page.click("#edit_photos")
+    guest.says("4 photos: at most 3 at once")
+
+
+def test_everything_has_a_name_for_screen_readers(address: str, visit: Come, crop: Path) -> None:
+    guest = visit(address)
+    for part in ("Mask", "My own mask", "Several photos"):
+        guest.page.get_by_role("button", name=part).first.click()
+    guest.crop(crop)
+    lines = guest.page.locator("main").aria_snapshot().splitlines()
+    used = [
+        line.strip() for line in lines if re.match(r"\s*- (button|slider|spinbutton|checkbox|radio|combobox)", line)
+    ]
+    assert len(used) > 30 and all('"' in line for line in used), [line for line in used if '"' not in line]
+    names = {re.sub(r"[:\[].*", "", line) for line in used}
+    assert {'- button "Reset smile" ', '- button "Reset age" '} <= {f"{name.strip()} " for name in names}
+    assert guest.page.locator("#status").get_attribute("aria-live") == "polite"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_photo_result_and_sliders_below_each_other(
+    address: str, visit: Come, crop: Path, scheme: str
+) -> None:
+    guest = visit(address, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    guest.crop(crop)
+    size = guest.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert size[0] <= size[1]
+    tops = [guest.page.locator(place).bounding_box()["y"] for place in ("#photo", "#compare", "#views", "#edit_smile")]
+    assert tops == sorted(tops)
+    assert guest.page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+
+
 def test_the_second_visitor_sees_nothing_of_the_first(address: str, visit: Come, crop: Path) -> None:
     first = visit(address)
     first.crop(crop)
     second = visit(address)
     second.move("edit_smile", 1.0)
     second.says("Drop a photo")
-    assert not second.pictures() and len(first.pictures()) == 6
+    assert not second.pictures() and len(first.pictures()) == 8
     second.page.click("#make_picture")
     second.page.wait_for_selector("text=Drop a photo to begin")
     first.page.reload()

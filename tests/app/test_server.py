@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import pytest
 
-from oodgan.app.server import Scratch
+from oodgan.app.server import BoundedBodies, Scratch
 from oodgan.errors import UserError
 from oodgan.launch import compose
 from oodgan.stages.serve import check
@@ -93,3 +94,26 @@ def test_an_unknown_backend_is_told() -> None:
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodgan[app]'")
     with pytest.raises(UserError, match="did you mean 'openvino'"):
         serve.run(compose("serve", ["backend=openvin"]))
+
+
+@pytest.mark.parametrize(("length", "chunks", "status"), [(b"8", 1, 200), (b"9", 1, 413), (b"x", 1, 413), (None, 2, 0)])
+def test_long_requests_are_refused(length: bytes | None, chunks: int, status: int) -> None:
+    """`chunks` of 8 bytes are sent; without a length, reading stops at the limit as if the visitor had gone."""
+    import asyncio
+
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies = [await receive() for _ in range(chunks)]
+        if all(body["type"] == "http.request" for body in bodies):
+            await send({"type": "http.response.start", "status": 200})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"12345678"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [] if length is None else [(b"content-length", length)]
+    asyncio.run(BoundedBodies(app, limit=8)({"type": "http", "headers": headers}, receive, send))
+    assert [message["status"] for message in sent if "status" in message] == ([status] if status else [])

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from oodgan.app.session import Controls, Studio, numbered
+from oodgan.app.session import UNDO, Controls, Studio, numbered
 from oodgan.data.detect import Face
 from oodgan.editing import Editor, settings
 from oodgan.errors import UserError
@@ -64,6 +64,41 @@ def test_the_mask_controls_belong_to_one_edit_only(studio: Studio, crop: Path) -
     half = studio.edit(session, Controls(0, {"smile": 1.0}, {**own, "strength": 0.5})).tensors["mask"]
     assert torch.allclose(half, full / 2, atol=1e-6) and full.max() > 0
     assert studio.mask == own
+
+
+def test_a_drawn_mask_is_one_of_the_whole_photo_and_comes_back_with_the_settings(
+    studio: Studio, crop: Path, tmp_path: Path
+) -> None:
+    session, controls = studio.open(crop, aligned=True), Controls(0, {"smile": 1.0}, studio.mask)
+    with pytest.raises(UserError, match="No mask is in use"):
+        studio.mask_file(session, controls, "pasted", "png")
+    with pytest.raises(UserError, match="Nothing is painted"):
+        studio.drawn(session, 0, Image.new("L", (512, 512)), "replace")
+    strokes = Image.new("L", (512, 512))
+    strokes.paste(255, (0, 0, 256, 512))
+    session.own = studio.drawn(session, 0, strokes, "replace")
+    assert session.own.image.size == (48, 48) and session.own.image.getpixel((8, 8)) == 255
+    assert session.own.image.getpixel((40, 8)) == 0
+    drawn = studio.edit(session, controls).tensors["mask"]
+    assert float(drawn[..., 8].min()) > 0.95 and not drawn[..., 26:].any()
+    mask, made = (Path(write(session, controls, "pasted", "png")) for write in (studio.mask_file, studio.settings))
+    assert mask.name == "me_mask.png"
+    cfg = read(made.read_text(), tmp_path)
+    assert (cfg.mask, cfg.mask_mode) == (str(tmp_path / "me_mask.png"), "replace")
+    assert read("mask: /etc/passwd", tmp_path).mask == str(tmp_path / "passwd")
+    again = studio.editor.edit(crop, {"smile": 1.0}, aligned=True, mask=mask, mask_mode="replace").tensors["mask"]
+    assert torch.equal(again, drawn)
+
+
+def test_changes_are_undone_one_after_the_other(studio: Studio, crop: Path) -> None:
+    session = studio.open(crop, aligned=True)
+    assert session.undo() is None
+    for numbers in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.0), (1.0, 0.5)):
+        session.record(numbers)
+    assert session.undo() == (1.0, 0.0) and session.undo() == (0.0, 0.0) and session.undo() is None
+    for i in range(200):
+        session.record((float(i), 0.0))
+    assert len(session.history) <= UNDO + 1
 
 
 def test_no_edit_gives_the_photo_back(studio: Studio, crop: Path) -> None:

@@ -11,36 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from oodgan.app.batch import Batch
+from oodgan.app.brush import Brush, canvas, painted
+from oodgan.app.looks import CROP, CSS, JS, KINDS, WHOLE, theme, trouble
+from oodgan.app.server import BoundedBodies
 from oodgan.app.session import MASK_SETTINGS, QUALITIES, VIEWS, Controls, Session, Studio, numbered
 from oodgan.data.images import FORMATS
 from oodgan.errors import UserError
 
 STEP = 0.05
-WHOLE, CROP = "Whole photo", "Aligned crop"
-_KINDS = {WHOLE: "pasted", CROP: "result"}
-_SMALL = ("inverted", "edited", "mask", "coarse")
 _HEAD = """\
 # oodgan
 Edit a face in a photo that its GAN has never seen. Everything outside the mask stays the photo's own pixels, and the \
 photo stays on this machine.
 """
 _DROP = "Drop a photo to begin."
-_CSS = """
-.gradio-container { width: 100% !important; max-width: 1360px !important; margin: auto; }
-@media (min-width: 1000px) { #compare { min-height: 560px; } }
-.pair { gap: 0 !important; }
-.pair input[type=number] {
-  width: 4em !important; min-width: 0 !important; padding: 0 0.2em !important; appearance: textfield;
-}
-.pair input[type=number]::-webkit-inner-spin-button { appearance: none; }
-.pair .head { flex-wrap: nowrap; }
-.pair .head .tab-like-container { flex: none; }
-.pair .head label span { font-size: 0.75rem; padding: 0 0.35em; }
-#status { min-height: 1.6em; }
-#status .trouble { color: #b91c1c; font-weight: 600; }
-.dark #status .trouble { color: #fca5a5; }
-"""
 
 
 class Page:
@@ -48,9 +35,6 @@ class Page:
 
     def __init__(self, studio: Studio) -> None:
         self.studio, self.cfg = studio, studio.cfg
-        # Fonts given by name are local fonts of the machine; the default theme would download some.
-        theme = gr.themes.Soft(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"])
-        self._looks = {"theme": theme, "css": _CSS}
         with gr.Blocks(title="oodgan", analytics_enabled=False) as self.blocks:
             self._build()
 
@@ -64,7 +48,8 @@ class Page:
                 max_file_size=f"{math.ceil(float(self.cfg.max_upload) * 1000)}kb", inbrowser=bool(self.cfg.browser),
                 share=False, prevent_thread_lock=True, quiet=True, show_error=False, allowed_paths=[],
                 footer_links=[], enable_monitoring=False, ssr_mode=False, mcp_server=False, pwa=False,
-                state_session_capacity=50, **self._looks,
+                state_session_capacity=50, theme=theme(), css=CSS,
+                app_kwargs={"middleware": [Middleware(BoundedBodies, limit=self._largest_request())]},
             )  # fmt: skip
         except OSError as error:
             raise UserError(f"port={port} of {self.cfg.host} cannot be opened (in use?): {error}") from error
@@ -74,14 +59,22 @@ class Page:
         """Stop serving."""
         self.blocks.close(verbose=False)
 
+    def _largest_request(self) -> int:
+        """Bytes of the largest request: a batch of photos and what is sent around it."""
+        return math.ceil((float(self.cfg.max_upload) * int(self.cfg.batch) + 1) * 1_000_000)
+
     def _build(self) -> None:
         self.session = gr.State(None, time_to_live=float(self.cfg.keep) * 60)
         gr.Markdown(_HEAD)
         with gr.Row():
-            with gr.Column(scale=2, min_width=400):
-                self._photo_controls()
-                self._edit_controls()
-            with gr.Column(scale=3, min_width=480):
+            with gr.Column(scale=2, min_width=400, elem_id="controls"):
+                with gr.Column(elem_id="photo_controls"):
+                    self._photo_controls()
+                with gr.Column(elem_id="edit_controls"):
+                    self._edit_controls()
+                    self.brush = Brush()
+                    self.batch = Batch(self.studio)
+            with gr.Column(scale=3, min_width=480, elem_id="pictures"):
                 self._pictures()
                 self._downloads()
         self._events()
@@ -102,17 +95,21 @@ class Page:
         self.sliders: dict[str, gr.Slider] = {}
         self.autos: dict[str, gr.Button] = {}
         with gr.Accordion("Edits"):
+            with gr.Row():
+                self.back = gr.Button("Undo", size="sm", min_width=80, elem_id="undo")
+                self.reset = gr.Button("All to zero", size="sm", min_width=80, elem_id="all_zero")
             for start in range(0, len(self.studio.names), 2):
                 with gr.Row(elem_classes="pair"):
                     for name in self.studio.names[start : start + 2]:
                         with gr.Column(min_width=180):
                             self.sliders[name] = self._strength(name)
                             if self.studio.can_choose(name):
-                                self.autos[name] = gr.Button("auto", size="sm", elem_id=f"auto_{name}")
-            self.reset = gr.Button("All to zero", size="sm")
+                                self.autos[name] = gr.Button(
+                                    "auto", size="sm", elem_id=f"auto_{name}", elem_classes="auto"
+                                )
         self.mask: dict[str, gr.Slider] = {}
         own = self.studio.mask
-        with gr.Accordion("Mask", visible=bool(own)):
+        with gr.Accordion("Mask", visible=bool(own), open=False):
             if own:
                 for name, (most, step) in MASK_SETTINGS.items():
                     self.mask[name] = gr.Slider(
@@ -129,13 +126,13 @@ class Page:
     def _pictures(self) -> None:
         self.status = gr.HTML(_DROP, elem_id="status")
         self.compare = gr.ImageSlider(
-            label="Before and after", interactive=False, max_height=720, buttons=["fullscreen"], elem_id="compare"
+            label="Before and after", interactive=False, max_height=760, buttons=["fullscreen"], elem_id="compare"
         )
         self.small: dict[str, gr.Image] = {}
-        with gr.Row():
-            for name in _SMALL:
+        with gr.Row(elem_id="views"):
+            for name in VIEWS:
                 self.small[name] = gr.Image(
-                    label=name, interactive=False, buttons=["fullscreen"], min_width=120, elem_id=f"view_{name}"
+                    label=name, alt_text=name, interactive=False, buttons=["fullscreen"], elem_id=f"view_{name}"
                 )
 
     def _downloads(self) -> None:
@@ -148,17 +145,22 @@ class Page:
         # A download button serves the file set before the click, so hidden buttons are clicked after the file is made.
         self.picture_file = gr.DownloadButton(visible="hidden", elem_id="picture_file")
         self.settings_file = gr.DownloadButton(visible="hidden", elem_id="settings_file")
-        gr.Markdown("`oodgan edit PHOTO settings=FILE` repeats the edit from the settings file, pixel by pixel.")
+        self.mask_file = gr.DownloadButton(visible="hidden", elem_id="mask_file")
+        gr.Markdown(
+            "`oodgan edit PHOTO settings=FILE` repeats the edit from the settings file, pixel by pixel. "
+            "A mask of your own must lie beside it: save it, too."
+        )
 
     def _events(self) -> None:
         inputs = [self.session, self.face, self.quality, *self.sliders.values(), *self.mask.values()]
         shown = [self.session, self.status, self.compare, *self.small.values()]
         quiet: Any = {"api_visibility": "private", "concurrency_id": "editor", "concurrency_limit": 1}
-        opened = [*shown, self.upload, self.choice, self.boxes, self.face]
+        opened = [*shown, self.upload, self.choice, self.boxes, self.face, self.brush.canvas]
+        sliders = [*self.sliders.values(), *self.mask.values()]
         self.upload.upload(self._open, [self.upload, self.aligned, *inputs], opened, **quiet)
-        moved = [slider.release for slider in (*self.sliders.values(), *self.mask.values())]
+        self.face.input(self._turn, inputs, [*shown, self.brush.canvas], **quiet)
         gr.on(
-            [*moved, self.face.input, self.quality.input],
+            [*(slider.release for slider in sliders), self.quality.input],
             self._show,
             inputs,
             shown,
@@ -167,14 +169,21 @@ class Page:
         )
         zero = self.reset.click(lambda: [0] * len(self.sliders), None, list(self.sliders.values()), **quiet)
         zero.then(self._show, inputs, shown, **quiet)
+        self.back.click(self._undo, inputs, [*shown, *sliders], **quiet)
+        self.brush.on_use(self._draw, inputs, shown, **quiet)
+        self.brush.drop.click(self._turn, inputs, [*shown, self.brush.canvas], **quiet)
+        kinds = [self.aligned, self.what, self.form]
+        self.batch.connect(self.status, [*kinds, *inputs], lambda _, __, *v: self._controls(0, v[0], v[1:]), **quiet)
         for name, auto in self.autos.items():
             auto.click(self._auto(name), inputs, [*shown, self.sliders[name]], **quiet)
         for button, holder, write in (
             (self.make_picture, self.picture_file, self.studio.picture),
             (self.make_settings, self.settings_file, self.studio.settings),
+            (self.brush.save, self.mask_file, self.studio.mask_file),
         ):
             made = button.click(self._download(write), [*inputs, self.what, self.form], holder, **quiet)
             made.success(None, js=f"() => setTimeout(() => document.querySelector('#{holder.elem_id}').click(), 100)")
+        self.blocks.load(None, js=JS)
 
     def _open(
         self,
@@ -197,7 +206,7 @@ class Page:
                 crop = self.studio.crop(session, 0)
         except UserError as error:
             gr.Warning(html.escape(str(error)), duration=15)
-            yield {self.upload: None, self.status: _trouble(error)}
+            yield {self.upload: None, self.status: trouble(error)}
             return
         finally:
             Path(upload).unlink(missing_ok=True)
@@ -212,8 +221,40 @@ class Page:
             self.boxes: numbered(session) if several else None,
             self.face: gr.Radio(choices=[(str(i), i) for i in range(len(session.faces) or 1)], value=0),
             self.compare: (crop, crop),
+            self.brush.canvas: canvas(self.studio.face(session, 0)),
         }
         yield self._show(session, 0, quality, progress, *numbers)
+
+    def _turn(self, session: Session | None, face: int, quality: str | None, *numbers: float) -> dict[Any, Any]:
+        """Show a face with nothing drawn on it."""
+        if session is None:
+            return {self.status: _DROP}
+        session.own = None
+        shown = self._show(session, face, quality, gr.Progress(), *numbers)
+        return {**shown, self.brush.canvas: canvas(self.studio.face(session, face))}
+
+    def _draw(
+        self, painting: str, mode: str, session: Session | None, face: int, quality: str | None, *numbers: float
+    ) -> dict[Any, Any]:
+        """Edit within what is painted."""
+        if session is None:
+            return {self.status: _DROP}
+        try:
+            session.own = self.studio.drawn(session, face, painted(painting), mode)
+        except UserError as error:
+            return {self.status: trouble(error)}
+        return self._show(session, face, quality, gr.Progress(), *numbers)
+
+    def _undo(self, session: Session | None, face: int, quality: str | None, *_: float) -> dict[Any, Any]:
+        """Take back the last change of a slider."""
+        numbers = session.undo() if session else None
+        if numbers is None:
+            return {self.status: "Nothing to undo." if session else _DROP}
+        sliders = (*self.sliders.values(), *self.mask.values())
+        return {
+            **self._show(session, face, quality, gr.Progress(), *numbers),
+            **dict(zip(sliders, numbers, strict=True)),
+        }
 
     def _controls(self, face: int, quality: str | None, numbers: Sequence[float]) -> Controls:
         strengths = dict(zip(self.sliders, numbers, strict=False))
@@ -232,6 +273,7 @@ class Page:
         if session is None:
             return {self.status: _DROP}
         start = time.perf_counter()
+        session.record(numbers)
         try:
             edit = self.studio.edit(session, self._controls(face, quality, numbers))
             for done, name in enumerate(VIEWS):
@@ -239,13 +281,15 @@ class Page:
                 edit.picture(name)
             files = self.studio.views(edit)
         except UserError as error:
-            return {self.status: _trouble(error)}
+            return {self.status: trouble(error)}
         label = edit.label if any(edit.edits.values()) else "no edit yet: move a slider"
+        if session.own:
+            label += ", within my own mask" if session.own.mode == "multiply" else ", my own mask"
         return {
             self.session: session,  # set again, so that it is kept for longer
             self.status: f"{html.escape(label)} <small>({time.perf_counter() - start:.1f} s)</small>",
             self.compare: (files["photo"], files["result"]),
-            **{self.small[name]: files[name] for name in _SMALL},
+            **{self.small[name]: files[name] for name in VIEWS},
         }
 
     def _auto(self, name: str) -> Callable[..., dict[Any, Any]]:
@@ -263,7 +307,7 @@ class Page:
             try:
                 choice = self.studio.choose(session, self._controls(face, quality, numbers), name)
             except UserError as error:
-                return {self.status: _trouble(error)}
+                return {self.status: trouble(error)}
             strength, moved = round(round(choice.strength / STEP) * STEP, 6), list(numbers)
             moved[list(self.sliders).index(name)] = strength
             shown = self._show(session, face, quality, progress, *moved)
@@ -280,7 +324,7 @@ class Page:
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", UserWarning)
-                    file = write(session, self._controls(face, quality, numbers), _KINDS[what], form)
+                    file = write(session, self._controls(face, quality, numbers), KINDS[what], form)
             except UserError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error
             for note in caught:
@@ -288,10 +332,6 @@ class Page:
             return file
 
         return make
-
-
-def _trouble(error: UserError) -> str:
-    return f'<span class="trouble">{html.escape(str(error))}</span>'
 
 
 def _free_port(host: str) -> int:

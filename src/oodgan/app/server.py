@@ -63,6 +63,30 @@ class Scratch:
                 continue  # being written, moved, or not empty: try again next time
 
 
+class BoundedBodies:
+    """ASGI middleware that answers 413 to a request with a body above `limit` bytes, and reads no more of it."""
+
+    def __init__(self, app: Any, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.limit:
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            return await send({"type": "http.response.body", "body": b"too large"})
+        read = 0
+
+        async def bounded() -> Any:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            return message if read <= self.limit else {"type": "http.disconnect"}
+
+        await self.app(scope, bounded, send)
+
+
 def stay_local(*allowed: str) -> None:
     """Block, in this process and permanently, all connections and name look-ups that leave this machine.
 

@@ -9,17 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from oodgan.data import images
-from oodgan.data.align import align, align_photo
+from oodgan.data.align import align, align_photo, on_photo
 from oodgan.data.detect import Face, detect_faces
 from oodgan.data.images import Photo
 from oodgan.diffcam.masks import Masker
 from oodgan.editing import Editor, settings
 from oodgan.editing.edit import Edit
+from oodgan.editing.own_mask import OwnMask
 from oodgan.editing.strength import AUTO, Choice
 from oodgan.editing.subject import Subject
 from oodgan.errors import UserError
@@ -34,24 +36,40 @@ QUALITIES = {"fast": "Fast", "feature": "Balanced", "best": "Best"}
 MASK_SETTINGS = {"strength": (2.0, 0.05), "feather": (0.08, 0.005)}
 """Settings of the mask that have sliders on the page: (largest value, step)."""
 _VIEW_SIDE = {"photo": 1024, "result": 1024}  # pixels; the other views are shown small
+UNDO = 50  # changes that can be undone
 
 
 @dataclass(eq=False)
 class Session:
     """A visitor's photo. `faces` is empty for a crop.
 
-    `subjects` are the faces seen so far by number and quality, each inverted once.
+    `subjects` are the faces seen so far by number and quality, each inverted once. `own` is the mask that was drawn on
+    the face. `history` holds the sliders' numbers, the present ones last.
     """
 
     photo: Photo
     stem: str
     faces: list[Face] = field(default_factory=list)
     subjects: dict[tuple[int, str], Subject] = field(default_factory=dict)
+    own: OwnMask | None = None
+    history: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
     def aligned(self) -> bool:
         """Whether the photo came as an FFHQ-style crop."""
         return not self.faces
+
+    def record(self, numbers: tuple[float, ...]) -> None:
+        """Keep the sliders' numbers for `undo`, where they have changed."""
+        if self.history[-1:] != [numbers]:
+            self.history = [*self.history[-UNDO:], numbers]
+
+    def undo(self) -> tuple[float, ...] | None:
+        """The sliders' numbers before their last change; None where there is none."""
+        if len(self.history) < 2:
+            return None
+        self.history.pop()
+        return self.history[-1]
 
 
 @dataclass(frozen=True)
@@ -134,10 +152,14 @@ class Studio:
             session.subjects[key] = Subject(session.photo, crop, crop.photo[None].to(self.editor.device))
         return session.subjects[key]
 
+    def face(self, session: Session, face: int) -> Image.Image:
+        """A face's crop."""
+        return images.to_pil(self.subject(session, face).photo)
+
     def crop(self, session: Session, face: int) -> str:
         """A file to show of a face's crop."""
-        picture = images.to_pil(self.subject(session, face).photo)
-        return str(images.write_image(picture, self._new("crop.jpg"), quality=92))
+        picture = self.face(session, face)
+        return str(images.write_image(picture, self.new_file("crop.jpg"), quality=92))
 
     def edit(self, session: Session, controls: Controls) -> Edit:
         """Return the edit set by the controls; its images are computed when they are accessed."""
@@ -148,7 +170,23 @@ class Studio:
         if controls.mask and isinstance(editor.masker, Masker):
             editor = copy.copy(editor)
             editor.masker = editor.masker.adjusted(**controls.mask)
-        return editor.begin(self.subject(session, controls.face, controls.quality), editor.checked(controls.edits))
+        subject = self.subject(session, controls.face, controls.quality)
+        return editor.begin(subject, editor.checked(controls.edits), own=session.own)
+
+    def drawn(self, session: Session, face: int, strokes: Image.Image, mode: str) -> OwnMask:
+        """The mask of strokes on a face's crop: a picture of the photo's size.
+
+        `strokes` is grey, white where the photo may change; `mode` one of `oodgan.editing.own_mask.MODES`.
+
+        Raises:
+            UserError: nothing is drawn.
+        """
+        if strokes.getbbox() is None:
+            raise UserError("Nothing is painted on the face yet.")
+        aligned = self.subject(session, face).aligned
+        grey = strokes.convert("L").resize((aligned.size, aligned.size), Image.Resampling.BILINEAR)
+        soft = torch.from_numpy(np.array(grey.filter(ImageFilter.GaussianBlur(aligned.size / 128))))
+        return OwnMask(on_photo(aligned, soft[None] / 255, session.photo.image.size), "drawn", mode)
 
     def _inverter(self, quality: str) -> Inverter:
         """Return the inverter of a quality, built at the first call."""
@@ -186,7 +224,7 @@ class Studio:
 
     def views(self, edit: Edit) -> dict[str, str]:
         """Files to show of each of `VIEWS`."""
-        folder = self._new("views")
+        folder = self.new_file("views")
         shown = {}
         for name in VIEWS:
             picture = edit.picture(name)
@@ -202,7 +240,7 @@ class Studio:
         `kind` is `pasted` (the whole photo) or `result` (the crop), `form` the file's ending.
         """
         source, edit = session.photo, self.edit(session, controls)
-        path = self._new(fitting(session.stem, f"_edited.{form}"))
+        path = self.new_file(fitting(session.stem, f"_edited.{form}"))
         quality = int(self.cfg.quality)
         return str(images.write_image(edit.picture(kind), path, exif=source.exif, icc=source.icc, quality=quality))
 
@@ -221,11 +259,23 @@ class Studio:
         }
         for key, value in values.items():
             cfg[key] = value
+        if session.own is not None:
+            cfg.mask, cfg.mask_mode = self._mask_name(session), session.own.mode
         for key, number in controls.mask.items():
             OmegaConf.update(cfg, f"diffcam.mask.{key}", float(number), force_add=True)
-        path = self._new(fitting(session.stem, "_settings.yaml"))
+        path = self.new_file(fitting(session.stem, "_settings.yaml"))
         write_text(path, settings.dump(cfg))
         return str(path)
+
+    def mask_file(self, session: Session, controls: Controls, kind: str, form: str) -> str:
+        """Write the drawn mask under the name that the settings file gives it; its path."""
+        if session.own is None:
+            raise UserError("No mask is in use: paint one and choose Use.")
+        return str(images.write_image(session.own.image, self.new_file(self._mask_name(session))))
+
+    @staticmethod
+    def _mask_name(session: Session) -> str:
+        return fitting(session.stem, "_mask.png")
 
     @torch.no_grad()
     def warm_up(self) -> None:
@@ -239,7 +289,7 @@ class Studio:
         for name in filter(self.can_choose, self.names[:1]):
             self.choose(session, Controls(0, {}, self.mask), name)
 
-    def _new(self, name: str) -> Path:
+    def new_file(self, name: str) -> Path:
         """A path in a folder whose name cannot be guessed."""
         folder = self.folder / secrets.token_hex(16)
         with refusing(folder):

@@ -246,6 +246,20 @@ def paste_back(
     return out
 
 
+def on_photo(aligned: Aligned, mask: Tensor, extent: tuple[int, int]) -> Image.Image:
+    """A crop's mask (1, S, S) in [0, 1] as a grey picture of the photo's (width, height), black outside the crop."""
+    low = np.maximum(np.floor(aligned.quad.min(axis=0)), 0).astype(int)
+    high = np.minimum(np.ceil(aligned.quad.max(axis=0)), extent).astype(int)
+    whole = Image.new("L", extent)
+    if (high > low).all():
+        view = _View(aligned.quad, low, (int(high[0] - low[0]), int(high[1] - low[1])))
+        values = view.sample(mask.float(), cubic=False) * (view.weight(0) > 0)
+        whole.paste(
+            Image.fromarray(np.rint(values[..., 0].clip(0, 1) * 255).astype(np.uint8)), (int(low[0]), int(low[1]))
+        )
+    return whole
+
+
 @dataclass(frozen=True)
 class _View:
     """The crop seen from a window of the photo: window corner and (width, height) in photo pixels."""

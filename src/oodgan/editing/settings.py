@@ -13,7 +13,7 @@ from oodgan.foreign import reading
 from oodgan.tracking.artifacts import plain
 
 PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "parser")
-PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend")
+PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend", "mask", "mask_mode")
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 
 
@@ -40,11 +40,15 @@ def decisive(cfg: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]
 def dump(cfg: Mapping[str, Any]) -> str:
     """Return the text of a settings file for an edit's configuration."""
     output = {key: plain(cfg[key]) for key in ("save", "format", "quality")}
+    if cfg.get("mask"):
+        output |= {"mask": Path(str(cfg["mask"])).name, "mask_mode": str(cfg["mask_mode"])}
     return _HEAD + OmegaConf.to_yaml(OmegaConf.create({**decisive(cfg, plain(cfg["edits"])), **output}))
 
 
 def read(cfg: DictConfig) -> DictConfig:
     """Return the configuration with the values of its `settings` file; keys on the command line take precedence.
+
+    A `mask` that the file names lies beside it.
 
     Raises:
         UserError: no such file, unknown keys, objects from outside this package, weights with another hash than in the
@@ -58,7 +62,9 @@ def read(cfg: DictConfig) -> DictConfig:
     for key, value in _load(path).items():
         if key in PARTS and key in on_command_line:
             raise UserError(f"settings={path} names the {key} already: leave {key} out on the command line")
-        if key not in on_command_line:
+        if key == "mask" and value and key not in on_command_line:
+            merged.mask = str(path.parent / Path(str(value)).name)  # a settings file chooses no file from elsewhere
+        elif key not in on_command_line:
             merged[key] = _checked(key, value, path) if key in PARTS else value
     return merged
 

@@ -1,0 +1,45 @@
+"""What a painted mask is made of."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodgan[app]'")
+
+from oodgan.app.brush import LARGEST, SIDE, canvas, painted
+from oodgan.errors import UserError
+
+
+def sent(image: Image.Image, kind: str = "png") -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def test_strokes_are_white_and_nothing_is_nothing() -> None:
+    drawing = Image.new("RGBA", (SIDE, SIDE))
+    drawing.paste((239, 68, 68, 255), (10, 20, 30, 40))
+    assert painted(sent(drawing)).getbbox() == (10, 20, 30, 40)
+    assert painted("").getbbox() is None
+
+
+@pytest.mark.parametrize(
+    "painting",
+    [
+        "/etc/passwd", "data:image/png;base64,###", "data:image/png;base64,aGVsbG8=",
+        sent(Image.new("RGBA", (SIDE + 1, SIDE))), sent(Image.new("RGB", (SIDE, SIDE)), "jpeg"),
+        "data:image/png;base64," + "A" * LARGEST,
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_in_one_line(painting: str) -> None:
+    with pytest.raises(UserError, match="not sent by this page"):
+        painted(painting)
+
+
+def test_the_face_is_part_of_the_page() -> None:
+    html = canvas(Image.new("RGB", (64, 64), "red"))
+    assert "data:image/jpeg;base64," in html and "FACE" not in html and "http" not in html
