@@ -58,6 +58,51 @@ def test_a_part_is_taken_whole_when_it_is_taken_away() -> None:
     assert torch.equal(Limits({"yaw": Reach()})(parts(), EVERYWHERE, {"yaw": 1.0}), EVERYWHERE)
 
 
+def test_what_is_taken_away_lies_near_to_what_the_attribute_is_about() -> None:
+    limits = Limits({"smile": Reach(["skin"], near=["mouth"], within=0.2, removes=["skin"])})
+    taken = limits.removed(parts(), {"smile": -1.0})[0, 0]
+    assert taken[47, 22] > 0.9 and taken[47, 5] == 0 and taken[20, 50] == 0
+    assert not limits.removed(parts(), {"smile": 1.0}).any()
+
+
+def head() -> torch.Tensor:
+    """A head of 64 px: a background, hair, a forehead, brows, eyes, a nose, lips, a neck and clothes, from the top."""
+    labels = torch.full((64, 64), NAMES.index("background"))
+    rows = {"hair": (8, 18), "skin": (18, 50), "neck": (50, 56), "cloth": (56, 64)}
+    for name, (top, bottom) in rows.items():
+        labels[top:bottom, 12:52] = NAMES.index(name)
+    labels[18:40, 12:16] = labels[18:40, 48:52] = NAMES.index("hair")
+    for name, (top, bottom) in {"brows": (25, 27), "eyes": (28, 31), "nose": (32, 38), "mouth": (41, 44)}.items():
+        labels[top:bottom, 22:42] = NAMES.index(name)
+    return torch.nn.functional.one_hot(labels, len(NAMES)).movedim(-1, 0)[None].float()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "reached", "whole"),
+    [
+        ("age", {"hair", "forehead", "brows", "eyes", "nose", "mouth", "chin", "neck"}, set()),
+        ("bald", {"hair", "forehead"}, {"hair"}),
+        ("bangs", {"hair", "forehead"}, set()),
+        ("blond", {"hair"}, {"hair"}),
+    ],
+)
+def test_hair_and_skin_are_in_the_shipped_reach_of_what_changes_them(
+    attribute: str, reached: set[str], whole: set[str]
+) -> None:
+    places = {
+        "background": (32, 4), "hair": (13, 32), "forehead": (21, 32), "brows": (26, 32), "eyes": (29, 32),
+        "nose": (35, 32), "mouth": (42, 32), "chin": (47, 32), "neck": (53, 32), "cloth": (60, 32),
+    }  # fmt: skip
+    limits = Limits.from_config(compose("edit", ["parser=light", "edits={age: 1}", "input=a.png"]).parser.reach, 0)
+    most, least = (limits(head(), mask, {attribute: 1.0})[0, 0] for mask in (EVERYWHERE, EVERYWHERE * 0))
+    amount = {name: float(most[place]) for name, place in places.items()}
+    assert all(amount[name] > 0.7 for name in reached), amount
+    assert not amount["background"] and not amount["cloth"], amount
+    if attribute != "age":
+        assert not any(amount[name] for name in ("mouth", "neck")), amount
+    assert {name for name, place in places.items() if least[place] > 0.5} == whole
+
+
 def test_settings_are_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"unknown key of parser\.reach\.smile 'nearby'.*near"):
         Limits.from_config({"smile": {"nearby": ["mouth"]}})

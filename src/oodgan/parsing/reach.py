@@ -100,15 +100,19 @@ class Limits:
 
         Arguments as of `__call__`.
         """
-        names = [name for attribute, strength in edits.items() if strength < 0 for name in self.of(attribute).removes]
-        others = _sum(parts, [name for name in OCCLUDERS if name not in names])
-        return _whole(parts, names) * (1 - others).clamp(0, 1)
+        taken = [self.of(attribute) for attribute, strength in edits.items() if strength < 0]
+        taken = [reach for reach in taken if reach.removes]
+        if not taken:
+            return torch.zeros_like(parts[:, :1])
+        others = _sum(parts, [name for name in OCCLUDERS if not any(name in reach.removes for reach in taken)])
+        whole = torch.stack([_whole(parts, reach.removes) * _around(parts, reach) for reach in taken]).amax(0)
+        return whole * (1 - others).clamp(0, 1)
 
     def _allowed(self, parts: Tensor, reach: Reach) -> Tensor:
         if reach.parts is None:
             return torch.ones_like(parts[:, :1])
         allowed = _inside(_sum(parts, reach.parts), round(self.feather * parts.shape[-1]))
-        return allowed * _near(_sum(parts, reach.near), reach.within) if reach.near else allowed
+        return allowed * _around(parts, reach)
 
 
 _OTHERS = Reach(parts=tuple(name for name in NAMES if name not in OCCLUDERS))
@@ -130,6 +134,11 @@ def _near(region: Tensor, within: float) -> Tensor:
     sure = (region > 0.5).float()
     near = blur(_dilated(sure, steps + steps // 2), steps // 2)
     return torch.where(sure.amax((1, 2, 3), keepdim=True) > 0, near, 1.0)
+
+
+def _around(parts: Tensor, reach: Reach) -> Tensor:
+    """How far each pixel is within what an attribute stays near to: (B, 1, S, S) in [0, 1]."""
+    return _near(_sum(parts, reach.near), reach.within) if reach.near else torch.ones_like(parts[:, :1])
 
 
 def _whole(parts: Tensor, names: Sequence[str]) -> Tensor:
