@@ -106,6 +106,14 @@ def test_a_learned_transfer_works_in_units_of_the_activations(generator: StyleGA
     torch.testing.assert_close(twice, 2 * once.residuals[8], rtol=1e-3, atol=1e-4)
 
 
+def test_a_fraction_of_the_learned_change_can_be_applied(generator: StyleGAN2, inversion: Inversion) -> None:
+    network, codes = trained(generator), edited(inversion)
+    full, half = (Learned(network, strength)(generator, inversion, codes).residuals[8] for strength in (1.0, 0.5))
+    torch.testing.assert_close(half, (inversion.residuals[8] + full) / 2)
+    with pytest.raises(UserError, match=r"transfer.strength=0: above 0 and at most 1"):
+        Learned(network, 0)
+
+
 def test_without_residuals_or_edit_nothing_is_learned(generator: StyleGAN2, inversion: Inversion) -> None:
     learned = Learned(trained(generator))
     assert learned(generator, inversion, inversion.w_plus).residuals[8] is inversion.residuals[8]

@@ -81,11 +81,20 @@ class Learned(nn.Module):
 
     The network is trained by `oodgan transfer` on samples whose edited image is known. Where an edit changes no
     activations the residual stays as it is.
+
+    Args:
+        network: the trained network.
+        strength: fraction of its change of the residual that is applied, in (0, 1].
+
+    Raises:
+        UserError: `strength` outside of that.
     """
 
-    def __init__(self, network: TransferNetwork) -> None:
+    def __init__(self, network: TransferNetwork, strength: float = 1.0) -> None:
         super().__init__()
-        self.network = network.eval()
+        if not 0 < strength <= 1:
+            raise UserError(f"transfer.strength={strength}: above 0 and at most 1 expected (0 is transfer=whole)")
+        self.network, self.strength = network.eval(), strength
 
     @torch.no_grad()
     def forward(self, generator: Generator, inversion: Inversion, edited: Tensor) -> Inversion:
@@ -93,8 +102,9 @@ class Learned(nn.Module):
         if resolution not in inversion.residuals or torch.equal(edited, inversion.w_plus):
             return Inversion(edited, inversion.residuals)
         before, after = (generator.features(w, last=resolution)[resolution] for w in (inversion.w_plus, edited))
-        followed = follow(self.network, inversion.residuals[resolution], before, after)
-        return Inversion(edited, {**inversion.residuals, resolution: followed})
+        residual = inversion.residuals[resolution]
+        changed = torch.lerp(residual, follow(self.network, residual, before, after), self.strength)
+        return Inversion(edited, {**inversion.residuals, resolution: changed})
 
 
 def follow(network: nn.Module, residual: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -118,7 +128,7 @@ def build(cfg: Mapping[str, Any] | None, generator: Generator, residual: bool = 
     if not cfg or not residual:
         return Whole()
     if cfg.get("network"):
-        return Learned(load_network(cfg, generator))
+        return Learned(load_network(cfg, generator), float(cfg.get("strength", 1.0)))
     return instantiate(cfg, _partial_=True)()
 
 

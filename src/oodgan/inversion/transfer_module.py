@@ -14,6 +14,7 @@ from oodgan.inversion.feature import deviation
 from oodgan.inversion.layers import covered
 from oodgan.inversion.transfer import follow
 from oodgan.nn.frozen import Frozen
+from oodgan.nn.resize import blur
 from oodgan.training.module import Config, FitModule, built, count_of
 
 LOSSES: Config = {
@@ -21,7 +22,7 @@ LOSSES: Config = {
     "lpips": {"_target_": "oodgan.metrics.lpips.LPIPSLoss", "weight": 1.0},
     "identity": {"_target_": "oodgan.nn.facenet.IdentityLoss", "weight": 0.3, "inputs": ["result", "truth"]},
     "attributes": {"_target_": "oodgan.directions.losses.AttributeLoss", "weight": 0.1},
-    "change": {"_target_": "oodgan.directions.losses.ChangeLoss", "weight": 0.5},
+    "change": {"_target_": "oodgan.directions.losses.ChangeLoss", "weight": 0.25},
     "size": {"_target_": "oodgan.inversion.losses.ResidualLoss", "weight": 0.01},
 }
 
@@ -33,7 +34,8 @@ class TransferModule(FitModule):
 
     - `result`: the edited inversion with the network's residual,
     - `truth`: the true edited image; of a photo, the photo,
-    - `target`: the truth; of a photo, the result itself where the edit changes the activations, and else the photo,
+    - `target`: the truth; of a photo, where the edit changes the activations most, the edited image of the code alone,
+      in the photo's colours and light (its blurred difference from the photo is added), and elsewhere the photo,
     - `photo`, `inverted` and `edited` for `oodgan.directions.losses.ChangeLoss`: the target change is that of the
     truth,
       and for photos that of the codes without residuals,
@@ -71,25 +73,22 @@ class TransferModule(FitModule):
         return {**self._images(batch, residual, moved), "residual": change, "moved": moved}
 
     def _images(self, batch: dict[str, Any], residual: Tensor, moved: Tensor) -> dict[str, Tensor]:
-        result, truth = self._edited(batch, residual), self._truth(batch)
-        known = {"result": result, "truth": truth}
-        unknown = batch["alpha"].amin((1, 2, 3)) == 1  # an opaque layer: a photo
-        free = F.interpolate(moved, result.shape[-2:], mode="bilinear") * unknown[:, None, None, None]
-        known["target"] = truth + free * (result.detach() - truth)
-        if self.losses.need("edited"):
-            known |= self._wanted_change(batch, truth, unknown)
-        return known
-
-    @torch.no_grad()
-    def _wanted_change(self, batch: dict[str, Any], truth: Tensor, unknown: Tensor) -> dict[str, Tensor]:
-        size = batch["layer"].shape[-1]
-        photo = covered(self.generator.synthesis(batch["code"], size=size), batch)
-        inverted, edited = photo.clone(), truth.clone()
-        if unknown.any():
-            codes = batch["w_plus"][unknown]
-            inverted[unknown] = self.generator.synthesis(codes, size=size).to(photo.dtype)
-            edited[unknown] = self.generator.synthesis(codes + batch["step"][unknown], size=size).to(photo.dtype)
-        return {"photo": photo, "inverted": inverted, "edited": edited}
+        result, size = self._edited(batch, residual), batch["layer"].shape[-1]
+        with torch.no_grad():
+            codes = torch.cat([batch["code"], batch["code"] + batch["step"]])
+            plain, edited = self.generator.synthesis(codes, size=size).clamp(-1, 1).chunk(2)
+            photo, truth = covered(plain, batch), covered(edited, batch)
+            is_photo = batch["alpha"].amin((1, 2, 3), keepdim=True) == 1  # an opaque layer
+            redrawn = F.interpolate(most_changed(moved), (size, size), mode="bilinear") * is_photo
+            natural = edited + blur(photo - plain, size // 32)
+            return {
+                "result": result,
+                "photo": photo,
+                "truth": truth,
+                "target": truth + redrawn * (natural - truth),
+                "inverted": torch.where(is_photo, plain, photo),
+                "edited": torch.where(is_photo, edited, truth),
+            }
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         known = super().validation_step(batch, batch_idx)
@@ -119,7 +118,8 @@ class TransferModule(FitModule):
         size, residuals = batch["layer"].shape[-1], {residual.shape[-1]: residual}
         return self.generator.synthesis(batch["w_plus"] + batch["step"], size=size, residuals=residuals)
 
-    @torch.no_grad()
-    def _truth(self, batch: dict[str, Any]) -> Tensor:
-        edited = self.generator.synthesis(batch["code"] + batch["step"], size=batch["layer"].shape[-1])
-        return covered(edited, batch)
+
+def most_changed(moved: Tensor) -> Tensor:
+    """How much an edit changes each position (B, 1, r, r) -> 1 where it changes most, 0 where little, of that shape."""
+    high = moved.flatten(1).quantile(0.99, dim=1)[:, None, None, None].clamp(min=1e-6)
+    return ((moved / high - 0.4) / 0.3).clamp(0, 1)
