@@ -12,6 +12,8 @@ import torch
 
 from oodgan import launch
 from oodgan.editing import Editor
+from oodgan.errors import UserError
+from oodgan.inversion.feature_module import FeatureModule
 from oodgan.tracking.artifacts import Manifest
 
 INVERTER = "inverter=tiny_feature"
@@ -30,6 +32,14 @@ def test_both_encoders_of_a_run_serve_an_editor(tmp_path: Path) -> None:
     manifest = Manifest.load(artifact)
     assert "feature_encoder/weights.safetensors" in manifest.files
     assert {"codes/val/loss", "features/val/l2", "features/val/activations"} <= set(manifest.metrics)
+
+    (checkpoint,) = (artifact.parent / "training").glob("features-*/checkpoints/best.ckpt")
+    module = FeatureModule.load_from_checkpoint(checkpoint)
+    saved = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in saved.items())
+    assert module(torch.zeros(1, 3, 32, 32), module.generator.mean_w.expand(1, 8, -1)).shape[2:] == (8, 8)
+    with pytest.raises(UserError, match="this module has no inverter"):
+        module.predictions(module.network, {"image": torch.zeros(1, 3, 32, 32)})
 
     again = oodgan(tmp_path)
     assert again.returncode == 0 and "up to date" in again.stderr

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oodgan.errors import UserError
 from oodgan.generators.protocol import Generator
 from oodgan.inversion.augment import occlude
 from oodgan.inversion.feature import deviation, predict
@@ -38,6 +39,8 @@ class FeatureModule(FitModule):
     A fraction `occlusion` of the training images is partly covered after the code was computed, and the covered image
     is the target: the residual should represent what the code cannot. In training, the number of passes is drawn from 1
     to `passes` for each batch.
+
+    `inverter` is needed to train, not to load a checkpoint: its weights are those of another training.
     """
 
     networks = ("network", "generator", "inverter", "discriminator")
@@ -46,7 +49,7 @@ class FeatureModule(FitModule):
         self,
         network: nn.Module | Config,
         generator: Generator | Config,
-        inverter: nn.Module,
+        inverter: nn.Module | None = None,
         losses: Config | None = None,
         optimizer: Config | Callable[..., Any] | None = None,
         scheduler: Config | Callable[..., Any] | None = None,
@@ -56,7 +59,7 @@ class FeatureModule(FitModule):
     ) -> None:
         super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay)
         self.generator: Any = Frozen(built(generator))
-        self.inverter: Any = Frozen(inverter)
+        self.inverter: Any = None if inverter is None else Frozen(inverter)
         self.passes, self.occlusion = passes, occlusion
 
     @property
@@ -73,7 +76,7 @@ class FeatureModule(FitModule):
         photos = batch["image"]
         passes = int(torch.randint(1, self.passes + 1, ())) if self.training else self.passes
         with torch.no_grad():
-            w_plus = self.inverter.invert(photos).w_plus
+            w_plus = self._codes(photos)
         if self.training and self.occlusion:
             photos = occlude(photos, probability=self.occlusion)
         residual, base = predict(network, self.generator, w_plus, photos, passes)
@@ -88,13 +91,18 @@ class FeatureModule(FitModule):
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Images to show of a batch: photos, inversions by code alone, and inversions with residual."""
         photos, size = batch["image"], self.encoder.size
-        w_plus = self.inverter.invert(photos).w_plus
+        w_plus = self._codes(photos)
         residuals = {self.encoder.resolution: self(photos, w_plus)}
         images = {
             "code": self.generator.synthesis(w_plus, size=size).clamp(-1, 1),
             "inverted": self.generator.synthesis(w_plus, size=size, residuals=residuals).clamp(-1, 1),
         }
         return {"photo": resize_area(photos, size), **images}
+
+    def _codes(self, photos: Tensor) -> Tensor:
+        if self.inverter is None:
+            raise UserError("this module has no inverter: give load_from_checkpoint(FILE, inverter=...) to train it")
+        return self.inverter.invert(photos).w_plus
 
     def _activation_error(self, batch: dict[str, Any], residual: Tensor, base: Tensor) -> Tensor:
         error = torch.zeros_like(residual)

@@ -117,7 +117,7 @@ def _features(
     base = EncoderInverter(generator, encoder, passes=int(cfg.inverter.get("passes") or 1))
     # The codes of photos are the same in every epoch.
     codes = CachedInverter(base, settings_hash, StageFolder.of(cfg).codes, _CODES)
-    recipes = {"generator": plain(cfg.generator)}
+    recipes = {"network": {**plain(residual.encoder), "channels": feature.channels}, "generator": plain(cfg.generator)}
     module = build_module(settings.module, recipes, network=feature, generator=generator, inverter=codes)
     result = _fit(cfg, module, instantiate(cfg.data, size=feature.size), "features", settings_hash)
     feature.load_state_dict(module.averaged.state_dict())
