@@ -244,14 +244,15 @@ OURS = {
         "training/spread.py", "training/study.py", "training/sweep.py", "training/fit.py", "ranks.py",
         "files.py",
         "weights/fetch.py", "generators/preview.py", "stages/evaluate.py", "stages/masks.py", "stages/pipeline.py",
-        "stages/weights.py", "tracking/loggers.py", "stages/_common.py", "evaluation/report.py", "editing/report.py",
+        "stages/weights.py", "tracking/loggers.py", "stages/_common.py", "evaluation/merged.py", "editing/report.py",
     },
     "damage counts as not there, or is caught beside": {
-        "evaluation/store.py", "tracking/runs.py", "data/known.py", "stages/_ledger.py",
+        "remote.py",
+        "evaluation/store.py", "tracking/runs.py", "data/known.py", "stages/_ledger.py", "app/brush.py",
     },
     "of an installed package": {"metrics/lpips.py"},
     "guarded by data/images.py's own rule": {"data/images.py", "data/metadata.py", "tracking/page.py"},
-    "written, not read": {"data/conversion.py"},
+    "written, not read": {"data/conversion.py", "app/batch.py"},
 }  # fmt: skip
 
 

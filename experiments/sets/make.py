@@ -22,23 +22,29 @@ def hat_or_glasses(mask: Path) -> bool:
     return bool((classes == HAT).mean() > 0.02 or (classes == GLASSES).mean() > 0.01)
 
 
-def write(name: str, rule: str, photos: Iterable[Path]) -> None:
+def write(name: str, rule: str, photos: Iterable[Path]) -> list[Path]:
+    photos = list(photos)
     lines = [f"# {rule}", *(f"{hash_of(photo)}  {photo.name}" for photo in sorted(photos))]
     (HERE / f"{name}.sha256").write_text("\n".join(lines) + "\n")
+    return photos
 
 
 def main(images: Path, masks: Path, others: Path) -> None:
     split = HashSplit()
     held_out = [photo for photo in sorted(images.iterdir()) if split(photo.name) != TRAIN]
     covered = [photo for photo in held_out if hat_or_glasses(masks / f"{photo.stem}.png")]
+    both: dict[str, list[Path]] = {"choose": [], "report": []}
     for name, part in (("choose", VAL), ("report", TEST)):
         rule = f"CelebA-HQ, 512 px: hat or glasses, {part} part of the hash split"
-        write(f"celebahq512-{name}", rule, [photo for photo in covered if split(photo.name) == part])
+        both[name] += write(f"celebahq512-{name}", rule, [photo for photo in covered if split(photo.name) == part])
     halves: dict[str, list[Path]] = {"choose": [], "report": []}
     for photo in others.iterdir():
         halves["choose" if stable_fraction(f"report or choose/{photo.stem}") < 0.5 else "report"].append(photo)
     for name, photos in halves.items():
-        write(f"ood1024-{name}", "the paper's out-of-domain photos, 1024 px, halved by a hash of their names", photos)
+        rule = "the paper's out-of-domain photos, 1024 px, halved by a hash of their names"
+        both[name] += write(f"ood1024-{name}", rule, photos)
+    for name, photos in both.items():
+        write(name, f"ood1024-{name} and celebahq512-{name} together", photos)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,19 @@
 #!/bin/sh
-# usage: run.sh PHOTOS [ATTRIBUTE] [further overrides]
-set -e
-photos=${1:?usage: run.sh PHOTOS [ATTRIBUTE] [further overrides]}
-attribute=${2:-smile}
-[ $# -gt 1 ] && shift 2 || shift
-oodgan edit -m hydra=joblib sweep=strength_and_threshold "input='$photos'" \
-  "output='\${hydra:runtime.output_dir}'" save=[edited,mask,coarse] \
-  "edits={$attribute: 0.5},{$attribute: 1.0},{$attribute: 1.5},{$attribute: 2.0}" \
-  diffcam.mask.threshold=0.15,0.3,0.45,0.6 diffcam.mask.thresholds=null "$@"
+# Thresholds of the mask at several strengths, one evaluation an edit: run.sh PHOTOS [further overrides]
+set -eu
+photos=${1:?give the folder of aligned photos}
+shift
+root=${ROOT:-runs/strength_and_threshold}
+methods='inversion: inversion, plain: plain'
+for threshold in ${THRESHOLDS:-0.15 0.25 0.35 0.45}; do
+  methods="$methods, mask_$threshold: {diffcam: {mask: {threshold: $threshold, thresholds: null}}}"
+done
+folders=
+for edit in ${EDITS:-smile eyeglasses beard age}; do
+  oodgan evaluate metrics=likeness "photos=$photos" "edits={$edit: 1.0}" "methods={$methods}" \
+    "strengths=${STRENGTHS:-[1, 1.5]}" "output=$root/$edit" "$@"
+  folders="$folders $root/$edit"
+done
+# shellcheck disable=SC2086
+python -m oodgan.evaluation.merged $folders --chart "$root/curves.png" >"$root/table.md"
+cat "$root/table.md"

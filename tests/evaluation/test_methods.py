@@ -7,8 +7,9 @@ from oodgan.directions.bank import Bank
 from oodgan.directions.probes import Probes, load_probes
 from oodgan.editing import Editor
 from oodgan.errors import UserError
+from oodgan.evaluation.altered import check, spelled
 from oodgan.evaluation.methods import BUILT_IN, MASKED, Maker, Variant, variants
-from oodgan.evaluation.paper import differences, paper_config
+from oodgan.evaluation.paper import differences, paper_changes, paper_config
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.value import Inversion
 
@@ -55,12 +56,15 @@ def upper_half(inverted, edited, names, photo):
 
 @pytest.fixture(scope="module")
 def maker(editor):
-    def published(own):
-        other = Editor(own.generator, own.inverter, own.bank, upper_half, Darken(), {"mode": "paper"})
+    def alter(own, changes):
+        masker, remover = (upper_half if "diffcam" in changes else left_half), changes.get("deghoster", Darken())
+        mode = changes.get("compose", {"mode": "difference"})
+        synthesis = own.synthesis
+        other = Editor(own.generator, own.inverter, own.bank, masker, remover, mode, synthesis=synthesis)
         other.subjects = own.subjects
         return other
 
-    return Maker(editor, published)
+    return Maker(editor, alter, {"diffcam": {"mask": {"kind": "paper"}}, "compose": {"mode": "paper"}})
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +96,16 @@ def test_each_method_is_its_step(maker, photo):
 
 
 def test_methods_of_one_photo_and_strength_share_the_edit(maker, photo, monkeypatch):
-    decode, decoded = maker.editor.decode, []
-    monkeypatch.setattr(maker.editor, "decode", lambda code: (decoded.append(1), decode(code))[1])
-    made = [maker.produce(method, photo, {"smile": 0.5})[0] for method in ("plain", "alpha", "poisson", "ours")]
-    again = maker.produce("plain", photo.clone(), {"smile": 0.5})[0]
+    synthesis, decoded = maker.editor.synthesis.synthesis, []
+    monkeypatch.setattr(maker.editor.synthesis, "synthesis", lambda code: (decoded.append(1), synthesis(code))[1])
+    edit = {"smile": 0.5}
+    made = [maker.produce(method, photo, edit)[0] for method in ("plain", "alpha", "poisson", "paper", "ours")]
+    changed = maker.produce("ours", photo, edit, {"deghoster": None})[0]
+    torch.testing.assert_close((changed - 0.25).clamp(-1, 1), made[-1], atol=1e-5, rtol=0)
+    again = maker.produce("plain", photo.clone(), edit)[0]
     assert len(decoded) == 1 and torch.equal(made[0], again)
-    assert not torch.equal(maker.produce("plain", photo, {"smile": 1.0})[0], again) and len(decoded) == 2
-    maker.produce("plain", -photo, {"smile": 1.0})
-    assert len(decoded) >= 3
+    assert not torch.equal(maker.produce("plain", photo, {"smile": 0.7})[0], again) and len(decoded) == 2
+    assert not torch.equal(maker.produce("ours", -photo, edit)[0], made[-1])
 
 
 def test_every_method_but_the_inversion_has_a_row_a_strength():
@@ -108,6 +114,16 @@ def test_every_method_but_the_inversion_has_a_row_a_strength():
     assert list(rows) == ["inversion", "mine@0.5", "mine@1.5", "theirs@0.5", "theirs@1", "one"]
     assert rows["mine@1.5"] == Variant("mine", "ours", 1.5) and rows["theirs@0.5"] == Variant("theirs", "a", 0.5)
     assert list(variants(methods, None)) == ["inversion", "mine", "theirs@0.5", "theirs@1", "one"]
+    changes = {"deghoster": None}
+    found = variants({"bare": changes, "code": {"method": "inversion", "inverter": {"residual": None}}}, [1, 2])
+    assert list(found) == ["bare@1", "bare@2", "code"] and found["bare@2"] == Variant("bare", "ours", 2.0, changes)
+    assert found["code"] == Variant("code", "inversion", 1.0, {"inverter": {"residual": None}})
+    with pytest.raises(UserError, match="did you mean 'deghoster'"):
+        variants({"bare": {"deghost": None}}, None)
+    with pytest.raises(UserError, match="did you mean 'inversion'"):
+        variants({"code": {"method": "invert"}}, None)
+    with pytest.raises(UserError, match=r"methods.bare.compose=poisson: .* {compose: {mode: poisson}}"):
+        variants({"bare": {"compose": "poisson"}}, None)
     for wrong in ([0], [-1], [1, 1], [], ["x"], [float("nan")]):
         with pytest.raises(UserError, match="strengths="):
             variants(methods, wrong)
@@ -134,6 +150,9 @@ def test_paper_replaces_mask_composition_and_pasting_and_what_is_said_besides():
     assert config["diffcam"]["mask"]["kind"] == "guided"
     said = differences(config)
     assert "vgg16 (weights mine)" in said and "the coarse image alone" in said
+    assert spelled(paper_changes(config)).endswith("deghoster.network.sees=coarse parser=null")
+    with pytest.raises(UserError, match=r"methods.mine: diffcam has no key mask.treshold"):
+        check(config, [Variant("mine", "ours", changes={"diffcam": {"mask": {"treshold": 0.1}}})])
     del config["paper"]
     assert "not the coarse one alone" in differences(config)
     assert "no deghosting" in differences({**config, "deghoster": None})

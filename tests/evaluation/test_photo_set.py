@@ -85,4 +85,4 @@ def test_the_committed_sets_are_those_of_the_rule(shared, tmp_path):
     subprocess.run([sys.executable, tmp_path / "make.py", *places], check=True, timeout=300)
     for path in sorted(tmp_path.glob("*.sha256")):
         assert path.read_text() == (SETS / path.name).read_text(), path.name
-    assert len(list(tmp_path.glob("*.sha256"))) == 4
+    assert len(list(tmp_path.glob("*.sha256"))) == 6

@@ -6,9 +6,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from oodgan.errors import UserError
+from oodgan.evaluation import merged
 from oodgan.evaluation.pairs import match
 from oodgan.evaluation.protocol import Protocol, same_protocol
-from oodgan.evaluation.report import markdown, merge, order
+from oodgan.evaluation.report import markdown, order
 from oodgan.launch import config_folder
 
 SMALL = {"resolution": 32, "metrics": ["psnr"], "sets": []}
@@ -75,12 +76,12 @@ def test_two_protocols_share_no_table(tmp_path):
         result = {"protocol": protocol.as_dict(), "protocol_id": protocol.id, "photos": "x", "count": 3}
         result["methods"] = {"m": {"psnr": {"mean": 20.0, "count": 3}}}
         (tmp_path / name / "metrics.json").write_text(json.dumps(result))
-    assert "| m | 20.0 |" in merge([tmp_path / "a"])
-    assert "| b: m |" in merge([tmp_path / "b", tmp_path / "b"])
+    assert "| m | 20.0 |" in merged.table(merged.read([tmp_path / "a"]))
+    assert "| b: m |" in merged.table(merged.read([tmp_path / "b", tmp_path / "b"]))
     with pytest.raises(UserError, match="different protocols and share no table: resolution is 32 and 64"):
-        merge([tmp_path / "a", tmp_path / "b"])
+        merged.table(merged.read([tmp_path / "a", tmp_path / "b"]))
     with pytest.raises(UserError, match="no result"):
-        merge([tmp_path])
+        merged.table(merged.read([tmp_path]))
     same_protocol([("a", {"x": 1}), ("b", {"x": 1})])
 
 

@@ -66,6 +66,47 @@ def test_tensorboard_files_of_another_project_are_runs(sweep, tmp_path):
     assert "part.lr" in compared.keys and compared.best["val/loss"] == 0
 
 
+def test_a_folder_of_mlflow_is_runs(tmp_path):
+    for number, lr in enumerate((0.1, 0.2)):
+        folder = tmp_path / "mlruns/7" / f"{number}a"
+        for part in ("metrics/val", "params/part", "tags"):
+            (folder / part).mkdir(parents=True)
+        (folder / "meta.yaml").write_text("run_name: given\nstatus: 3\n")
+        (folder / "metrics/val/loss").write_text(f"1700000000000 {1 + lr} 0\n1700000000001 {0.5 + lr} 4\n")
+        (folder / "params/part/lr").write_text(str(lr))
+        (folder / "params/seed").write_text("1")
+        (folder / "tags/mlflow.runName").write_text(f"run-{number}")
+    (tmp_path / "mlruns/7/meta.yaml").write_text("name: lr\n")  # the experiment's own
+    found = runs.collect([tmp_path / "mlruns/7"])
+    assert [(run.name, run.state) for run in found] == [("run-0", "finished"), ("run-1", "finished")]
+    assert found[0].curves == {"val/loss": [(0, 1.1), (4, 0.6)]} and found[0].config == {"part.lr": 0.1, "seed": 1}
+    compared = compare.compare(found)
+    assert compared.keys == ["part.lr"] and compared.best["val/loss"] == 0
+    (folder / "metrics/val/loss").write_text("no numbers")
+    with pytest.raises(UserError, match=r"MLflow run .*1a is damaged"):
+        runs.collect([folder])
+
+
+def test_experiments_of_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow reads its own stores")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}")
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment("rates")
+    for lr, group in ((0.1, "a"), (0.2, "a"), (0.3, "b")):
+        run = client.create_run(experiment, tags={"group": group}, run_name=f"run-{lr}").info.run_id
+        client.log_param(run, "part/lr", lr)
+        for step in range(2):
+            client.log_metric(run, "val/loss", 1 + lr - step / 2, step=step)
+        client.set_terminated(run)
+    found = runs.from_mlflow("rates", "a")
+    assert {run.name: run.config for run in found} == {"run-0.1": {"part.lr": 0.1}, "run-0.2": {"part.lr": 0.2}}
+    assert {run.curves["val/loss"][-1] for run in found} == {(1, 0.6), (1, 0.7)} and len(runs.from_mlflow("rates")) == 3
+    assert [run.config for run in runs.collect([tmp_path / experiment])] != []
+    with pytest.raises(UserError, match="MLflow has no experiment rats; it has Default, rates"):
+        runs.from_mlflow("rats")
+
+
 def test_csv_keeps_the_numbers(sweep):
     rows = list(csv.DictReader(compare.to_csv(compare.compare(runs.collect([sweep]))).splitlines()))
     assert rows[0]["part.lr"] == "0.1" and float(rows[0]["val/psnr"]) == 21.0
@@ -87,6 +128,7 @@ def test_the_stage_writes_all_forms(sweep, tmp_path, capsys):
             "runs": [],
             "sweep": "lr",
             "wandb": None,
+            "mlflow": None,
             "root": str(tmp_path),
             "columns": None,
             "maximize": [],

@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 import oodgan  # noqa: F401
+from oodgan.evaluation import altered
+from oodgan.evaluation.methods import variants
 from oodgan.launch import compose
+from oodgan.tracking.artifacts import plain
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-ARGUMENTS = {"strength_and_threshold/run.sh": ["photos/*.jpg", "smile"], "deghost_losses/run.sh": ["run=demo"]}
+ARGUMENTS = {"deghost_losses/run.sh": ["run=demo"]}
+EVALUATIONS = ["embedded/run.sh", "strength_and_threshold/run.sh"]
 SCRIPTS = [
-    "strength_and_threshold/run.sh",
     "deghost_losses/run.sh",
     "diffcam_layers/run.sh",
     "diffcam_layers/study.sh",
 ]
-JOBS = {"strength_and_threshold/run.sh": 16, "deghost_losses/run.sh": 12, "diffcam_layers/run.sh": 8}
+JOBS = {"deghost_losses/run.sh": 12, "diffcam_layers/run.sh": 8}
 TINY = ["experiment=tiny", "root=elsewhere"]
 SMALL = {
-    "strength_and_threshold/run.sh": ["photos/*.png", "sefa_01", "aligned=true"],
     "deghost_losses/run.sh": ["run=tiny", "deghoster.fit.max_steps=2"],
     "diffcam_layers/run.sh": ["diffcam.fit.max_steps=2"],
     "diffcam_layers/study.sh": ["diffcam.fit.max_steps=4", "diffcam.fit.pairs=96", "hydra.sweeper.n_trials=3"],
@@ -38,8 +40,12 @@ def calls(script, folder):
         f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open({log}, 'a'))\n"
     )
     recorder.chmod(0o755)
+    (folder / "python").write_text("#!/bin/sh\n")  # which would merge the tables
+    (folder / "python").chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-    subprocess.run(["sh", str(EXPERIMENTS / script), *ARGUMENTS.get(script, [])], env=environment, check=True)
+    subprocess.run(
+        ["sh", str(EXPERIMENTS / script), *ARGUMENTS.get(script, [])], env=environment, check=True, cwd=folder
+    )
     return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
 
 
@@ -62,6 +68,19 @@ def test_the_sweep_composes(tmp_path, script):
         if "-m" in words:
             assert cfg.sweep == words[2].partition("=")[2]
             assert jobs == JOBS.get(script, jobs)
+
+
+@pytest.mark.parametrize("script", EVALUATIONS)
+def test_the_evaluations_methods_are_changes_of_parts_that_exist(tmp_path, script, monkeypatch):
+    monkeypatch.setitem(ARGUMENTS, script, ["photos"])
+    monkeypatch.setenv("ROOT", str(tmp_path))
+    commands = calls(script, tmp_path)
+    assert [words[0] for words in commands] == ["evaluate"] * 4  # one an edit
+    cfg = plain(compose("evaluate", commands[0][1:]))
+    rows = variants(cfg["methods"], cfg["strengths"])
+    altered.check(cfg, rows.values())
+    changed = [row for row in rows.values() if row.changes]
+    assert len(changed) >= 8 and len(rows) == len({*rows})
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in EXPERIMENTS.glob("*/run.sh")))
@@ -90,9 +109,7 @@ def finished(tmp_path_factory, tiny_chain, draw_face):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_sweep_runs(finished, script):
     """All its jobs, a few steps each: one to two minutes a sweep."""
-    parts = {"inverter": "inversion", "diffcam": "diffcam", "deghoster": "deghost"}
-    weights = [f"{part}.weights=elsewhere/tiny/{stage}/artifact" for part, stage in parts.items()]
-    words = [*SMALL[script], *TINY, *(weights if script.startswith("strength") else [])]
+    words = [*SMALL[script], *TINY]
     if script in JOBS:
         words.append("hydra.launcher.n_jobs=1")  # one after the other: each further process would import all anew
     run(finished, "sh", str(EXPERIMENTS / script), *words)
@@ -100,10 +117,19 @@ def test_the_sweep_runs(finished, script):
     jobs = list((finished / "elsewhere/sweeps" / name).glob("*/job.json"))
     assert len(jobs) == JOBS.get(script, 3)
     states = {json.loads(job.read_text())["state"] for job in jobs}
-    if script.startswith("strength"):
-        assert states == {"finished"} and len(list(finished.glob("elsewhere/sweeps/*/*/result/a.png"))) == 16
-        return
     assert states <= {"finished", "pruned"}
     table = (finished / "elsewhere/comparison" / name / "comparison.md").read_text().splitlines()
     measured = {"deghost_losses": ("val/psnr", "val/ssim"), "diffcam_layers": ("val/accuracy",)}
     assert all(column in table[0] for column in measured.get(name, ("diffcam.fit.lr",)))
+
+
+@pytest.mark.slow
+def test_the_thresholds_are_evaluated(finished):
+    """Every method on one photo, with the tiny networks."""
+    parts = {"inverter": "inversion", "diffcam": "diffcam", "deghoster": "deghost"}
+    weights = [f"{part}.weights=elsewhere/tiny/{stage}/artifact" for part, stage in parts.items()]
+    measures = ["metrics.metrics=[psnr]", "metrics.resolution=32", "probes=null", "judges=[]"]
+    script = EXPERIMENTS / "strength_and_threshold/run.sh"
+    run(finished, "env", "EDITS=sefa_01", "ROOT=scores", "sh", str(script), "photos", *TINY, *weights, *measures)
+    table = (finished / "scores/table.md").read_text()
+    assert "| plain@1.5 |" in table and "| mask_0.45@1 |" in table

@@ -14,6 +14,7 @@ from oodgan.data.labels import of_images, read_labels
 from oodgan.data.listing import Listing
 from oodgan.errors import UserError
 from oodgan.foreign import reading
+from oodgan.remote import local
 
 PHOTOS, PARTS, ATTRIBUTES = "CelebA-HQ-img", "CelebAMask-HQ-mask-anno", "CelebAMask-HQ-attribute-anno.txt"
 CLASSES = (
@@ -38,7 +39,7 @@ class CelebAMaskHQ(Encoded):
     def __init__(
         self, root: str | Path, size: int = 256, parsing: str | Path | None = None, check: bool = True
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = local(root)
         if not (self.root / PHOTOS).is_dir():
             raise UserError(f"{self.root} is not CelebAMask-HQ as it is distributed: there is no {PHOTOS} in it")
         names = Listing.of(self.root / PHOTOS, "photos").pictures

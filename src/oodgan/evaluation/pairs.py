@@ -50,7 +50,7 @@ def match(
         made: where the built-in methods' pictures go (`made/METHOD/NAME.png`), and their masks
             (`made/masks/METHOD/NAME.png`). Masks of a folder of the edit stage lie in its `mask/`.
         masks: folder of parsing masks, PNGs named as the photos are.
-        only: the photos that the protocol chooses from; None: all.
+        only: the photos that the protocol chooses from; None: all. Chosen ones may differ in size.
 
     Pictures belong to the photo of their relative path without ending (`oodgan.data.names`).
 
@@ -76,9 +76,8 @@ def match(
         raise UserError(f"no photo has a picture of every method: {', '.join(folders)} have no name in common")
     if len(shared) < len(names):
         warnings.warn(f"{len(names) - len(shared)} of {len(names)} photos lack a picture of some method: left out")
-    _check_sizes("photos", [photo_files[name] for name in shared], protocol)
-    for method, files in folders.items():
-        _check_sizes(method, [files[name] for name in shared], protocol)
+    for what, images in {"photos": photo_files, **folders}.items():
+        _check_sizes(what, [images[name] for name in shared], protocol, mixed=only is not None)
     labels = indexed.parsing_masks(masks, shared) if masks is not None else {}
     given = {method: _masks(Path(methods[method]), indexed) for method in folders}
     return [
@@ -150,20 +149,17 @@ def _masks(folder: Path, photos: Photos) -> dict[str, Path]:
     return photos.matched(folder / "mask", f"masks in {folder}") if made else {}
 
 
-def _check_sizes(what: str, files: list[Path], protocol: Protocol) -> None:
-    first: tuple[Path, tuple[int, int]] | None = None
-    for path in files:
-        size = read_size(path, f"{what}: {path}")
-        first = first or (path, size)
-        if size != first[1]:
-            before = f"{first[0].name} is {first[1][0]}x{first[1][1]}"
-            raise UserError(f"{what}: mixed sizes: {before}, {path.name} is {size[0]}x{size[1]}")
-    assert first is not None
-    width, height = first[1]
-    if width != height:
-        raise UserError(f"{what}: pictures must be square, {first[0].name} is {width}x{height}; align the photos first")
-    if width < protocol.resolution:
-        raise UserError(
-            f"{what}: pictures are {width} px, the protocol measures at {protocol.resolution}; "
-            f"enlarged pictures are not measured, choose metrics.resolution={width} or less"
-        )
+def _check_sizes(what: str, files: list[Path], protocol: Protocol, mixed: bool) -> None:
+    sizes = {path: read_size(path, f"{what}: {path}") for path in files}
+    first, size = next(iter(sizes.items()))
+    for path, (width, height) in sizes.items():
+        if not mixed and (width, height) != size:
+            before = f"{first.name} is {size[0]}x{size[1]}"
+            raise UserError(f"{what}: mixed sizes: {before}, {path.name} is {width}x{height}")
+        if width != height:
+            raise UserError(f"{what}: pictures must be square, {path.name} is {width}x{height}; align the photos first")
+        if width < protocol.resolution:
+            raise UserError(
+                f"{what}: pictures are {width} px, the protocol measures at {protocol.resolution}; "
+                f"enlarged pictures are not measured, choose metrics.resolution={width} or less"
+            )

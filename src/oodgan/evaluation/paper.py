@@ -3,60 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from oodgan.editing import Editor
+from oodgan.evaluation.altered import altered_config
 
-PAPER: dict[str, dict[str, Any]] = {
+PAPER: dict[str, dict[str, Any] | None] = {
     "diffcam": {"mask": {"kind": "paper"}},
     "compose": {"mode": "paper"},
     "deghoster": {"paste": False},
+    "parser": None,
 }
-PARTS = tuple(PAPER)
 
 
-def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed config (plain values) with mask, composition and pasting as published, and `config["paper"]` on top.
+def paper_changes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Mask, composition and pasting as published, and the key `paper` of a composed config (plain values) on top.
 
-    Weights are the configured ones unless `paper` overrides them.
+    Weights stay those configured, unless `paper` names others. Without a deghoster there is none here either.
     """
     from omegaconf import OmegaConf
 
-    parts = {name: dict(config.get(name) or {}) for name in PARTS}
-    merged = OmegaConf.merge(parts, PAPER, dict(config.get("paper") or {}))
-    paper_parts = OmegaConf.to_container(merged)
-    assert isinstance(paper_parts, dict)
-    return {**config, **{str(name): value for name, value in paper_parts.items()}}
+    given = dict(config.get("paper") or {})
+    cleaned = (config.get("deghoster") or {}).get("network")
+    published = dict(PAPER) if cleaned else {**PAPER, "deghoster": None}
+    merged = OmegaConf.to_container(OmegaConf.merge(published, given))
+    assert isinstance(merged, dict)
+    return {str(name): value for name, value in merged.items()}
 
 
-def published(editor: Editor, config: Mapping[str, Any]) -> Editor:
-    """An editor with the parts of `paper_config`; generator, inverter, directions and known photos are `editor`'s."""
-    from oodgan.deghost import remover
-    from oodgan.diffcam import masks
-    from oodgan.editing import Editor
-
-    parts = paper_config(config)
-    masker = masks.build(parts["diffcam"], editor.generator, editor.bank)
-    cleaner = remover.build(parts["deghoster"], editor.generator) if parts["deghoster"] else None
-    published_editor = Editor(
-        editor.generator,
-        editor.inverter,
-        editor.bank,
-        masker,
-        cleaner,
-        parts["compose"],
-        editor.device,
-        editor.transfer,
-    )
-    published_editor.subjects = editor.subjects
-    return published_editor
+def paper_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed config (plain values) with `paper_changes`."""
+    return altered_config(config, paper_changes(config), "paper")
 
 
 def differences(config: Mapping[str, Any]) -> str:
     """Return a sentence for table captions: what `paper` is here, and how it differs from the published method."""
     paper = paper_config(config)
-    network, deghoster = (paper[part].get("network") or {} for part in ("diffcam", "deghoster"))
+    network, deghoster = ((paper[part] or {}).get("network") or {} for part in ("diffcam", "deghoster"))
     backbone = str(network.get("backbone", "another network"))
     cam = "the published ResNet-101" if backbone == "resnet101" else f"{backbone} ({_weights(paper['diffcam'])})"
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from oodgan.data.images import read_rgb
-from oodgan.errors import UserError
 from oodgan.evaluation import curves
 from oodgan.evaluation.intervals import digits, number
 from oodgan.evaluation.pairs import Pair
-from oodgan.evaluation.protocol import same_protocol
 from oodgan.files import write_text
 from oodgan.reporting.pages import Figure, Section, embedded, jpeg, render
 from oodgan.reporting.tables import Table, lower_is_better
@@ -50,39 +47,6 @@ def markdown(
 def _best(summary: Mapping[str, Mapping[str, Any]], metric: str) -> str | None:
     means = {m: v[metric]["mean"] for m, v in summary.items() if v.get(metric, {}).get("mean") is not None}
     return (min if lower_is_better(metric) else max)(means, key=means.__getitem__) if means else None
-
-
-def merge(results: Sequence[Path]) -> str:
-    """One Markdown table of several evaluations' folders.
-
-    Raises:
-        UserError: a folder without a result, two protocols, or different photos.
-    """
-    held = []
-    for folder in results:
-        try:
-            held.append((str(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8"))))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} holds no result of an evaluation: metrics.json cannot be read") from error
-    same_protocol((label, values["protocol"]) for label, values in held)
-    for label, values in held[1:]:
-        if values["photos"] != held[0][1]["photos"]:
-            raise UserError(f"{held[0][0]} and {label} measured different photos and share no table")
-    several = len(held) > 1
-    rows = {
-        (f"{Path(label).name}: {method}" if several else method): entry
-        for label, values in held
-        for method, entry in values["methods"].items()
-    }
-    notes = dict.fromkeys(note for _, values in held for note in values.get("notes", ()))
-    named = held[0][1].get("set")
-    chosen = f" of the set {named['name']}" if named else ""
-    caption = f"{held[0][1]['count']} photos{chosen}, protocol {held[0][1]['protocol_id']}."
-    equal = {}
-    for label, values in held:
-        for attribute, entry in values.get("equal_change", {}).items():
-            equal[f"{Path(label).name}: {attribute}" if several else attribute] = entry
-    return markdown(rows, " ".join([caption, *notes]), equal)
 
 
 def write_rows(path: Path, pairs: Sequence[Pair], columns: Sequence[str], table: NDArray[np.float64]) -> None:
@@ -158,12 +122,3 @@ def page(
 
 def _embedded(path: Path, side: int = 192) -> str:
     return jpeg(thumbnail(path, side), quality=85)
-
-
-if __name__ == "__main__":
-    import sys
-
-    try:
-        print(merge([Path(folder) for folder in sys.argv[1:]]))
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None

@@ -195,7 +195,7 @@ class Scorer(pl.LightningModule):
             assert self.job.maker is not None
             self._maker = self.job.maker()
         edit = {name: strength * variant.strength for name, strength in self.job.edit.items()}
-        picture, mask = self._maker.produce(variant.source, read_image(pair.photo), edit)
+        picture, mask = self._maker.produce(variant.source, read_image(pair.photo), edit, variant.changes)
         check_range(picture, f"{row} of {pair.name}")
         if mask is not None:  # first, so that an image never exists without its mask
             write_image(mask_to_pil(mask[None]), pair.masks[row])

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodgan.evaluation.intervals import bootstrap, edit_kept
-from oodgan.evaluation.methods import INVERSION, PLAIN
+from oodgan.evaluation.methods import INVERSION, INVERTING, PLAIN, Variant
 from oodgan.evaluation.pairs import Pair
 from oodgan.evaluation.protocol import Protocol
 from oodgan.evaluation.score import Job, extractor
 from oodgan.evaluation.store import Store
 from oodgan.metrics.distribution import FID, INCEPTION, INCEPTION_DIM, KID
+from oodgan.tracking.artifacts import hash_settings
 
 Summary = dict[str, dict[str, Any]]
 
@@ -56,19 +57,34 @@ def summarise(job: Job, table: NDArray[np.float64]) -> Summary:
 
 
 def _add_kept(summary: Summary, table: NDArray[np.float64], job: Job) -> None:
-    """Add the share of the edit kept, if the inversion and the plain edit at the same strength were scored."""
+    """Add the share of the edit kept, if the inversion and the plain edit at the same strength were scored.
+
+    A method with another inversion is compared with the inversion and the plain edit that have that one, too.
+    """
     protocol = job.protocol
-    rows = {(v.method, v.strength): m for m, v in enumerate(map(job.variant, job.methods))}
+    rows = [job.variant(row) for row in job.methods]
+    places = {(_kind(v), _inverting(v), v.strength): m for m, v in enumerate(rows)}
     for k, column in enumerate(job.columns):
-        if not column.startswith("change_") or (INVERSION, 1.0) not in rows:
+        if not column.startswith("change_"):
             continue
-        for (method, strength), m in rows.items():
-            if method in (INVERSION, PLAIN) or (PLAIN, strength) not in rows:
+        for m, variant in enumerate(rows):
+            before = places.get((INVERSION, _inverting(variant), 1.0))
+            after = places.get((PLAIN, _inverting(variant), variant.strength))
+            if before is None or after is None or m in (before, after):
                 continue
-            wanted = table[:, rows[PLAIN, strength], k] - table[:, rows[INVERSION, 1.0], k]
+            wanted = table[:, after, k] - table[:, before, k]
             settings = protocol.bootstrap_samples, protocol.bootstrap_level, protocol.seed
             entry = edit_kept(table[:, m, k], wanted, *settings)
             summary[job.methods[m]][column.replace("change_", "edit_kept_", 1)] = entry
+
+
+def _kind(variant: Variant) -> str:
+    """`inversion` and `plain` also where a folder of pictures has that name."""
+    return variant.method if variant.method in (INVERSION, PLAIN) else variant.source
+
+
+def _inverting(variant: Variant) -> str:
+    return hash_settings({part: variant.changes[part] for part in INVERTING if part in variant.changes})
 
 
 def statistics_key(pairs: Sequence[Pair], protocol: Protocol) -> str:

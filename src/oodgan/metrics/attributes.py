@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from oodgan.metrics.base import PerImage
+from oodgan.metrics.base import Once, PerImage
 
 Probe = Callable[[Tensor], Tensor]
 
@@ -23,8 +23,8 @@ class AttributeChange(PerImage):
 
     def __init__(self, probe: Probe, attribute: str, version: str, sign: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.probe, self.sign = probe, sign
+        self.probe, self.sign, self._before = probe, sign, Once(probe)
         self.name = f"change_{attribute}_{version}"
 
     def per_image(self, result: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        return self.sign * (self.probe(result) - self.probe(target)).reshape(len(result)).double()
+        return self.sign * (self.probe(result) - self._before(target)).reshape(len(result)).double()

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+Value = TypeVar("Value")
+
+
+class Once(Generic[Value]):
+    """A function of a batch of images that is not called again for the batch of its last call.
+
+    Several results are measured against the same photos, whose embeddings or scores need computing only once.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Value]) -> None:
+        self.function = function
+        self._latest: tuple[Tensor, Value] | None = None
+
+    def __call__(self, images: Tensor) -> Value:
+        if self._latest is None or self._latest[0] is not images:
+            self._latest = (images, self.function(images))
+        return self._latest[1]
 
 
 class PerImage(Metric):

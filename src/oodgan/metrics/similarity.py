@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oodgan.errors import UserError
-from oodgan.metrics.base import PerImage
+from oodgan.metrics.base import Once, PerImage
 from oodgan.nn.identity import Recogniser
 
 # CelebAMask-HQ classes that an edit of a face must leave alone.
@@ -104,7 +104,10 @@ class Identity(PerImage):
 
         self.recogniser: Recogniser = recogniser or FaceNet()
         self.name = f"identity_{self.recogniser.name}"
+        self._target = Once(self._embed)
 
     def per_image(self, result: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        first, second = (self.recogniser(images.clamp(-1, 1)).double() for images in (result, target))
-        return (first * second).sum(1)
+        return (self._embed(result) * self._target(target)).sum(1)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return self.recogniser(images.clamp(-1, 1)).double()

@@ -17,6 +17,7 @@ from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, plain
 
 if TYPE_CHECKING:
+    from oodgan.evaluation.methods import Variant
     from oodgan.evaluation.score import Job
 
 FILE = "metrics.json"
@@ -107,17 +108,20 @@ def _real_statistics(cfg: DictConfig, job: Job, path: Path) -> Mapping[str, Any]
 
 
 def _notes(cfg: DictConfig) -> list[str]:
-    """Return notes on methods that differ from what their names suggest."""
+    """Return notes on methods that differ from what their names suggest, and on changed ones."""
+    from oodgan.evaluation.altered import spelled
     from oodgan.evaluation.paper import differences
 
-    return [differences(plain(cfg))] if "paper" in built_in(cfg) else []
+    made = built_in(cfg)
+    notes = [differences(plain(cfg))] if any(variant.source == "paper" for variant in made) else []
+    return notes + [f"`{v.method}`: {v.source} with {spelled(v.changes)}." for v in made if v.changes]
 
 
-def built_in(cfg: DictConfig) -> set[str]:
+def built_in(cfg: DictConfig) -> list[Variant]:
     """The built-in methods among those that are scored."""
     from oodgan.evaluation.methods import BUILT_IN, variants
 
-    return {variant.source for variant in variants(plain(cfg.methods), None).values()} & set(BUILT_IN)
+    return [variant for variant in variants(plain(cfg.methods), None).values() if variant.source in BUILT_IN]
 
 
 def sources_of(cfg: DictConfig) -> dict[str, Path]:
@@ -127,8 +131,10 @@ def sources_of(cfg: DictConfig) -> dict[str, Path]:
     if not built_in(cfg):
         return {}
     sources = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
-    theirs = common.used(cfg.get("paper") or DictConfig({}), "diffcam", "deghoster")
-    sources |= {f"paper_{name}": path for name, path in theirs.items()}
+    changed = {variant.method: dict(variant.changes) for variant in built_in(cfg)} | {"paper": plain(cfg.get("paper"))}
+    for method, changes in changed.items():
+        theirs = common.used(DictConfig(changes or {}), "inverter", "transfer", "diffcam", "deghoster", "parser")
+        sources |= {f"{method}_{name}": path for name, path in theirs.items()}
     return {name: path for name, path in sources.items() if path is not None}
 
 

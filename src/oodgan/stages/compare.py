@@ -1,7 +1,8 @@
 """Compare training runs: settings that differ, final metrics, curves, pictures
 
-`oodgan compare RUN RUN ...`, `oodgan compare sweep=NAME`, `oodgan compare wandb=ENTITY/PROJECT`.
-A RUN is a run's folder, a folder of runs, or a folder of TensorBoard files.
+`oodgan compare RUN RUN ...`, `oodgan compare sweep=NAME`, `oodgan compare wandb=ENTITY/PROJECT`,
+`oodgan compare mlflow=EXPERIMENT`. A RUN is a run's folder, or a folder of runs, of TensorBoard files or of MLflow's
+runs; also a URL such as s3://BUCKET/runs/rates.
 Writes comparison.md, comparison.csv and comparison.html to `output`, and the table to the terminal.
 """
 
@@ -26,7 +27,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     runs = _runs(cfg)
     comparison = compare.compare(runs, cfg.columns, list(cfg.maximize or []))
     output = Path(cfg.output)
-    title = cfg.title or f"Comparison of {cfg.sweep or cfg.wandb or f'{len(runs)} runs'}"
+    title = cfg.title or f"Comparison of {cfg.sweep or cfg.wandb or cfg.mlflow or f'{len(runs)} runs'}"
     write_text(output / "comparison.md", comparison.table().markdown())
     write_text(output / "comparison.csv", compare.to_csv(comparison))
     write_text(output / "comparison.html", page.page(comparison, runs, title))
@@ -39,9 +40,11 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 def _runs(cfg: DictConfig) -> list[runs.Run]:
     if cfg.wandb:
         return runs.from_wandb(cfg.wandb, cfg.sweep)
+    if cfg.mlflow:
+        return runs.from_mlflow(cfg.mlflow, cfg.sweep)
     places = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs or [])
     if cfg.sweep:
         places.append(str(sweep_folder(cfg)))
     if not places:
-        raise UserError("compare what? give run folders, sweep=NAME or wandb=ENTITY/PROJECT")
+        raise UserError("compare what? give run folders, sweep=NAME, wandb=ENTITY/PROJECT or mlflow=EXPERIMENT")
     return runs.collect(places)

@@ -16,6 +16,7 @@ from oodgan.stages import _evaluated as results
 from oodgan.tracking.artifacts import hash_settings, plain
 
 if TYPE_CHECKING:
+    from oodgan.evaluation.methods import Variant
     from oodgan.evaluation.score import Job
 
 READS = (
@@ -31,6 +32,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         UserError: wrong folders or pictures (see `oodgan.evaluation.pairs.match`), or an `output` that holds the result
             of another evaluation and `replace` is false.
     """
+    from oodgan.evaluation import altered
     from oodgan.evaluation.methods import variants
     from oodgan.evaluation.pairs import match
     from oodgan.evaluation.photo_set import PhotoSet
@@ -44,12 +46,13 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     output = Path(cfg.output).absolute()
     protocol = Protocol.from_config(plain(cfg.metrics))
     rows = variants(plain(cfg.methods) or {}, plain(cfg.get("strengths")))
+    altered.check(plain(cfg), rows.values())
     methods = {row: variant.source for row, variant in rows.items()}
     masks = Path(cfg.masks) if cfg.masks else None
     if masks is None and not chosen(cfg.get("parser")):
         protocol = _without_regions(protocol)
     edits = _edits(cfg, methods)
-    maker = _maker(cfg, edits, methods)
+    maker = _maker(cfg, edits, rows)
     made = output / "made" / maker[:8]
     only = PhotoSet.read(cfg.set) if cfg.get("set") else None
     pairs = match(Path(cfg.photos), methods, protocol, made, masks, only)
@@ -63,7 +66,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     }
     settings |= decisive(cfg.get("parser"))
     settings["set"] = results.named_set(cfg)
-    settings["judge"] = [plain(cfg.attributes), cfg.probes, plain(cfg.get("identity")), plain(cfg.get("judges"))]
+    settings["judge"] = [plain(cfg.get(key)) for key in ("attributes", "probes", "identity", "judges", "recogniser")]
     settings_hash = hash_settings(settings, _inputs([*pairs, *reals], output))
     if _finished(output, settings_hash, bool(cfg.get("replace")), made):
         return _show(output)
@@ -106,19 +109,21 @@ def _without_regions(protocol: Any) -> Any:
     return replace(protocol, metrics=kept)
 
 
-def _maker(cfg: DictConfig, edits: dict[str, float], methods: Mapping[str, str]) -> str:
+def _maker(cfg: DictConfig, edits: dict[str, float], rows: Mapping[str, Variant]) -> str:
     """Hash what the built-in methods' images depend on besides the photos: the editor's parts and the edits."""
     from oodgan.evaluation.methods import BUILT_IN
     from oodgan.evaluation.paper import PAPER
     from oodgan.parsing.parser import decisive
 
-    if not set(methods.values()) & set(BUILT_IN):
+    if not {variant.source for variant in rows.values()} & set(BUILT_IN):
         return "none"
 
     parts = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "paper")
     config = {part: plain(cfg.get(part)) for part in parts}
     config |= decisive(cfg.get("parser"))
-    return hash_settings({"parts": config, "edits": edits, "published": PAPER}, results.sources_of(cfg))
+    changes = {variant.method: dict(variant.changes) for variant in rows.values() if variant.changes}
+    made = {"parts": config, "edits": edits, "published": PAPER} | ({"methods": changes} if changes else {})
+    return hash_settings(made, results.sources_of(cfg))
 
 
 def _inputs(pairs: list[Any], output: Path) -> dict[str, str]:
@@ -195,16 +200,23 @@ def _reals(photos: Path, protocol: Any, only: Any) -> list[Any]:
 
 
 def _identity(cfg: DictConfig) -> list[Any]:
-    """Return the identity metric of the configured recogniser, unless it is FaceNet, which the protocol includes."""
+    """Return the identity metrics of `identity`, unless it is the protocol's FaceNet, and of `recogniser`.
+
+    `identity` guides the refinement of codes, too; `recogniser` only measures.
+    """
     from functools import partial
 
     from oodgan.nn.facenet import FaceNet
 
-    given = plain(cfg.get("identity"))
-    if not given:
-        return []
-    metric = _identity_metric(given)  # report an invalid file before anything is scored
-    return [] if isinstance(metric.recogniser, FaceNet) else [partial(_identity_metric, given)]
+    given = [plain(cfg.get("identity"))]
+    if cfg.get("recogniser"):
+        given.append({"_target_": "oodgan.nn.arcface.ArcFace", **plain(cfg.recogniser)})
+    metrics = {}
+    for recogniser in filter(None, given):
+        metric = _identity_metric(recogniser)  # report an invalid file before anything is scored
+        if not isinstance(metric.recogniser, FaceNet):
+            metrics[metric.name] = partial(_identity_metric, recogniser)
+    return list(metrics.values())
 
 
 def _identity_metric(recogniser: dict[str, Any], **keywords: Any) -> Any:

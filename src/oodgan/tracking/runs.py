@@ -1,4 +1,4 @@
-"""Reads finished runs (config, numbers, curves, images) from run folders, TensorBoard files or the wandb API."""
+"""Reads finished runs (config, numbers, curves, images) from run folders, TensorBoard, MLflow or wandb."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from oodgan.errors import UserError
 from oodgan.files import MANIFEST
 from oodgan.foreign import reading
 from oodgan.paths import FitFolder, StageFolder
+from oodgan.remote import LARGE, local
+from oodgan.tracking import mlflow
 from oodgan.tracking.artifacts import Manifest
 
 Curve = list[tuple[int, float]]
@@ -48,14 +50,15 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def collect(places: Iterable[str | Path]) -> list[Run]:
     """Read the runs at `places`: run folders, or folders of runs such as a sweep's or a pipeline's.
 
-    A folder of TensorBoard files, such as another project's `lightning_logs/version_0`, is a run too.
+    A folder of TensorBoard files, such as another project's `lightning_logs/version_0`, is a run too, and so is each
+    in MLflow's folder `mlruns/EXPERIMENT`. A place may be remote (`oodgan.remote`).
 
     Raises:
         UserError: a place that does not exist or contains no run.
     """
     runs: list[Run] = []
     for place in places:
-        folder = Path(place)
+        folder = local(place, leave=LARGE)
         if not folder.is_dir():
             raise UserError(f"no run at {place}: there is no such folder")
         folders = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()), key=_natural)
@@ -66,7 +69,7 @@ def collect(places: Iterable[str | Path]) -> list[Run]:
 
 
 def _is_run(folder: Path) -> bool:
-    return StageFolder(folder).is_run() or _has_events(folder)
+    return StageFolder(folder).is_run() or _has_events(folder) or mlflow.is_run(folder)
 
 
 def _has_events(folder: Path) -> bool:
@@ -80,6 +83,8 @@ def _natural(path: Path) -> tuple[int, str]:
 def read(folder: str | Path) -> Run:
     """Read one run folder; missing data stay empty."""
     stage = StageFolder(Path(folder))
+    if mlflow.is_run(stage.path):
+        return Run(**mlflow.read(stage.path))
     fits, itself = stage.fits(), FitFolder(stage.path)
     run = Run(name="/".join(stage.path.absolute().parts[-2:]), config=_config(stage, fits))
     if not stage.is_run() and _has_events(stage.path):
@@ -165,6 +170,11 @@ def _distinct(runs: list[Run]) -> list[Run]:
         if seen[run.name] > 1:
             run.name += f" ({seen[run.name]})"
     return runs
+
+
+def from_mlflow(experiment: str, group: str | None = None) -> list[Run]:
+    """The runs of an MLflow experiment, or of one group (a sweep) of it; errors as of `mlflow.of_experiment`."""
+    return _distinct([Run(**entry) for entry in mlflow.of_experiment(experiment, group)])
 
 
 def from_wandb(project: str, group: str | None = None) -> list[Run]:

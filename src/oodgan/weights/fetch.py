@@ -19,14 +19,10 @@ from urllib.parse import urlparse
 
 from oodgan.errors import UserError
 from oodgan.files import hash_of, write_json
+from oodgan.paths import cache_folder
 from oodgan.weights.registry import Entry, entry
 
 _CHUNK = 1 << 20
-
-
-def cache_folder() -> Path:
-    """The folder of fetched weights: `$OODGAN_CACHE`, else `~/.cache/oodgan`."""
-    return Path(os.environ.get("OODGAN_CACHE") or Path.home() / ".cache" / "oodgan")
 
 
 def folder_of(item: Entry) -> Path:

@@ -20,6 +20,7 @@ from oodgan.errors import UserError, nearest
 from oodgan.files import hash_of, save_tensors
 from oodgan.foreign import reading
 from oodgan.paths import WEIGHTS, StageFolder, find_checkpoint
+from oodgan.remote import local
 from oodgan.weights import training
 from oodgan.weights.registry import REGISTRY, SHIPPED
 
@@ -43,8 +44,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], half: bool = False, **metada
 
 
 def locate(source: str | Path) -> Path:
-    """Return the file of shipped weights, a stage's folder, an artifact (a folder with weights) or a file."""
-    path = Path(source)
+    """Return the file of shipped weights, a stage's folder, an artifact (a folder with weights), a file or a URL."""
+    path = local(source)
     stage = StageFolder(path)
     files = (
         SHIPPED / f"{source}.safetensors",

@@ -1,0 +1,145 @@
+"""Files of other machines (`s3://`, `gs://`, `hf://`, `memory://`, ...): copied by fsspec into the cache folder once.
+
+What reads them afterwards reads plain files, so order, resume and several processes are those of a folder. A copy
+is brought up to date by sizes and tags once a process: new and changed files are copied again, and those that are gone
+are deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from oodgan.errors import UserError
+from oodgan.files import locked, write_json
+from oodgan.paths import cache_folder
+
+log = logging.getLogger("oodgan")
+
+LARGE = (".ckpt", ".safetensors", ".npz", ".zip", ".tar")
+"""What a comparison of runs does not need."""
+
+_TAGS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "created", "blob_id", "xet_hash")
+_MAGIC = "*?["
+_BATCH = 64
+
+
+def local(place: str | Path, leave: tuple[str, ...] = ()) -> Path:
+    """The path on this machine of a file, folder or glob: that of a URL's copy, else the path itself, `~` resolved.
+
+    Args:
+        leave: endings of files that are not copied.
+
+    Raises:
+        UserError: a URL that leads nowhere, that refuses access, or whose library is not installed.
+    """
+    return _copy(str(place), leave) if "://" in str(place) else Path(place).expanduser()
+
+
+@lru_cache(maxsize=256)
+def _copy(url: str, leave: tuple[str, ...]) -> Path:
+    base, pattern = _split(url)
+    target = _folder(f"{url} {leave}" if leave else url).joinpath(*PurePosixPath(base.partition("://")[2]).parts[-2:])
+    with _reaching(url):
+        files = {name: info for name, info in _listing(base, pattern).items() if not name.endswith(leave or "\0")}
+        if not files:
+            raise UserError(f"{url}: there is no such file or folder, or it is empty")
+        with locked(target, patience=-1):
+            _update(url, files, target)
+    return target / pattern if pattern else target
+
+
+def _split(url: str) -> tuple[str, str]:
+    """A URL's part before the first folder or file with a wildcard, and the rest."""
+    protocol, _, path = url.partition("://")
+    parts = path.rstrip("/").split("/")
+    plain = next((i for i, part in enumerate(parts) if any(c in part for c in _MAGIC)), len(parts))
+    return f"{protocol}://{'/'.join(parts[:plain])}", "/".join(parts[plain:])
+
+
+def _folder(key: str) -> Path:
+    return cache_folder() / "remote" / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _listing(base: str, pattern: str) -> dict[str, dict[str, Any]]:
+    """Relative path -> what the file system says of the file; the path is empty where `base` is a file itself."""
+    from fsspec.core import url_to_fs
+
+    system, root = url_to_fs(base)
+    if pattern:
+        entries = system.glob(f"{root}/{pattern}", detail=True)
+    elif system.isdir(root):
+        entries = system.find(root, detail=True)
+    else:
+        entries = {root: system.info(root)}
+    files: dict[str, dict[str, Any]] = {}
+    for path, info in entries.items():
+        if info.get("type") != "file" or path.endswith("/"):
+            continue
+        name = path[len(root) :].lstrip("/")
+        if name and any(part in ("", ".", "..") or "\\" in part for part in name.split("/")):
+            raise UserError(f"{base} holds {name!r}, whose name cannot be a file's here")
+        files[name] = {**info, "system": system}
+    return files
+
+
+def _update(url: str, files: Mapping[str, dict[str, Any]], target: Path) -> None:
+    """Bring the copy up to date. An interrupted one goes on where it stopped."""
+    record = target.with_name(f".{target.name}.json")
+    known = _read(record)
+    stamps = {name: " ".join(str(info.get(tag, "")) for tag in _TAGS) for name, info in files.items()}
+    for name in known.keys() - files.keys():
+        (target / name).unlink(missing_ok=True)
+    held = {name: stamp for name, stamp in known.items() if name in files}
+    missing = [name for name in files if held.get(name) != stamps[name] or not (target / name).is_file()]
+    if missing:
+        size = sum(files[name].get("size") or 0 for name in missing) / 2**20
+        log.warning("copying %d file(s), %.1f MB, from %s to %s", len(missing), size, url, target)
+    for start in range(0, len(missing), _BATCH):
+        batch = missing[start : start + _BATCH]
+        paths = [target / name if name else target for name in batch]
+        partial = [path.with_name(f".{path.name}.partial") for path in paths]
+        for path in partial:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        system = files[batch[0]]["system"]
+        system.get([files[name]["name"] for name in batch], [str(path) for path in partial])
+        for path, done in zip(partial, paths, strict=True):
+            path.replace(done)
+        held |= {name: stamps[name] for name in batch}
+        write_json(record, held)
+    if known != held:
+        write_json(record, held)
+
+
+def _read(record: Path) -> dict[str, str]:
+    try:
+        stamps = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Turn what file systems of all kinds raise into one line that names the URL."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        extra = "remote" if url.startswith(("s3", "gs", "gcs")) else None
+        how = f": pip install 'oodgan[{extra}]'" if extra else f" ({error})"
+        raise UserError(f"{url} needs a library that is not installed{how}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{url}: there is no such file or folder") from error
+    except PermissionError as error:
+        raise UserError(f"{url} refuses access ({error}): check the credentials") from error
+    except Exception as error:
+        brief = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"{url} cannot be read: {brief}") from error

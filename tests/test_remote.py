@@ -1,0 +1,176 @@
+"""Files of other machines: copies that follow what is there, for every kind of data set, weights and comparisons."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFile
+
+from oodgan import remote
+from oodgan.data.opening import open_source
+from oodgan.data.sources import Folder, Parquet, WebDataset, Zip
+from oodgan.errors import UserError
+from oodgan.remote import local
+from oodgan.tracking import runs
+from oodgan.weights import trained
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
+    remote._copy.cache_clear()
+
+
+@pytest.fixture
+def bucket():
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+def put(system, path, data):
+    system.pipe_file(path, data)
+    remote._copy.cache_clear()  # as a new process would
+
+
+def test_a_path_of_this_machine_stays_what_it_is(tmp_path):
+    assert local(tmp_path) == tmp_path and local("~/x") == Path.home() / "x" and local("a/b") == Path("a/b")
+
+
+def test_a_copy_follows_what_is_there(bucket):
+    for name in ("faces/a.txt", "faces/deep/b.txt"):
+        put(bucket, f"/bucket/{name}", name.encode())
+    folder = local("memory://bucket/faces")
+    assert folder.parts[-2:] == ("bucket", "faces") and (folder / "deep/b.txt").read_text() == "faces/deep/b.txt"
+    stamp = (folder / "a.txt").stat().st_mtime_ns
+    put(bucket, "/bucket/faces/deep/b.txt", b"longer than before")
+    put(bucket, "/bucket/faces/c.txt", b"new")
+    assert local("memory://bucket/faces") == folder
+    assert (folder / "deep/b.txt").read_text() == "longer than before" and (folder / "c.txt").read_text() == "new"
+    assert (folder / "a.txt").stat().st_mtime_ns == stamp  # was not copied again
+    bucket.rm("/bucket/faces/c.txt")
+    remote._copy.cache_clear()
+    assert not (local("memory://bucket/faces") / "c.txt").exists()
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_an_interrupted_copy_goes_on(bucket, monkeypatch):
+    for i in range(5):
+        put(bucket, f"/bucket/n/{i}", bytes([i]))
+    monkeypatch.setattr(remote, "_BATCH", 2)
+    kind, copied = type(bucket), []
+    get = kind.get
+
+    def dies(self, names, paths):
+        copied.extend(names)
+        if len(copied) > 4:
+            raise OSError("the line is cut")
+        return get(self, names, paths)
+
+    monkeypatch.setattr(kind, "get", dies)
+    with pytest.raises(UserError, match=r"memory://bucket/n cannot be read: the line is cut"):
+        local("memory://bucket/n")
+    monkeypatch.setattr(kind, "get", lambda self, names, paths: (copied.extend(names), get(self, names, paths))[1])
+    assert sorted(path.name for path in local("memory://bucket/n").glob("[0-9]")) == [*"01234"]
+    assert len(copied) == 6  # four, the one that failed, and that one again
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://bucket/none", "there is no such file or folder"),
+        ("nothing://bucket/x", "cannot be read: Protocol not known: nothing"),
+        ("memory://bucket/*.tar", "there is no such file or folder"),
+        ("memory://bucket/bad", "whose name cannot be a file's here"),
+    ],
+)
+def test_what_cannot_be_copied_is_one_line(bucket, tmp_path, url, message):
+    climbing = "/bucket/bad/../../escape"
+    bucket.store[climbing] = MemoryFile(bucket, climbing, b"x")
+    with pytest.raises(UserError, match=message):
+        local(url)
+    assert not list(tmp_path.rglob("escape"))
+
+
+def test_every_kind_of_data_set(bucket, tmp_path, draw_face):
+    """The same images with the same names and pixels as from the folder, wherever the bytes lie."""
+    from oodgan.data.conversion import convert
+
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i in range(3):
+        draw_face(i, 48).save(folder / f"{i}.png")
+    here = Folder(folder, 32)
+    kinds = {"folder": Folder, "a.zip": Zip, "shards": WebDataset, "table.parquet": Parquet}
+    for name, kind in kinds.items():
+        if name != "folder":
+            if kind is Parquet:
+                pytest.importorskip("pyarrow")
+            convert(here, tmp_path / name)
+        source = folder if name == "folder" else tmp_path / name
+        bucket.put(str(source), f"/bucket/{name}", recursive=True)
+        remote._copy.cache_clear()
+        for opened in (kind(f"memory://bucket/{name}", 32), open_source(f"memory://bucket/{name}", 32)):
+            assert type(opened) is kind and len(opened) == 3
+            assert all((opened[i]["image"] == here[i]["image"]).all() for i in range(3))
+    assert len(WebDataset("memory://bucket/shards/*.tar", 32)) == 3
+    # the same by a file: URL, which is the local file system's name
+    assert len(Folder(f"file://{folder}", 32)) == 3
+
+
+def test_weights_and_runs(bucket, tmp_path):
+    import torch
+
+    from oodgan.tracking.artifacts import Manifest
+
+    run = tmp_path / "one"
+    (run / "artifact").mkdir(parents=True)
+    trained.save(run / "artifact/weights.safetensors", {"a": torch.ones(2)}, part="diffcam")
+    Manifest("diffcam", {"diffcam": {"fit": {"lr": 0.1}}}, seed=1, metrics={"val/loss": 0.5}).save(run / "artifact")
+    bucket.put(str(run), "/bucket/sweep/0", recursive=True)
+    found = trained.locate("memory://bucket/sweep/0")
+    assert torch.equal(trained.load(found, "diffcam")[0]["a"], torch.ones(2))
+    (compared,) = runs.collect(["memory://bucket/sweep"])
+    assert compared.name == "sweep/0" and compared.metrics == {"val/loss": 0.5}
+    assert compared.config["diffcam.fit.lr"] == 0.1
+    copies = list((tmp_path / "cache/remote").rglob("weights.safetensors"))
+    assert len(copies) == 1  # what a comparison does not need is not copied
+
+
+def test_s3(tmp_path, draw_face):
+    """A server that speaks S3, on loopback: the command checks a data set there; a missing bucket is one line."""
+    pytest.importorskip("s3fs", reason="s3:// needs s3fs (extra remote)")
+    server = pytest.importorskip("moto.server", reason="moto is the S3 server")
+    moto = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    moto.start()
+    try:
+        host, port = moto.get_host_and_port()
+        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        environment = os.environ | keys | {"FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}"}
+        code = (
+            "import sys, fsspec, io\n"
+            "s3 = fsspec.filesystem('s3')\n"
+            "s3.mkdir('faces')\n"
+            "for name in sys.argv[1:]: s3.put_file(name, 'faces/train/' + name.rpartition('/')[2])\n"
+        )
+        for i in range(3):
+            draw_face(i, 48).save(tmp_path / f"{i}.png")
+        files = [str(tmp_path / f"{i}.png") for i in range(3)]
+        subprocess.run([sys.executable, "-c", code, *files], env=environment, check=True, timeout=300)
+
+        def oodgan(*words):
+            command = [sys.executable, "-m", "oodgan", *words]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+
+        checked = oodgan("data", "check", "s3://faces/train", "faces=0", "to=report.json")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert json.loads((tmp_path / "report.json").read_text())["images"] == 3
+        missing = oodgan("data", "check", "s3://other/train", "faces=0")
+        assert missing.returncode == 2 and len(missing.stderr.strip().splitlines()) == 1, missing.stderr
+        assert "s3://other/train" in missing.stderr
+    finally:
+        moto.stop()
