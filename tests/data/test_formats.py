@@ -210,7 +210,7 @@ def test_shards_that_cannot_work(tmp_path: Path) -> None:
         archive.add(__file__, "a.txt")
     (tmp_path / "cut.tar").write_bytes(b"not a tar file at all" * 40)
     for name, told in (
-        ("a.tar.gz", "unpack it"),
+        ("a.tar.gz", "decompress it"),
         ("cut.tar", "damaged or has another format"),
         ("no*.tar", "no tar shards"),
     ):

@@ -120,7 +120,7 @@ def test_a_result_alone_is_no_photo_and_is_not_written_over(
     before = Path("out/result/a.png").read_bytes()
     for words in (["out/result", EDIT], ["out/result/*.png", EDIT]):
         assert oodgan(*words) == 2
-        assert "are results of edits, as " in capsys.readouterr().err
+        assert "are results of edits, according to " in capsys.readouterr().err
     assert oodgan("out/result/a.png", EDIT, "replace=true") == 2
     assert "would overwrite" in capsys.readouterr().err
     assert Path("out/result/a.png").read_bytes() == before
