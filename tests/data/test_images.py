@@ -153,3 +153,13 @@ def test_resize_is_antialiased_and_stays_in_range() -> None:
 
 def test_mask_to_pil_rounds() -> None:
     assert list(images.mask_to_pil(torch.tensor([[[0.0, 0.5, 1.0]]])).tobytes()) == [0, 128, 255]
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+def test_what_has_no_end_is_not_read_as_a_whole(tmp_path: Path) -> None:
+    assert images._bytes("/dev/zero") is None
+    with pytest.raises(UserError, match="/dev/zero is not an image that can be read"):
+        images.read_image("/dev/zero")
+    with open(tmp_path / "large.jpg", "wb") as file:
+        file.truncate(2**29)
+    assert images._bytes(tmp_path / "large.jpg") is None

@@ -46,6 +46,7 @@ FORMATS = ("png", "jpg", "webp")
 
 MAX_PIXELS = 100_000_000
 """Photos up to this many pixels are read at full size; larger ones (decompression bombs too) are refused undecoded."""
+_MOST_BYTES = 2**28  # of a file that is read as a whole
 
 _LARGEST = {"WEBP": 16383, "JPEG": 65535}
 _ENCODERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -144,7 +145,8 @@ def _read(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Image
         if not isinstance(error.__cause__, Exception) or isinstance(error.__cause__, FileNotFoundError):
             raise
         try:
-            spared = metadata.without(_bytes(source))
+            content = _bytes(source)
+            spared = None if content is None else metadata.without(content)
             if spared is None:
                 raise error
             result = _opened(io.BytesIO(spared), label, use)
@@ -154,9 +156,11 @@ def _read(source: str | Path | IO[bytes], label: str, use: Callable[[Image.Image
         return result
 
 
-def _bytes(source: str | Path | IO[bytes]) -> bytes:
+def _bytes(source: str | Path | IO[bytes]) -> bytes | None:
+    """Return a file's content; None for devices and pipes, which may have no end, and for very large files."""
     if isinstance(source, str | Path):
-        return Path(source).read_bytes()
+        path = Path(source)
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= _MOST_BYTES else None
     source.seek(0)
     return source.read()
 

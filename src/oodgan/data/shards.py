@@ -133,11 +133,9 @@ def _shards(path: str | Path) -> list[Path]:
 def _members(shard: Path) -> list[tuple[str, int, int]]:
     """(name, offset, size) of the files in a tar archive."""
     with reading(shard, "shard"):
-        if (
-            shard.read_bytes()[:2] == b"\x1f\x8b"
-            if shard.stat().st_size < 2**16
-            else shard.open("rb").read(2) == b"\x1f\x8b"
-        ):
+        with shard.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        if packed:
             raise UserError("it is compressed by gzip, and compressed archives cannot be read in place: decompress it")
         with tarfile.open(shard, "r:") as archive:
             return [(m.name.removeprefix("./"), m.offset_data, m.size) for m in archive if m.isreg()]
