@@ -121,3 +121,5 @@ def test_the_shipped_limits_are_of_the_shipped_directions() -> None:
     limits = Limits.from_config(cfg.reach, cfg.feather)
     assert set(limits.reach) == set(Bank.load(locate("ffhq")).names)
     assert "glasses" not in (limits.of("smile").parts or ()) and "glasses" in limits.of("eyeglasses").removes
+    taken = limits.removed(head(), {"smile": -1.0})[0, 0]  # the old teeth, and not the eyes
+    assert taken[42, 32] > 0.9 and not taken[29, 32] and not limits.removed(head(), {"smile": 1.0}).any()

@@ -283,7 +283,7 @@ class Page:
         except UserError as error:
             return {self.status: trouble(error)}
         label = edit.label if any(edit.edits.values()) else "no edit yet: move a slider"
-        if session.own:
+        if session.own and any(edit.edits.values()):
             label += ", within my own mask" if session.own.mode == "multiply" else ", my own mask"
         return {
             self.session: session,  # set again, so that it is kept for longer
