@@ -118,6 +118,9 @@ def test_every_method_but_the_inversion_has_a_row_a_strength():
     found = variants({"bare": changes, "code": {"method": "inversion", "inverter": {"residual": None}}}, [1, 2])
     assert list(found) == ["bare@1", "bare@2", "code"] and found["bare@2"] == Variant("bare", "ours", 2.0, changes)
     assert found["code"] == Variant("code", "inversion", 1.0, {"inverter": {"residual": None}})
+    typed = {"diffcam": {"mask": {"threshold": "0.15", "kind": "guided"}}, "deghoster": {"paste": "false"}}
+    changes = variants({"typed": typed}, None)["typed"].changes
+    assert changes == {"diffcam": {"mask": {"threshold": 0.15, "kind": "guided"}}, "deghoster": {"paste": False}}
     with pytest.raises(UserError, match="did you mean 'deghoster'"):
         variants({"bare": {"deghost": None}}, None)
     with pytest.raises(UserError, match="did you mean 'inversion'"):

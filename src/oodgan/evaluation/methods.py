@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from oodgan.errors import UserError, unknown
@@ -81,13 +82,28 @@ def _changed(name: str, value: Mapping[Any, Any]) -> tuple[str, dict[str, Any]]:
     source = str(value.get("method", "ours"))
     if source not in BUILT_IN:
         raise unknown(f"built-in method for methods.{name}.method", source, BUILT_IN)
-    changes = {key: part for key, part in value.items() if key != "method"}
+    changes = {key: _typed(part) for key, part in value.items() if key != "method"}
     for key, part in changes.items():
         if key not in CHANGEABLE:
             raise unknown(f"part of the editor in methods.{name}", str(key), ("method", *CHANGEABLE))
         if part is not None and not isinstance(part, Mapping):
             raise UserError(f"methods.{name}.{key}={part}: the part's changed keys are expected, e.g. {_EXAMPLES[key]}")
     return source, changes
+
+
+def _typed(value: Any) -> Any:
+    """A changed value as a number where it is one: below `methods` the command line gives text, whatever it looks like."""
+    if isinstance(value, Mapping):
+        return {str(key): _typed(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        typed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return typed if isinstance(typed, bool | int | float) else value
 
 
 _EXAMPLES = {
