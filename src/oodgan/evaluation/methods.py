@@ -92,7 +92,7 @@ def _changed(name: str, value: Mapping[Any, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _typed(value: Any) -> Any:
-    """A changed value as a number where it is one: below `methods` the command line gives text, whatever it looks like."""
+    """Return a changed value as a number where it is one: below `methods` the command line gives only text."""
     if isinstance(value, Mapping):
         return {str(key): _typed(each) for key, each in value.items()}
     if isinstance(value, list):
