@@ -112,6 +112,8 @@ def test_whether_a_wandb_run_is_offline(tmp_path, monkeypatch, mode, logged_in, 
     if isinstance(offline, str):
         with pytest.raises(UserError, match=offline):
             loggers.build(entry, tmp_path, "small")
+        with pytest.raises(UserError, match=offline):  # a stage asks before it renders anything
+            loggers.check_wandb(entry)
     else:
         logger = loggers.build(entry, tmp_path, "small")[1]
         assert logger._offline is offline

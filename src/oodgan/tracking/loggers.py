@@ -156,9 +156,7 @@ def _logger(name: str, entry: Mapping[str, Any], folder: Path, stage: str, confi
 def _wandb(keywords: Mapping[str, Any], folder: Path, stage: str, config: Any) -> dict[str, Any]:
     os.environ.setdefault("WANDB_SILENT", "true")  # wandb reads it once, at the first access
     identity = run_identity(folder, stage=stage, group=keywords.get("group"))
-    offline = _is_offline(keywords.get("offline"))
-    if not offline and not os.environ.get("WANDB_MODE") and rank() == 0:
-        _reach_wandb()
+    offline = wandb_is_offline(keywords.get("offline"))
     return {
         "name": f"{stage}-{identity['id']}",
         "id": identity["id"],
@@ -226,16 +224,29 @@ def wandb_logger(entry: Mapping[str, Any], folder: str | Path, stage: str, confi
     return _logger("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger", **entry}, Path(folder), stage, config)
 
 
-def _is_offline(configured: bool | None) -> bool:
-    """Whether a wandb run stays here: what the config says, else `WANDB_MODE`, else whether nobody is logged in."""
+def check_wandb(cfg: Any) -> None:
+    """Raise UserError if the wandb run of the group `logger` could not start, before a stage renders anything."""
+    entry = wandb_entry(cfg)
+    if entry is not None:
+        wandb_is_offline(entry.get("offline"))
+
+
+def wandb_is_offline(configured: bool | None) -> bool:
+    """Return whether a wandb run stays here: by the config, else by `WANDB_MODE`, else if nobody is logged in.
+
+    Raises:
+        UserError: an unknown mode, or a server that does not answer.
+    """
     mode = os.environ.get("WANDB_MODE", "")
     if mode and mode not in _WANDB_MODES:
         raise unknown("WANDB_MODE", mode, _WANDB_MODES)
-    if configured is not None:
-        return bool(configured)
-    if mode in ("online", "run", "shared") and not logged_in():
+    if configured is None and mode in ("online", "run", "shared") and not logged_in():
         raise UserError(f"WANDB_MODE={mode}, but wandb is not logged in: run wandb login, or set WANDB_MODE=offline")
-    return mode in ("offline", "dryrun") if mode else not logged_in()
+    by_default = mode in ("offline", "dryrun") if mode else not logged_in()
+    offline = by_default if configured is None else bool(configured)
+    if not offline and not mode and rank() == 0:
+        _reach_wandb()
+    return offline
 
 
 def _reach_wandb() -> None:
