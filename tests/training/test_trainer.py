@@ -192,3 +192,12 @@ def test_a_stage_refuses_values_of_the_trainer_before_it_renders(node, message):
         training_hash(OmegaConf.create({"trainer": node}), ())
     good = {"max_time": "00:01:00:00", "devices": "auto", "overfit_batches": 0.5, "limit_val_batches": None}
     assert training_hash(OmegaConf.create({"trainer": good, "seed": 0, "stage": "diffcam"}), ())
+
+
+def test_a_ddp_strategy_by_target_may_leave_parameters_unused_as_the_named_one():
+    from oodgan.training.engine import strategy
+
+    chosen = {"_target_": "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_view": True}
+    assert strategy({"strategy": chosen, "devices": 2}) == {**chosen, "find_unused_parameters": True}
+    own = {**chosen, "find_unused_parameters": False}
+    assert strategy({"strategy": own}) == own

@@ -147,6 +147,9 @@ def prepare(module: pl.LightningModule, engine: Mapping[str, Any]) -> None:
 def strategy(engine: Mapping[str, Any]) -> Any:
     """Return Lightning's strategy: the configured one, or "ddp" for several devices if none is configured."""
     chosen = engine.get("strategy") or "auto"
+    if isinstance(chosen, Mapping) and str(chosen.get("_target_", "")).endswith(".DDPStrategy"):
+        # As for the name "ddp": two networks are trained in turn, and some layers feed no loss in some steps.
+        return {"find_unused_parameters": True, **chosen}
     many = _devices(engine) > 1 or int(engine.get("num_nodes") or 1) > 1
     return "ddp" if chosen == "auto" and many else chosen
 
