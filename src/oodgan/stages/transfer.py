@@ -78,7 +78,7 @@ def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSampl
         inverter = previewing(cfg.inverter, generator)
         shards = render_transfer_samples(generator, inverter, layers, folder, settings.count, cfg.seed, size)
         if settings.photos and not layers.photos:
-            raise UserError(f"transfer.samples.photos={settings.photos}: no data source here has parsing masks")
+            raise UserError(f"transfer.samples.photos={settings.photos}: no data source here has parsing masks; give 0")
         photos = (
             render_transfer_photos(inverter, layers.photos, folder, settings.photos, cfg.seed, size)
             if settings.photos
