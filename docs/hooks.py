@@ -184,7 +184,13 @@ def elsewhere() -> dict[str, str]:
     for path in sorted(SHIPPED.glob("*.md")):
         pages[f"cards/{path.stem}.md"] = _site_links(path)
     for path in sorted((ROOT / "experiments").glob("*/README.md")):
-        pages[f"experiments/{path.parent.name}.md"] = _site_links(path)
+        name = path.parent.name
+        beside = [table for table in sorted(path.parent.glob("*.md")) if table != path]
+        text = _site_links(path)
+        for table in beside:
+            pages[f"experiments/{name}_{table.stem}.md"] = _site_links(table)
+            text = text.replace(f"]({table.name})", f"]({name}_{table.name})")
+        pages[f"experiments/{name}.md"] = text
     pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     pages["contributing.md"] = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "](")
     return pages
