@@ -14,7 +14,7 @@ from torchmetrics import Metric
 import oodgan.metrics
 from oodgan.metrics.attributes import AttributeChange
 from oodgan.metrics.base import PerImage
-from oodgan.metrics.distribution import FID, KID
+from oodgan.metrics.distribution import FID, KID, SetDistance
 from oodgan.metrics.lpips import LPIPS, lpips_distance
 from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside, MaskShareOnParts
 from oodgan.metrics.registry import build, names
@@ -159,7 +159,7 @@ def test_no_metric_is_left_out():
         todo += (kinds := [k for k in todo.pop().__subclasses__() if k.__module__.startswith("oodgan.metrics.")])
         found |= set(kinds)
     tested = set(QUICK) | {kind for kind, _ in LARGE.values()}
-    assert found - {PerImage} == tested
+    assert found - {PerImage, SetDistance} == tested
     assert {type(build(name)) for name in names()} <= tested
     assert {name for name in names() if type(build(name)) is LPIPS} == {LPIPS().name, "lpips_vgg_v0.1"}
 
