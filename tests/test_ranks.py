@@ -102,3 +102,17 @@ def test_several_machines_need_a_launcher(given):
     assert local_processes({"devices": 3, "accelerator": "cpu"}) == 3
     given(TORCHRUN)
     assert local_processes({"num_nodes": 8, "devices": 8}) == 1
+
+
+def test_the_jobs_of_a_sweep_do_not_share_the_port_they_inherit(given, monkeypatch):
+    from oodgan.slurm import environment
+
+    given({**SRUN, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+    assert environment().main_port == 29500, "a batch script's own choice"
+    ports = []
+    for number in ("7", "8"):
+        given({**SRUN, "SLURM_JOB_ID": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        ports.append(environment().main_port)
+    assert ports == [12014, 12016] and os.environ["MASTER_PORT"] == "12016"
+    assert environment().main_address == "n1"

@@ -22,12 +22,11 @@ def environment() -> Any:
         def main_port(self) -> int:
             # Neighbouring jobs may share a machine, and each takes two ports (`oodgan.ranks.Channel`).
             number = int(os.environ["SLURM_JOB_ID"]) + 101 * int(os.environ["SLURM_STEP_ID"])
-            return int(os.environ.setdefault("MASTER_PORT", str(12000 + 2 * (number % 10000))))
+            return int(_setting("MASTER_PORT", str(12000 + 2 * (number % 10000))))
 
         @property
         def main_address(self) -> str:
-            os.environ.setdefault("MASTER_ADDR", node_address(first_node(os.environ["SLURM_STEP_NODELIST"])))
-            return os.environ["MASTER_ADDR"]
+            return _setting("MASTER_ADDR", node_address(first_node(os.environ["SLURM_STEP_NODELIST"])))
 
         def world_size(self) -> int:
             return int(os.environ["SLURM_STEP_NUM_TASKS"])
@@ -40,6 +39,17 @@ def environment() -> Any:
             """The step's variables are complete, or `oodgan.ranks.world` did not believe them."""
 
     return Step(auto_requeue=False)
+
+
+def _setting(name: str, ours: str) -> str:
+    """Return the environment variable, set to `ours` where there is none or where it is not of this job.
+
+    A sweep's jobs inherit the environment of the command that submitted them. Two jobs on one machine with the same
+    port would join each other's process groups.
+    """
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        os.environ[name] = ours
+    return os.environ.setdefault(name, ours)
 
 
 def first_node(nodes: str) -> str:

@@ -66,7 +66,7 @@ class Cluster:
         conf = _CONF.format(host=host, user=getpass.getuser(), folder=folder, ports=_free_ports(3))
         (folder / "slurm.conf").write_text(conf)
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OODGAN_SPREAD"))},
+            **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OODGAN_SPREAD", "MASTER_"))},
             "SLURM_CONF": str(folder / "slurm.conf"),
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",

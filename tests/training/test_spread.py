@@ -43,9 +43,13 @@ def test_each_call_has_a_process_group_of_its_own(tmp_path: Path, monkeypatch: p
     import test_spread
 
     def join_one() -> bool:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # as Lightning does
         dist.init_process_group("gloo", init_method=f"file://{tmp_path}/{os.urandom(4).hex()}", rank=0, world_size=1)
         return dist.is_initialized()
 
+    monkeypatch.setenv("MASTER_ADDR", "host")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
     assert spread(1, join_one) and not dist.is_initialized()
+    assert os.environ["MASTER_ADDR"] == "host" and "MASTER_PORT" not in os.environ
     join_one()  # left behind by somebody else
     assert spread(2, test_spread.ranks) == 2 and not dist.is_initialized()

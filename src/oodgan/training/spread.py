@@ -39,10 +39,15 @@ def spread(processes: int, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     _leave_group()
     if processes <= 1:
+        before = {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")}
         try:
             return function(*args)
         finally:
             _leave_group()
+            for name, value in before.items():  # Lightning sets them; commands started later would inherit the port
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
     group = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
