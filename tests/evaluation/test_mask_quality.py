@@ -122,7 +122,7 @@ def config(tmp_path, **changes):
         "stage": "masks", "seed": 0, "folder": str(tmp_path / "run"), "replace": False, "generator": generator,
         "directions": {"_target_": "oodgan.directions.bank.Bank.load", "path": str(tmp_path / "bank")},
         "diffcam": {
-            "network": {"_target_": "oodgan.diffcam.network.DiffCAM", **network}, "size": 32, "mask": {},
+            "network": {"_target_": "oodgan.diffcam.network.DiffCAM", **network}, "size": 32, "mask": {"kind": "guided"},
             "weights": str(tmp_path / "diffcam"),
         },
         "inverter": {
