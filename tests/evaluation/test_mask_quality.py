@@ -122,8 +122,8 @@ def config(tmp_path, **changes):
         "stage": "masks", "seed": 0, "folder": str(tmp_path / "run"), "replace": False, "generator": generator,
         "directions": {"_target_": "oodgan.directions.bank.Bank.load", "path": str(tmp_path / "bank")},
         "diffcam": {
-            "network": {"_target_": "oodgan.diffcam.network.DiffCAM", **network}, "size": 32, "mask": {"kind": "guided"},
-            "weights": str(tmp_path / "diffcam"),
+            "network": {"_target_": "oodgan.diffcam.network.DiffCAM", **network}, "size": 32,
+            "mask": {"kind": "guided"}, "weights": str(tmp_path / "diffcam"),
         },
         "inverter": {
             "name": "optimisation", "encoder": None, "weights": None,
