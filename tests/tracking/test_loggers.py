@@ -122,6 +122,11 @@ def test_whether_a_wandb_run_is_offline(tmp_path, monkeypatch, mode, logged_in, 
 def test_a_disabled_wandb_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    fit_small(tmp_path, {"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger"}})
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it reads WANDB_MODE once in a process
+    try:
+        fit_small(tmp_path, {"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger"}})
+    finally:
+        wandb.teardown()
     assert len(curve(tmp_path, "train/loss")) == 4
     assert not list(tmp_path.rglob("*.wandb"))
