@@ -49,6 +49,12 @@ def test_both_encoders_of_a_run_serve_an_editor(tmp_path: Path) -> None:
     transferred = Manifest.load(tmp_path / "tiny" / "transfer" / "artifact")
     assert {"val/l2", "val/l2_whole", "val/size"} <= set(transferred.metrics) and transferred.counts == {"samples": 16}
 
+    refused = ["experiment=tiny", INVERTER, *trained, "transfer=tiny", f"root={tmp_path}", f"folder={tmp_path}/no"]
+    with pytest.raises(UserError, match=r"^transfer.strength has no effect: it scales a trained network's answer"):
+        launch.run("transfer", [*refused, "transfer.strength=0.5"])
+    with pytest.raises(UserError, match=r"^transfer.samples.photos=8: the data has 0 training photos with parsing"):
+        launch.run("transfer", [*refused, "transfer.samples.photos=8"])
+
     words = ["experiment=tiny", INVERTER, *trained, "transfer=tiny", f"transfer.weights={tmp_path}/tiny/transfer"]
     words += ["diffcam.weights=null", "deghoster=none", "code_cache=0"]
     editor_cfg = launch.compose("edit", words)

@@ -37,10 +37,10 @@ class TransferModule(FitModule):
     - `target`: the truth; of a photo, where the edit changes the activations most, the edited image of the code alone,
       in the photo's colours and light (its blurred difference from the photo is added), and elsewhere the photo,
     - `photo`, `inverted` and `edited` for `oodgan.directions.losses.ChangeLoss`: the target change is that of the
-    truth,
-      and for photos that of the codes without residuals,
+      truth, and for photos that of the codes without residuals,
 
     and for
+
     - `residual` (B, C, r, r): what the network changed of the residual, in units of the activations' deviation.
 
     Every loss is also logged for the unchanged residual (`val/NAME_whole`), the baseline of the network.
@@ -70,30 +70,30 @@ class TransferModule(FitModule):
         residual = follow(network, batch["residual"], before, after)
         change = (residual - batch["residual"]) / deviation(before)
         moved = self.network.activity((after - before) / deviation(before))
-        return {**self._images(batch, residual, moved), "residual": change, "moved": moved}
+        return {"result": self._edited(batch, residual), "residual": change, **self._targets(batch, moved)}
 
-    def _images(self, batch: dict[str, Any], residual: Tensor, moved: Tensor) -> dict[str, Tensor]:
-        result, size = self._edited(batch, residual), batch["layer"].shape[-1]
-        with torch.no_grad():
-            codes = torch.cat([batch["code"], batch["code"] + batch["step"]])
-            plain, edited = self.generator.synthesis(codes, size=size).clamp(-1, 1).chunk(2)
-            photo, truth = covered(plain, batch), covered(edited, batch)
-            is_photo = batch["alpha"].amin((1, 2, 3), keepdim=True) == 1  # an opaque layer
-            redrawn = F.interpolate(most_changed(moved), (size, size), mode="bilinear") * is_photo
-            natural = edited + blur(photo - plain, size // 32)
-            return {
-                "result": result,
-                "photo": photo,
-                "truth": truth,
-                "target": truth + redrawn * (natural - truth),
-                "inverted": torch.where(is_photo, plain, photo),
-                "edited": torch.where(is_photo, edited, truth),
-            }
+    @torch.no_grad()
+    def _targets(self, batch: dict[str, Any], moved: Tensor) -> dict[str, Tensor]:
+        """All images but the result; `moved` (B, 1, r, r) is how much the edit changes the activations."""
+        size = batch["layer"].shape[-1]
+        codes = torch.cat([batch["code"], batch["code"] + batch["step"]])
+        plain, edited = self.generator.synthesis(codes, size=size).clamp(-1, 1).chunk(2)
+        photo, truth = covered(plain, batch), covered(edited, batch)
+        is_photo = batch["alpha"].amin((1, 2, 3), keepdim=True) == 1  # an opaque layer
+        redrawn = F.interpolate(most_changed(moved), (size, size), mode="bilinear") * is_photo
+        natural = edited + blur(photo - plain, size // 32)
+        return {
+            "photo": photo,
+            "truth": truth,
+            "target": truth + redrawn * (natural - truth),
+            "inverted": torch.where(is_photo, plain, photo),
+            "edited": torch.where(is_photo, edited, truth),
+        }
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         known = super().validation_step(batch, batch_idx)
-        unchanged = self._images(batch, batch["residual"], known["moved"])
-        values = self.losses({**known, **unchanged, "residual": torch.zeros_like(known["residual"])})
+        unchanged = {"result": self._edited(batch, batch["residual"]), "residual": torch.zeros_like(known["residual"])}
+        values = self.losses({**known, **unchanged})
         self.log_validation({f"{name}_whole": value for name, value in values.items()}, count_of(known))
         return known
 

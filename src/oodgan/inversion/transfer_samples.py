@@ -49,7 +49,7 @@ def render_transfer_samples(
 def render_transfer_photos(
     inverter: Inverter, photos: Any, folder: Path, count: int, seed: int, size: int
 ) -> list[Path]:
-    """Write `count` inverted photos (all, where there are fewer) into shards of 8, with the keys of samples.
+    """Write up to `count` inverted photos, as many as fill shards of 8, with the keys of samples.
 
     The layer of a photo is the opaque photo itself, and its `code` comes from the inverter.
     """
@@ -84,7 +84,7 @@ def _sample(
 
 
 def mixed(samples: list[Path], photos: list[Path], seed: int) -> list[Path]:
-    """Order shards so that the last ones, which are held out, contain both samples and photos."""
+    """Shuffle shards if there are photos, because the last ones are held out and both kinds should be among them."""
     shards = [*samples, *photos]
     if not photos:
         return shards

@@ -130,7 +130,7 @@ def sources_of(cfg: DictConfig) -> dict[str, Path]:
 
     if not built_in(cfg):
         return {}
-    sources = common.used(cfg, "directions", "inverter", "diffcam", "deghoster")
+    sources = common.used(cfg, "directions", "inverter", "transfer", "diffcam", "deghoster")
     changed = {variant.method: dict(variant.changes) for variant in built_in(cfg)} | {"paper": plain(cfg.get("paper"))}
     for method, changes in changed.items():
         theirs = common.used(DictConfig(changes or {}), "inverter", "transfer", "diffcam", "deghoster", "parser")

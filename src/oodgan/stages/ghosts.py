@@ -87,7 +87,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         cfg,
         made_by,
         fill,
-        uses=common.used(cfg, "directions", "inverter", "diffcam"),
+        uses=common.used(cfg, "directions", "inverter", "transfer", "diffcam"),
         generator=generator.id,
         directions=list(bank.names),
         resolution=writer.size,

@@ -144,6 +144,7 @@ def _row(cfg: DictConfig, edit: Any, seconds: float) -> dict[str, Any]:
         import torch
         from hydra.utils import instantiate
 
+        from oodgan.directions.probes import SHIPPED_PROBES, load_probes
         from oodgan.metrics.lpips import lpips_distance
         from oodgan.nn.resize import resize_area
 
@@ -151,6 +152,9 @@ def _row(cfg: DictConfig, edit: Any, seconds: float) -> dict[str, Any]:
         photo, result = (resize_area(edit.tensors[name], 256).float() for name in ("photo", "result"))
         with torch.no_grad():
             kept = (recogniser(result) * recogniser(photo)).sum(1)
+            probes = load_probes(SHIPPED_PROBES, list(edit.edits), {})
+            changes = [f"{name} {float(probe(result) - probe(photo)):+.2f}" for (name, _, _), probe in probes.items()]
+            row["change (probes, sd)"] = ", ".join(changes) or "no probe"
             row[f"identity kept ({recogniser.name})"] = round(float(kept), 3)
             row["LPIPS to the photo (alex)"] = round(float(lpips_distance("alex")(result, photo)), 4)
     return row | {"seconds": round(seconds, 1)}

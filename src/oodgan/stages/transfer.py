@@ -1,7 +1,7 @@
 """Train how the residuals of an inversion follow an edit
 
-Samples are covered with parts of the photos of `data` (by their parsing masks), inverted, and edited; the true edited
-image is known, since the sample's exact code is.
+Samples are covered with parts of the photos of `data` (by their parsing masks), inverted, and edited; their true edited
+image is known, because their exact code is. Photos with parsing masks are inverted in addition.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from oodgan.command.words import refuse_typed
 from oodgan.data.dataset_module import DatasetModule
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
@@ -20,7 +21,13 @@ from oodgan.generators import Generator
 from oodgan.inversion.inverter import previewing
 from oodgan.inversion.layers import Layers
 from oodgan.inversion.transfer import PART, build_network, load_network
-from oodgan.inversion.transfer_samples import TransferSamples, mixed, render_transfer_photos, render_transfer_samples
+from oodgan.inversion.transfer_samples import (
+    PER_SHARD,
+    TransferSamples,
+    mixed,
+    render_transfer_photos,
+    render_transfer_samples,
+)
 from oodgan.paths import StageFolder, shared_folder
 from oodgan.stages import _common as common
 from oodgan.tracking.artifacts import plain
@@ -35,6 +42,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         raise UserError(f"{cfg.transfer._target_} has nothing to train; choose transfer=learned")
     if not cfg.inverter.get("residual"):
         raise UserError(f"inverter={cfg.inverter.name} gives no residual to follow an edit; choose inverter=feature")
+    refuse_typed("transfer", ("transfer.strength",), "it scales a trained network's answer; training uses all of it")
     generator = common.open_generator(cfg)
     bank = common.open_bank(cfg, generator)
     settings_hash = common.training_hash(
@@ -74,14 +82,16 @@ def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSampl
     made_by = common.artifact_hash(cfg, ("inverter", "data"), generator=generator.id, size=str(size))
     folder = shared_folder(cfg, "transfer", made_by)
     layers = Layers.of(instantiate(cfg.data, size=size))
+    available = len(layers.photos or ())
+    if settings.photos and available < PER_SHARD:
+        raise UserError(
+            f"transfer.samples.photos={settings.photos}: the data has {available} training photos with parsing masks, "
+            f"and at least {PER_SHARD} are needed; transfer.samples.photos=0 uses none"
+        )
     with locked(folder, patience=-1):
         inverter = previewing(cfg.inverter, generator)
         shards = render_transfer_samples(generator, inverter, layers, folder, settings.count, cfg.seed, size)
-        if settings.photos and not layers.photos:
-            raise UserError(f"transfer.samples.photos={settings.photos}: no data source here has parsing masks; give 0")
-        photos = (
-            render_transfer_photos(inverter, layers.photos, folder, settings.photos, cfg.seed, size)
-            if settings.photos
-            else []
-        )
+        photos = []
+        if settings.photos:
+            photos = render_transfer_photos(inverter, layers.photos, folder, settings.photos, cfg.seed, size)
     return TransferSamples(mixed(shards, photos, cfg.seed), bank, settings.low, settings.high)
