@@ -121,8 +121,15 @@ def test_hydras_options_stand_anywhere():
     assert words.options(["a", "--", "-m"]) == ([], ["a", "-m"])
     with pytest.raises(UserError, match="unknown option --cgf"):
         words.options(["--cgf", "job"])
-    with pytest.raises(UserError, match="--cfg needs a word after it"):
-        words.options(["--cfg"])
+    for option in ("--cfg", "--ask"):
+        with pytest.raises(UserError, match=f"{option} needs a word after it"):
+            words.options(["seed=1", option])
+
+
+def test_ask_is_a_key_that_may_be_written_as_an_option():
+    for asked in (["--ask", "a smile"], ["--ask=a smile"]):
+        assert words.options(["photo.png", *asked, "seed=1"]) == ([], ["photo.png", "ask=a smile", "seed=1"])
+    assert value("ask=a smile, no glasses = fine") == "a smile, no glasses = fine"
 
 
 @pytest.mark.parametrize(

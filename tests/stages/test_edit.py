@@ -221,3 +221,31 @@ def test_an_own_mask_decides_and_is_part_of_the_settings(
     assert "mask=nowhere.png: there is no such file" in capsys.readouterr().err
     assert oodgan(*words, "mask=where.png", "mask_mode=add") == 2
     assert "unknown mask_mode 'add'; known: multiply, replace" in capsys.readouterr().err
+
+
+def test_edits_can_be_asked_for_in_words(
+    oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodgan("photos/a.png", "--ask", "slightly younger, with a big smile") == 0
+    assert "edits={age: -0.5, smile: 1.5}" in capsys.readouterr().err
+    record = ledger()
+    assert record["settings"][record["photos"]["a"]["settings"]]["edits"] == {"age": -0.5, "smile": 1.5}
+    assert oodgan("photos/a.png", "edits={age: -0.5, smile: 1.5}") == 0
+    assert "0 edited, 1 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ask=a smile and a hat"], "unknown word 'hat'"),
+        (["--ask", "bald"], "unknown direction 'bald'"),
+        (["--ask", "a smile", "edits={age: 1}"], "edits and ask: give one of them"),
+    ],
+)
+def test_words_that_cannot_be_edited_are_one_line(
+    words: list[str], message: str, oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodgan("photos/a.png", "output=out", *words) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and message in line
+    assert not Path("out").exists()

@@ -19,6 +19,7 @@ from oodgan.errors import UserError, nearest
 _FLAGS = ("--hydra-help", "--resolve", "--run", "-r", "-m", "--multirun")
 _WITH_WORD = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 _INFO = ("--info", "-i")
+_KEYS = ("--ask",)
 _INFO_KINDS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _SWEEPS = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|int|float|str|bool)\(.*\)", re.DOTALL)
 _PLAIN_KEY = set(string.ascii_letters + string.digits + "_/.+$%*@?|-")
@@ -28,6 +29,8 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 def options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split Hydra's own options with their values, at any place, from the other words; after `--` there are no options.
+
+    `--ask TEXT` is another form of `ask=TEXT`.
 
     >>> options(["seed=1", "--cfg", "job", "run=a", "-m"])
     (['--cfg', 'job', '-m'], ['seed=1', 'run=a'])
@@ -40,26 +43,30 @@ def options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     left = list(words)
     while left:
         word = left.pop(0)
-        name, given, _ = word.partition("=")
+        name, given, value = word.partition("=")
         if word == "--":
             return hydra_options, rest + left
         if not word.startswith("-") or word == "-":
             rest.append(word)
+        elif name in _KEYS:
+            rest.append(f"{name[2:]}={value if given else _next(word, left)}")
         elif name in _WITH_WORD:
-            hydra_options.append(word)
-            if not given:
-                if not left:
-                    raise UserError(f"{word} needs a word after it")
-                hydra_options.append(left.pop(0))
+            hydra_options += [word] if given else [word, _next(word, left)]
         elif name in _INFO:
             kind = left.pop(0) if left and not given and left[0] in _INFO_KINDS else "all"
             hydra_options += [word] if given else [word, kind]
         elif name in _FLAGS:
             hydra_options.append(word)
         else:
-            known = (*_FLAGS, *_WITH_WORD, *_INFO, "--help", "--version", "--shell-completion")
+            known = (*_FLAGS, *_WITH_WORD, *_INFO, *_KEYS, "--help", "--version", "--shell-completion")
             raise UserError(f"unknown option {word}{nearest(word, known)}; settings are written key=value")
     return hydra_options, rest
+
+
+def _next(option: str, words: list[str]) -> str:
+    if not words:
+        raise UserError(f"{option} needs a word after it")
+    return words.pop(0)
 
 
 def key_of(word: str) -> str:

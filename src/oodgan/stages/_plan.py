@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from oodgan.command.words import typed_keys
 from oodgan.data.images import FORMATS
+from oodgan.editing import ask
 from oodgan.editing.edit import strength_text
 from oodgan.editing.own_mask import MODES
 from oodgan.editing.strength import Target, parse
@@ -114,6 +117,19 @@ def inputs_of(cfg: DictConfig) -> list[str]:
     if OmegaConf.is_missing(cfg, "input") or cfg.input in (None, "") or cfg.input == []:
         raise UserError("which photo? for example: oodgan edit photo.jpg 'edits={smile: 1.0}' output=edited")
     return [str(cfg.input)] if isinstance(cfg.input, str | int | float) else [str(item) for item in cfg.input]
+
+
+def apply_ask(cfg: DictConfig) -> DictConfig:
+    """Return the configuration with the edits of the text `ask`, which are printed; unchanged without one."""
+    if not cfg.get("ask"):
+        return cfg
+    if "edits" in {key.partition(".")[0] for key in typed_keys()}:
+        raise UserError("edits and ask: give one of them")
+    with_edits = cfg.copy()
+    with_edits.edits = ask.parse(str(cfg.ask))
+    told = ", ".join(f"{name}: {strength:g}" for name, strength in with_edits.edits.items())
+    print(f"{cfg.ask!r}: edits={{{told}}}", file=sys.stderr, flush=True)
+    return with_edits
 
 
 def edits_of(cfg: DictConfig) -> dict[str, float | str | list[float]]:

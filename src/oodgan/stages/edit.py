@@ -3,6 +3,7 @@
 Detects and aligns faces, edits them, and writes DIR/result/<photo>.png; save=[pasted,mask,...] writes more images.
 
     oodgan edit photo.jpg 'edits={smile: 1.0}' output=edited
+    oodgan edit photo.jpg --ask 'a slight smile and glasses'                            the edit in words
     oodgan edit photo.jpg 'edits={smile: auto, age: -1sd}'                              automatic strengths
     oodgan edit shots/ 'edits={eyeglasses: 1, age: -0.5}' save=[pasted] format=jpg      a folder, two attributes
     oodgan edit 'shots/*.webp' 'edits={age: [-1, 0, 1]}'                                a grid of strengths
@@ -42,7 +43,7 @@ from oodgan.files import full, hash_of, sweep
 from oodgan.stages._frames import SmoothInversions, clip_of, encode_clip, natural, place
 from oodgan.stages._ledger import KINDS, Ledger
 from oodgan.stages._photos import Job, find
-from oodgan.stages._plan import Numbers, Plan, edits_of, inputs_of, numbers_of
+from oodgan.stages._plan import Numbers, Plan, apply_ask, edits_of, inputs_of, numbers_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,7 +63,7 @@ LISTED = 60  # further photos are only counted, except failures
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Edit the photos of `cfg.input`. Returns counts of edited, skipped and failed photos, and the exit code."""
-    cfg = settings.read(cfg)
+    cfg = apply_ask(settings.read(cfg))
     inputs = inputs_of(cfg)
     clip = clip_of(inputs)
     if clip:
