@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 TEXT = (
-    "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "mask", "settings", "ask", "probes",
-    "title", "host", "sheet_by", "wandb", "to", "action", "*.path", "*.root", "*.weights", "*.cache",
+    "run", "root", "folder", "cache", "sweep", "resume", "output", "photos", "masks", "mask", "settings", "ask",
+    "probes", "title", "host", "sheet_by", "wandb", "to", "action", "*.path", "*.root", "*.weights", "*.cache",
     "*.name", "*.probes", "*.published", "*.parsing", "*.mapping", "*.partition", "*.ghosts_from", "logger.*.project",
     "logger.*.entity", "logger.*.group", "logger.*.notes", "logger.*.run_name", "logger.*.experiment_name", "set",
     "kind", "data.source.labels", "data.source.image", "*.monitor",

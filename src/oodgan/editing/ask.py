@@ -40,10 +40,11 @@ CARRYING = ("without", "remove", "removing", "take off", "taking off", "lose")
 
 ADDITIONS = ("add", "adding", "give", "put on", "wear", "wearing", "more")
 SEPARATORS = (",", ";", ".", "&", "and", "but", "with", "plus")
-FILLERS = tuple(
-    "a an the some of to in on please make making him her them it me my his their face person photo hair look looks "
-    "looking is be have has having he she they should or also too".split()
-)
+FILLERS = (
+    "a", "an", "the", "some", "of", "to", "in", "on", "please", "make", "making", "him", "her", "them", "it", "me",
+    "my", "his", "their", "face", "person", "photo", "hair", "look", "looks", "looking", "is", "be", "have", "has",
+    "having", "he", "she", "they", "should", "or", "also", "too",
+)  # fmt: skip
 
 _MEANINGS: dict[str, tuple[str, float]] = {
     phrase: (name, sign)
