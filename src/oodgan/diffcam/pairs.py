@@ -19,7 +19,7 @@ from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.layers import Layers
 from oodgan.inversion.transfer import Transfer
-from oodgan.inversion.transfer_samples import invert_sample
+from oodgan.inversion.transfer_samples import invert_samples
 from oodgan.inversion.value import Inversion, concatenate
 from oodgan.nn.resize import resize_area
 from oodgan.training.progress import track
@@ -42,7 +42,7 @@ class InvertedCodes:
         """Return an inversion of one image, or None if this code should be an exact one."""
         if float(torch.rand((), generator=rng)) >= self.share:
             return None
-        return invert_sample(generator, self.inverter, self.layers, rng, seed, size).inversion
+        return invert_samples(generator, self.inverter, self.layers, rng, [seed], size).inversion
 
 
 class PairRenderer:
@@ -95,8 +95,8 @@ class PairRenderer:
         if photo is None or self.photos is None:
             images = self.render(torch.cat([code, edited]))
         else:
-            after = [self.photos.transfer(self.generator, photo, each[None]) for each in edited]
-            images = self._shrunk(concatenate([photo, *after]).image(self.generator, self.size))
+            after = self.photos.transfer(self.generator, concatenate([photo] * len(edited)), edited)
+            images = self._shrunk(concatenate([photo, after]).image(self.generator, self.size))
         return images[:1], images[1:], labels
 
     @torch.no_grad()
@@ -181,8 +181,8 @@ def find_regions(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int
                 if len(sums) <= j:
                     sums.append(torch.zeros(count, *change.shape[1:]))
                     squares.append(torch.zeros(count, *change.shape[1:]))
-                sums[j][k] += change[0]
-                squares[j][k] += change[0].square()
+                sums[j][k] += change[0].cpu()
+                squares[j][k] += change[0].cpu().square()
     total = torch.zeros(count, 1, REGION_SIZE, REGION_SIZE)
     for first, second in zip(sums, squares, strict=True):
         mean = first / codes

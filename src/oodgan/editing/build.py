@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from oodgan import directions, generators, launch
 from oodgan.command import words
 from oodgan.deghost import remover
+from oodgan.devices import device_of
 from oodgan.diffcam import masks
 from oodgan.editing import strength
 from oodgan.errors import UserError
@@ -59,14 +59,3 @@ def configuration(generator: str, overrides: Iterable[str], options: Mapping[str
         return launch.compose("edit", [f"generator={generator}", *overrides, *chosen])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(launch.explain(error, "edit")) from error
-
-
-def device_of(accelerator: str) -> str:
-    """Return PyTorch's device for `cpu`, `gpu`, `cuda`, `mps` or `auto`. Raises UserError if there is none."""
-    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return "cuda"
-    if accelerator in ("mps", "auto") and torch.backends.mps.is_available():
-        return "mps"
-    if accelerator in ("gpu", "cuda", "mps"):
-        raise UserError(f"accelerator={accelerator}, but this machine has none that torch can use; use accelerator=cpu")
-    return "cpu"

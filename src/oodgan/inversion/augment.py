@@ -12,7 +12,7 @@ def photometric(images: Tensor, rng: torch.Generator | None = None, strength: fl
     count = len(images)
 
     def draw(*shape: int) -> Tensor:
-        return (2 * torch.rand(count, *shape, 1, 1, generator=rng) - 1) * strength
+        return ((2 * torch.rand(count, *shape, 1, 1, generator=rng) - 1) * strength).to(images.device)
 
     mean = images.mean((1, 2, 3), keepdim=True)
     changed = (images - mean) * (1 + draw(1)) + mean + draw(1) + 0.4 * draw(3)

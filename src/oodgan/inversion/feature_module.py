@@ -38,7 +38,8 @@ class FeatureModule(FitModule):
 
     A fraction `occlusion` of the training images is partly covered after the code was computed, and the covered image
     is the target: the residual should represent what the code cannot. In training, the number of passes is drawn from 1
-    to `passes` for each batch.
+    to `passes` for each batch, followed by 0 to `exact` passes on full images. The result of a batch with such passes
+    is its full image, reduced to S, otherwise its preview.
 
     `inverter` is needed to train, not to load a checkpoint: its weights are those of another training.
     """
@@ -56,11 +57,12 @@ class FeatureModule(FitModule):
         ema_decay: float | None = 0.995,
         passes: int = 2,
         occlusion: float = 0.0,
+        exact: int = 0,
     ) -> None:
         super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay)
         self.generator: Any = Frozen(built(generator))
         self.inverter: Any = None if inverter is None else Frozen(inverter)
-        self.passes, self.occlusion = passes, occlusion
+        self.passes, self.occlusion, self.exact = passes, occlusion, exact
 
     @property
     def encoder(self) -> Any:
@@ -70,20 +72,23 @@ class FeatureModule(FitModule):
     def forward(self, photos: Tensor, w_plus: Tensor) -> Tensor:
         """Photos (B, 3, R, R) and their codes -> residuals (B, C, r, r), by the averaged weights."""
         encoder: Any = self.averaged
-        return predict(encoder, self.generator, w_plus, photos, self.passes).residual
+        return predict(encoder, self.generator, w_plus, photos, self.passes, self.exact).residual
 
     def predictions(self, network: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
         photos = batch["image"]
-        passes = int(torch.randint(1, self.passes + 1, ())) if self.training else self.passes
+        passes, exact = self.passes, self.exact
+        if self.training:
+            passes, exact = int(torch.randint(1, passes + 1, ())), int(torch.randint(exact + 1, ()))
         with torch.no_grad():
             w_plus = self._codes(photos)
         if self.training and self.occlusion:
             photos = occlude(photos, probability=self.occlusion)
-        residual, base = predict(network, self.generator, w_plus, photos, passes)
-        residuals = {residual.shape[-1]: residual}
+        residual, base = predict(network, self.generator, w_plus, photos, passes, exact)
+        residuals, size = {residual.shape[-1]: residual}, self.encoder.size
+        image = self.generator.synthesis(w_plus, size=None if exact else size, residuals=residuals)
         return {
-            "result": self.generator.synthesis(w_plus, size=self.encoder.size, residuals=residuals),
-            "target": resize_area(photos, self.encoder.size),
+            "result": resize_area(image, size),
+            "target": resize_area(photos, size),
             "residual": residual / deviation(base),
             "activation_error": self._activation_error(batch, residual, base),
         }

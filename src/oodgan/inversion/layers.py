@@ -91,7 +91,7 @@ def training_photos(data: Any) -> Part | None:
 
 def covered(images: Tensor, cover: Mapping[str, Tensor]) -> Tensor:
     """Images (B, 3, S, S) with a colour cast, under a layer: `cover` is what `Layers.cover` gives, uint8 or floats."""
-    floats = cover_floats(cover)
+    floats = {key: value.to(images.device) for key, value in cover_floats(cover).items()}
     gain, offset = floats["colour"][:, 0, :, None, None], floats["colour"][:, 1, :, None, None]
     cast = (images.clamp(-1, 1) * gain + offset).clamp(-1, 1)
     return cast + floats["alpha"] * (floats["layer"] - cast)

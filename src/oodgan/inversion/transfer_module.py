@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodgan.generators.protocol import Generator
+from oodgan.generators.protocol import Generator, Residuals
 from oodgan.inversion.feature import deviation
 from oodgan.inversion.layers import covered
 from oodgan.inversion.transfer import follow
 from oodgan.nn.frozen import Frozen
-from oodgan.nn.resize import blur
+from oodgan.nn.resize import blur, resize_area
 from oodgan.training.module import Config, FitModule, built, count_of
 
 LOSSES: Config = {
@@ -43,6 +43,8 @@ class TransferModule(FitModule):
 
     - `residual` (B, C, r, r): what the network changed of the residual, in units of the activations' deviation.
 
+    With `exact`, images of the generator are full images, reduced to S, instead of previews.
+
     Every loss is also logged for the unchanged residual (`val/NAME_whole`), the baseline of the network.
     """
 
@@ -56,9 +58,11 @@ class TransferModule(FitModule):
         optimizer: Config | Callable[..., Any] | None = None,
         scheduler: Config | Callable[..., Any] | None = None,
         ema_decay: float | None = 0.995,
+        exact: bool = False,
     ) -> None:
         super().__init__(network, losses or LOSSES, optimizer, scheduler, ema_decay)
         self.generator: Any = Frozen(built(generator))
+        self.exact = exact
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """A batch of samples with their edit -> residuals (B, C, r, r), by the averaged weights."""
@@ -77,7 +81,7 @@ class TransferModule(FitModule):
         """All images but the result; `moved` (B, 1, r, r) is how much the edit changes the activations."""
         size = batch["layer"].shape[-1]
         codes = torch.cat([batch["code"], batch["code"] + batch["step"]])
-        plain, edited = self.generator.synthesis(codes, size=size).clamp(-1, 1).chunk(2)
+        plain, edited = self._image(codes, size).clamp(-1, 1).chunk(2)
         photo, truth = covered(plain, batch), covered(edited, batch)
         is_photo = batch["alpha"].amin((1, 2, 3), keepdim=True) == 1  # an opaque layer
         redrawn = F.interpolate(most_changed(moved), (size, size), mode="bilinear") * is_photo
@@ -115,8 +119,11 @@ class TransferModule(FitModule):
             return before, after
 
     def _edited(self, batch: dict[str, Any], residual: Tensor) -> Tensor:
-        size, residuals = batch["layer"].shape[-1], {residual.shape[-1]: residual}
-        return self.generator.synthesis(batch["w_plus"] + batch["step"], size=size, residuals=residuals)
+        return self._image(batch["w_plus"] + batch["step"], batch["layer"].shape[-1], {residual.shape[-1]: residual})
+
+    def _image(self, codes: Tensor, size: int, residuals: Residuals | None = None) -> Tensor:
+        image = self.generator.synthesis(codes, size=None if self.exact else size, residuals=residuals)
+        return resize_area(image, size)
 
 
 def most_changed(moved: Tensor) -> Tensor:

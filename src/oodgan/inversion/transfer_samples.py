@@ -7,6 +7,7 @@ the edit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,24 +31,34 @@ PER_SHARD = 8
 
 
 def render_transfer_samples(
-    generator: Generator, inverter: Inverter, layers: Layers, folder: Path, count: int, seed: int, size: int
+    generator: Generator,
+    inverter: Inverter,
+    layers: Layers,
+    folder: Path,
+    count: int,
+    seed: int,
+    size: int,
+    exact: bool = False,
 ) -> list[Path]:
     """Write at least `count` inverted samples into shards of 8; existing shards are kept.
 
     A shard holds the sample's exact `code` and the inverter's `w_plus` (8, L, 512), `residual` (8, C, r, r), `colour`
-    (8, 2, 3): gain and offset, `layer` (8, 3, S, S) and `alpha` (8, 1, S, S) as uint8.
+    (8, 2, 3): gain and offset, `layer` (8, 3, S, S) and `alpha` (8, 1, S, S) as uint8. With `exact`, samples are full
+    images, reduced to `size`, instead of previews.
     """
 
     def render(own: int) -> dict[str, Tensor]:
-        rng = torch.Generator().manual_seed(own)
-        rows = [_sample(generator, inverter, layers, rng, own * 1009 + i, size) for i in range(PER_SHARD)]
-        return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+        seeds = [own * 1009 + i for i in range(PER_SHARD)]
+        samples = invert_samples(generator, inverter, layers, torch.Generator().manual_seed(own), seeds, size, exact)
+        (residual,) = samples.inversion.residuals.values()
+        halves = {"code": samples.code, "w_plus": samples.inversion.w_plus, "residual": residual}
+        return {**samples.cover, **{key: value.half() for key, value in halves.items()}}
 
     return render_shards(folder, "transfer", -(-count // PER_SHARD), seed, render, f"invert {count} samples")
 
 
 def render_transfer_photos(
-    inverter: Inverter, photos: Any, folder: Path, count: int, seed: int, size: int
+    inverter: Inverter, photos: Any, folder: Path, count: int, seed: int, size: int, device: str = "cpu"
 ) -> list[Path]:
     """Write up to `count` inverted photos, as many as fill shards of 8, with the keys of samples.
 
@@ -58,29 +69,20 @@ def render_transfer_photos(
     numbers = {seed * 1_000_003 + i: order[i * PER_SHARD : (i + 1) * PER_SHARD] for i in range(shards)}
 
     def render(own: int) -> dict[str, Tensor]:
-        rows = [_photo(inverter, resize_area(photos[Draw(i, own)]["image"][None], size)) for i in numbers[own]]
-        return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+        images = torch.stack([photos[Draw(i, own)]["image"] for i in numbers[own]])
+        return _inverted_photos(inverter, resize_area(images, size).to(device))
 
     return render_shards(folder, "photos", shards, seed, render, f"invert {shards * PER_SHARD} photos")
 
 
 @torch.no_grad()
-def _photo(inverter: Inverter, photo: Tensor) -> dict[str, Tensor]:
-    inversion = inverter.invert(photo)
+def _inverted_photos(inverter: Inverter, photos: Tensor) -> dict[str, Tensor]:
+    inversion = inverter.invert(photos)
     (residual,) = inversion.residuals.values()
-    cast = torch.stack([torch.ones(3), torch.zeros(3)])[None]
-    opaque = torch.full_like(photo[:, :1], 255).byte()
-    code, layer = inversion.w_plus.half(), to_uint8(photo)
-    return {"colour": cast, "layer": layer, "alpha": opaque, "code": code, "w_plus": code, "residual": residual.half()}
-
-
-def _sample(
-    generator: Generator, inverter: Inverter, layers: Layers, rng: torch.Generator, seed: int, size: int
-) -> dict[str, Tensor]:
-    sample = invert_sample(generator, inverter, layers, rng, seed, size)
-    (residual,) = sample.inversion.residuals.values()
-    halves = {"code": sample.code, "w_plus": sample.inversion.w_plus, "residual": residual}
-    return {**sample.cover, **{key: value.half() for key, value in halves.items()}}
+    cast = torch.stack([torch.ones(3), torch.zeros(3)]).expand(len(photos), 2, 3)
+    opaque = torch.full_like(photos[:, :1], 255).byte()
+    codes = {"code": inversion.w_plus.half(), "w_plus": inversion.w_plus.half()}  # two tensors, as safetensors demands
+    return {"colour": cast, "layer": to_uint8(photos), "alpha": opaque, "residual": residual.half(), **codes}
 
 
 def mixed(samples: list[Path], photos: list[Path], seed: int) -> list[Path]:
@@ -92,8 +94,8 @@ def mixed(samples: list[Path], photos: list[Path], seed: int) -> list[Path]:
     return [shards[i] for i in order]
 
 
-class InvertedSample(NamedTuple):
-    """A sample's exact code (1, L, 512), what covers it (`Layers.cover`), and the inversion of its covered image."""
+class InvertedSamples(NamedTuple):
+    """Samples' exact codes (B, L, 512), what covers them (`Layers.cover`), and inversions of their covered images."""
 
     code: Tensor
     cover: dict[str, Tensor]
@@ -101,14 +103,27 @@ class InvertedSample(NamedTuple):
 
 
 @torch.no_grad()
-def invert_sample(
-    generator: Generator, inverter: Inverter, layers: Layers, rng: torch.Generator, seed: int, size: int
-) -> InvertedSample:
-    """Cover a sample as photos are covered, and invert it at `size` px; `seed` draws the code, `rng` all else."""
-    truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
-    code, cover = sample_codes(generator, 1, seed, truncation, mixing=0.3), layers.cover(size, rng)
-    photo = covered(generator.synthesis(code, size=size), cover)
-    return InvertedSample(code, cover, inverter.invert(photo))
+def invert_samples(
+    generator: Generator,
+    inverter: Inverter,
+    layers: Layers,
+    rng: torch.Generator,
+    seeds: Sequence[int],
+    size: int,
+    exact: bool = False,
+) -> InvertedSamples:
+    """Cover samples as photos are covered, and invert them at `size` px; `seeds` draw the codes, `rng` all else.
+
+    Samples are previews or, with `exact`, full images reduced to `size`.
+    """
+    codes, covers = [], []
+    for seed in seeds:
+        truncation = 0.5 + 0.5 * float(torch.rand((), generator=rng))
+        codes.append(sample_codes(generator, 1, seed, truncation, mixing=0.3))
+        covers.append(layers.cover(size, rng))
+    code, cover = torch.cat(codes), {key: torch.cat([each[key] for each in covers]) for key in covers[0]}
+    photos = covered(resize_area(generator.synthesis(code, size=None if exact else size), size), cover)
+    return InvertedSamples(code, cover, inverter.invert(photos))
 
 
 class TransferSamples(Dataset[dict[str, Any]]):

@@ -98,7 +98,7 @@ def write(cfg: DictConfig, job: Job, output: Path, settings_hash: str) -> None:
 
 
 def _real_statistics(cfg: DictConfig, job: Job, path: Path) -> Mapping[str, Any]:
-    from oodgan.editing.build import device_of
+    from oodgan.devices import device_of
     from oodgan.evaluation import edited_fid, summary
 
     if not job.reals:

@@ -6,6 +6,7 @@ class activation map then shows where the edit is.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from oodgan.command.words import refuse_typed
 from oodgan.data.dataset_module import DatasetModule
+from oodgan.devices import on_accelerator
 from oodgan.diffcam.callbacks import ConfusionMatrix, MaskQuality
 from oodgan.diffcam.masks import load_network
 from oodgan.diffcam.network import DiffCAM
@@ -94,7 +96,13 @@ def _mask_quality(settings: DictConfig, renderer: PairRenderer) -> list[MaskQual
 
 
 def _regions(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Tensor:
-    return find_regions(renderer, network, cfg.diffcam.fit.region_codes, cfg.seed)
+    with _rendering(cfg, renderer, network):
+        return find_regions(renderer, network, cfg.diffcam.fit.region_codes, cfg.seed)
+
+
+def _rendering(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> AbstractContextManager[str]:
+    inverting = (renderer.photos.inverter, renderer.photos.transfer) if renderer.photos else ()
+    return on_accelerator(cfg, renderer.generator, network, *inverting)
 
 
 def _network(cfg: DictConfig, generator: Generator, bank: Bank) -> DiffCAM:
@@ -151,7 +159,7 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
             "features": weights_hash(network.shared) + weights_hash(network.classifier),
         }
     folder = shared_folder(cfg, "pairs", common.hash_settings(made_by, hashes))
-    with locked(folder, patience=-1):
+    with locked(folder, patience=-1), _rendering(cfg, renderer, network):
         return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
 
 

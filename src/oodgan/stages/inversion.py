@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from oodgan.data.dataset_module import DatasetModule
+from oodgan.devices import device_of, on_accelerator
 from oodgan.errors import UserError
 from oodgan.files import locked
 from oodgan.generators import Generator
@@ -90,7 +91,7 @@ def _codes(cfg: DictConfig, generator: Generator, encoder: Encoder) -> DatasetMo
     # Shards hold what this encoder's `describe` computes, so those of another one must not be reused.
     described = common.hash_settings({"encoder": cfg.inverter.encoder, "size": settings.size}, {"g": generator.id})
     folder = shared_folder(cfg, "samples", described)
-    with locked(folder, patience=-1):
+    with locked(folder, patience=-1), on_accelerator(cfg, generator, encoder):
         samples = render_samples(generator, encoder, folder, settings.samples, cfg.seed, settings.size)
     dataset = DescribedSamples(samples)
     held_out = max(1, int(len(dataset) * settings.held_out))
@@ -115,8 +116,9 @@ def _features(
     feature = (load_feature_encoder if go_on else build_feature_encoder)(residual, generator)
     encoder.eval()
     base = EncoderInverter(generator, encoder, passes=int(cfg.inverter.get("passes") or 1))
-    # The codes of photos are the same in every epoch.
-    codes = CachedInverter(base, settings_hash, StageFolder.of(cfg).codes, _CODES)
+    codes: Any = base
+    if device_of(str(cfg.get("accelerator", "cpu"))) == "cpu":  # a GPU computes codes faster than it reads them
+        codes = CachedInverter(base, settings_hash, StageFolder.of(cfg).codes, _CODES)
     recipes = {"network": {**plain(residual.encoder), "channels": feature.channels}, "generator": plain(cfg.generator)}
     module = build_module(settings.module, recipes, network=feature, generator=generator, inverter=codes)
     result = _fit(cfg, module, instantiate(cfg.data, size=feature.size), "features", settings_hash)

@@ -132,8 +132,8 @@ def _measure(
 
 
 def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]:
+    from oodgan.devices import device_of
     from oodgan.diffcam import masks
-    from oodgan.editing.build import device_of
     from oodgan.evaluation.mask_quality import Kind
     from oodgan.evaluation.paper import paper_config
     from oodgan.parsing import parser

@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 
 from oodgan.command.words import refuse_typed
 from oodgan.data.dataset_module import DatasetModule
+from oodgan.devices import on_accelerator
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
 from oodgan.files import locked
 from oodgan.generators import Generator
-from oodgan.inversion.inverter import previewing
+from oodgan.inversion.inverter import build, previewing
 from oodgan.inversion.layers import Layers
 from oodgan.inversion.transfer import PART, build_network, load_network
 from oodgan.inversion.transfer_samples import (
@@ -79,7 +80,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSamples:
     settings = cfg.transfer.samples
     size = min(int(settings.size), generator.resolution)
-    made_by = common.artifact_hash(cfg, ("inverter", "data"), generator=generator.id, size=str(size))
+    drawn = {"size": str(size), "exact": str(bool(settings.exact))}
+    made_by = common.artifact_hash(cfg, ("inverter", "data"), generator=generator.id, **drawn)
     folder = shared_folder(cfg, "transfer", made_by)
     layers = Layers.of(instantiate(cfg.data, size=size))
     available = len(layers.photos or ())
@@ -89,9 +91,14 @@ def _samples(cfg: DictConfig, generator: Generator, bank: Bank) -> TransferSampl
             f"and at least {PER_SHARD} are needed; transfer.samples.photos=0 uses none"
         )
     with locked(folder, patience=-1):
-        inverter = previewing(cfg.inverter, generator)
-        shards = render_transfer_samples(generator, inverter, layers, folder, settings.count, cfg.seed, size)
+        inverter = (build if settings.exact else previewing)(cfg.inverter, generator)
         photos = []
-        if settings.photos:
-            photos = render_transfer_photos(inverter, layers.photos, folder, settings.photos, cfg.seed, size)
+        with on_accelerator(cfg, generator, inverter) as device:
+            shards = render_transfer_samples(
+                generator, inverter, layers, folder, settings.count, cfg.seed, size, settings.exact
+            )
+            if settings.photos:
+                photos = render_transfer_photos(
+                    inverter, layers.photos, folder, settings.photos, cfg.seed, size, device
+                )
     return TransferSamples(mixed(shards, photos, cfg.seed), bank, settings.low, settings.high)

@@ -25,7 +25,8 @@ def render_shards(
     paths = [folder / f"{name}_{seed}_{i:04d}.safetensors" for i in range(count)]
     for i, path in enumerate(track(paths, what, unit="shards")):
         if not path.exists():
-            save_tensors(path, {key: value.contiguous() for key, value in render(seed * 1_000_003 + i).items()})
+            tensors = render(seed * 1_000_003 + i)
+            save_tensors(path, {key: value.cpu().contiguous() for key, value in tensors.items()})
     return paths
 
 
