@@ -1,16 +1,14 @@
 """Files of other machines: copies that follow what is there, for every kind of data set, weights and comparisons."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile
 
 from oodgan import remote
+from oodgan.cli import main
 from oodgan.data.opening import open_source
 from oodgan.data.sources import Folder, Parquet, WebDataset, Zip
 from oodgan.errors import UserError
@@ -141,36 +139,66 @@ def test_weights_and_runs(bucket, tmp_path):
     assert len(copies) == 1  # what a comparison does not need is not copied
 
 
-def test_s3(tmp_path, draw_face):
-    """A server that speaks S3, on loopback: the command checks a data set there; a missing bucket is one line."""
-    pytest.importorskip("s3fs", reason="s3:// needs s3fs (extra remote)")
-    server = pytest.importorskip("moto.server", reason="moto is the S3 server")
-    moto = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    moto.start()
-    try:
-        host, port = moto.get_host_and_port()
-        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-        environment = os.environ | keys | {"FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}"}
-        code = (
-            "import sys, fsspec, io\n"
-            "s3 = fsspec.filesystem('s3')\n"
-            "s3.mkdir('faces')\n"
-            "for name in sys.argv[1:]: s3.put_file(name, 'faces/train/' + name.rpartition('/')[2])\n"
-        )
-        for i in range(3):
-            draw_face(i, 48).save(tmp_path / f"{i}.png")
-        files = [str(tmp_path / f"{i}.png") for i in range(3)]
-        subprocess.run([sys.executable, "-c", code, *files], env=environment, check=True, timeout=300)
+def raised(name, message="", cause=None, base=Exception, **more):
+    """An error of a library, whose class has this name."""
+    error = type(name, (base,), more)(message)
+    error.__cause__ = cause
+    return error
 
-        def oodgan(*words):
-            command = [sys.executable, "-m", "oodgan", *words]
-            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
 
-        checked = oodgan("data", "check", "s3://faces/train", "faces=0", "to=report.json")
-        assert checked.returncode == 0, checked.stdout + checked.stderr
-        assert json.loads((tmp_path / "report.json").read_text())["images"] == 3
-        missing = oodgan("data", "check", "s3://other/train", "faces=0")
-        assert missing.returncode == 2 and len(missing.stderr.strip().splitlines()) == 1, missing.stderr
-        assert "s3://other/train" in missing.stderr
-    finally:
-        moto.stop()
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("s3://b/x", ImportError("Install s3fs to access S3"), r"is not installed: pip install 'oodgan\[remote\]'"),
+        ("sftp://b/x", ImportError("requires paramiko"), r"is not installed \(requires paramiko\)"),
+        ("s3://b/x", PermissionError("Forbidden"), r"refuses access \(Forbidden\); check AWS_PROFILE, or"),
+        (
+            "hf://datasets/a/b/x",
+            raised("RepositoryNotFoundError", "401", base=FileNotFoundError, response=SimpleNamespace(status_code=401)),
+            r"refuses access \(401\); check HF_TOKEN",
+        ),
+        (
+            "https://host/x",
+            raised("FileNotFoundError", "x", raised("ClientResponseError", status=403), FileNotFoundError),
+            "refuses access .* check the credentials",
+        ),
+        ("s3://b/x", raised("NoCredentialsError", "none"), r"needs credentials \(none\); check AWS_PROFILE"),
+        ("gs://b/x", raised("DefaultCredentialsError", "none"), "check GOOGLE_APPLICATION_CREDENTIALS"),
+        ("s3://b/x", raised("EndpointConnectionError", "no"), "reached .* network and FSSPEC_S3_ENDPOINT_URL"),
+        (
+            "hf://datasets/a/b/x",
+            raised("OfflineModeIsEnabled", "off"),
+            r"cannot be reached \(off\); check the network$",
+        ),
+        ("memory://b/x", OSError(28, "No space left on device"), "No space left on device.; set OODGAN_CACHE"),
+        ("memory://b/x", ValueError("two\nlines"), "cannot be read: two lines"),
+    ],
+)
+def test_an_error_says_what_to_do(url, error, message):
+    with pytest.raises(UserError, match=message) as told, remote._reaching(url):
+        raise error
+    assert str(told.value).startswith(url)
+
+
+def test_a_training_goes_on_from_a_remote_run(bucket, tmp_path):
+    from oodgan.training.call import Call
+    from oodgan.training.checkpoints import find
+
+    put(bucket, "/bucket/run/checkpoints/last.ckpt", b"weights")
+    call = Call({}, {"max_steps": 1}, tmp_path / "new", "memory://bucket/run", None, ())
+    call.check()
+    assert find(call.resume).read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    "repository", ["datasets/people/faces/data/*.parquet", "datasets/people/faces", "people/weights"]
+)
+def test_a_hub_that_does_not_answer_is_one_line(repository, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("huggingface_hub", reason="hf:// needs huggingface_hub (extra remote)")
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://127.0.0.1:1"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "check", f"hf://{repository}", "faces=0", "to=report.json"])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and line.startswith(f"error: hf://{repository} cannot be reached"), line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]

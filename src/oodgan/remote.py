@@ -7,6 +7,7 @@ are deleted.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -27,6 +28,9 @@ LARGE = (".ckpt", ".safetensors", ".npz", ".zip", ".tar")
 
 _TAGS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "created", "blob_id", "xet_hash")
 _MAGIC = "*?["
+_S3 = "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (FSSPEC_S3_ANON=true for a public bucket)"
+_GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth application-default login"
+_ACCOUNTS = {"s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE, "hf": "HF_TOKEN, or hf auth login"}
 _BATCH = 64
 
 
@@ -108,9 +112,13 @@ def _update(url: str, files: Mapping[str, dict[str, Any]], target: Path) -> None
         for path in partial:
             path.parent.mkdir(parents=True, exist_ok=True)
         system = files[batch[0]]["system"]
-        system.get([files[name]["name"] for name in batch], [str(path) for path in partial])
-        for path, done in zip(partial, paths, strict=True):
-            path.replace(done)
+        try:
+            system.get([files[name]["name"] for name in batch], [str(path) for path in partial])
+            for path, done in zip(partial, paths, strict=True):
+                path.replace(done)
+        finally:
+            for path in partial:
+                path.unlink(missing_ok=True)
         held |= {name: stamps[name] for name in batch}
         write_json(record, held)
     if known != held:
@@ -127,19 +135,48 @@ def _read(record: Path) -> dict[str, str]:
 
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
-    """Turn what file systems of all kinds raise into one line that names the URL."""
+    """Turn what file systems of all kinds raise into one line that names the URL and what to do."""
+    protocol = url.partition("://")[0]
+    account = _ACCOUNTS.get(protocol, "the credentials")
     try:
         yield
     except UserError:
         raise
     except ImportError as error:
-        extra = "remote" if url.startswith(("s3", "gs", "gcs")) else None
-        how = f": pip install 'oodgan[{extra}]'" if extra else f" ({error})"
+        how = ": pip install 'oodgan[remote]'" if protocol in _ACCOUNTS else f" ({error})"
         raise UserError(f"{url} needs a library that is not installed{how}") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{url}: there is no such file or folder") from error
-    except PermissionError as error:
-        raise UserError(f"{url} refuses access ({error}): check the credentials") from error
     except Exception as error:
-        brief = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        brief = " ".join(str(error).split())[:160] or type(error).__name__
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{url} cannot be copied to {cache_folder()} ({error.strerror}); set OODGAN_CACHE"
+            ) from error
+        if _refused(error):
+            raise UserError(f"{url} refuses access ({brief}); check {account}") from error
+        if _named(error, "Credential", "Profile", "Token", "RefreshError"):
+            raise UserError(f"{url} needs credentials ({brief}); check {account}") from error
+        if _named(error, "Connect", "Timeout", "gaierror", "SSL", "Offline"):
+            server = " and FSSPEC_S3_ENDPOINT_URL" if protocol in ("s3", "s3a") else ""
+            raise UserError(f"{url} cannot be reached ({brief}); check the network{server}") from error
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{url}: there is no such file or folder") from error
         raise UserError(f"{url} cannot be read: {brief}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether a server answered 401 or 403, which some file systems report as a missing file."""
+    status = [getattr(each, "status", None) or getattr(getattr(each, "response", None), "status_code", None)
+              for each in _causes(error)]  # fmt: skip
+    return isinstance(error, PermissionError) or bool({401, 403} & set(status))
+
+
+def _named(error: BaseException, *words: str) -> bool:
+    """Whether the class of the error or of one of its causes is named so: each library has classes of its own."""
+    names = [cls.__name__ for each in _causes(error) for cls in type(each).__mro__]
+    return any(word in name for word in words for name in names)

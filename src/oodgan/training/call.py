@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from oodgan.errors import UserError, unknown
 from oodgan.paths import FitFolder
+from oodgan.remote import local
 from oodgan.training.engine import described
 
 BEST, LAST = "best", "last"
@@ -81,6 +82,8 @@ class Call:
         if self.resume == "auto":
             self.resume = str(self.folder) if present else None
             self.init_from = None if present else self.init_from
+        elif self.resume:
+            self.resume = str(local(self.resume))
         if self.resume and self.init_from:
             raise UserError("resume continues a run and init_from starts a new one: give one of them")
         if present and (not self.resume or Path(self.resume).absolute() != self.folder):
