@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from oodgan.errors import UserError
 from oodgan.generators.openvino_ir import Graph
-from oodgan.generators.preview import load_previews
+from oodgan.generators.preview import load_previews, shipped_mean
 from oodgan.generators.protocol import STYLE_DIM, Fuse, Residuals, check_residuals, mean_code, weights_id
 from oodgan.weights import fetch
 
@@ -119,7 +119,8 @@ class MobileGenerator(nn.Module):
         generator = cls()
         _read_mapping(generator, Graph(folder / "MappingNetwork.xml"))
         _read_synthesis(generator, Graph(folder / "SynthesisNetwork.xml"))
-        generator.mean_w.copy_(mean_code(generator.mapping))
+        mean = shipped_mean()
+        generator.mean_w.copy_(mean_code(generator.mapping) if mean is None else mean)
         generator.id = weights_id(weights, generator.state_dict())
         generator.previews.update(load_previews(generator))
         return generator.eval().requires_grad_(False)

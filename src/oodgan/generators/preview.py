@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from oodgan.generators.mobile import MobileGenerator
 
 FILE = SHIPPED / "mobile_ffhq_previews.safetensors"
+_MEAN = "mean_w"
 _LAYOUT = "codes"  # heads of an earlier layout use one code only
 _WIDTH = 64
 _CODE = 64
@@ -59,6 +60,18 @@ class Preview(nn.Module):
         return F.pixel_shuffle(self.head(x), 2) + colour
 
 
+def shipped_mean(path: Path = FILE) -> Tensor | None:
+    """The mean of w (512,) that was computed when the preview heads were fitted; None without their file.
+
+    Computed again, it differs in its last bits between processors, and so would the generator's `id`, which names the
+    generator that weights were made for.
+    """
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(_MEAN) if _MEAN in file.keys() else None  # noqa: SIM118 (not a dict)
+
+
 def load_previews(generator: MobileGenerator, path: Path = FILE) -> dict[str, nn.Module]:
     """The shipped preview heads by size, or none when they were fitted for another generator."""
     if not path.is_file():
@@ -67,7 +80,7 @@ def load_previews(generator: MobileGenerator, path: Path = FILE) -> dict[str, nn
         metadata = file.metadata() or {}
         if metadata.get("generator") != generator.id or metadata.get("layout") != _LAYOUT:
             return {}
-        state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        state = {key: file.get_tensor(key).float() for key in file.keys() if key != _MEAN}  # noqa: SIM118 (not a dict)
     previews: dict[str, nn.Module] = {}
     for size in sorted({key.split(".")[0] for key in state}):
         preview = Preview(generator.feature_channels[int(size) // 2], codes_of(generator, int(size)))
@@ -77,8 +90,11 @@ def load_previews(generator: MobileGenerator, path: Path = FILE) -> dict[str, nn
 
 
 def save_previews(generator: MobileGenerator, previews: dict[str, Preview], psnr: dict[str, float], path: Path) -> None:
-    """Write preview heads as fp16 safetensors that name their generator and their held-out PSNR in dB."""
-    tensors = {
+    """Write preview heads as fp16 safetensors that name their generator and their held-out PSNR in dB.
+
+    The file also has the generator's mean code, in full precision (`shipped_mean`).
+    """
+    tensors = {_MEAN: generator.mean_w.float().cpu().contiguous()} | {
         f"{size}.{key}": value.half().contiguous()
         for size, preview in previews.items()
         for key, value in preview.state_dict().items()
