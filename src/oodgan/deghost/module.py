@@ -29,6 +29,8 @@ class DeghostModule(FitModule):
     published ones when None.
     """
 
+    measured = ("*_coarse",)
+
     def __init__(
         self,
         network: nn.Module | Config,

@@ -22,6 +22,7 @@ class DiffCAMModule(FitModule):
     """
 
     loss_inputs = ("scores", "label")
+    measured = ("accuracy", "mask_*")  # the masks by `callbacks.MaskQuality`
 
     def __init__(
         self,

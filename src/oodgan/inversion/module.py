@@ -43,6 +43,8 @@ class InversionModule(FitModule):
         others: arguments of `FitModule`; losses on code, pixels, LPIPS and identity if `losses` is None.
     """
 
+    measured = ()
+
     networks = ("network", "generator", "discriminator")
     deviation: Tensor
 

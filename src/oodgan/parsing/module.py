@@ -35,6 +35,7 @@ class ParserModule(FitModule):
     """
 
     loss_inputs = ("scores", "classes")
+    measured = ("miou", "iou_*")
 
     def __init__(
         self,

@@ -84,13 +84,16 @@ def training_hash(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> st
     """As `artifact_hash`, for a stage that trains: also of what in `trainer` and `callbacks` changes the result.
 
     Raises:
-        UserError: a value of `trainer` that Lightning would refuse later, or a wandb run that could not start.
+        UserError: a value of `trainer` that Lightning would refuse later, a monitored metric that is not logged, or a
+            wandb run that could not start.
     """
     # These import Lightning, which other stages need not wait for.
     from oodgan.tracking.loggers import check_wandb
     from oodgan.training.engine import check_values
+    from oodgan.training.monitor import check_monitors
 
     check_values(cfg)
+    check_monitors(plain(cfg), TRAINED[cfg.stage])
     check_wandb(cfg.get("logger"))
     more = deciding(plain(cfg))
     return artifact_hash(cfg, groups, **inputs, **({"training": hash_settings(more)} if more else {}))

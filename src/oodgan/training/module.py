@@ -70,6 +70,8 @@ class FitModule(pl.LightningModule):
     """Arguments that are networks: checkpoints hold their weights and how to build them."""
     loss_inputs: tuple[str, ...] = ("result", "target")
     """What a loss is called with that does not say."""
+    measured: tuple[str, ...] | None = None
+    """What this very class logs at validations besides its losses, also as globs; None: any names."""
 
     def __init__(
         self,
