@@ -1,4 +1,4 @@
-"""Published directions in W, W+ or style space: .npy, .npz, .pt, .safetensors."""
+"""Published directions in W, W+ or style space: .npy, .npz, .pt, .safetensors, and StyleCLIP's files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from oodgan.data.listing import passed_over
+from oodgan.directions import styleclip
 from oodgan.directions.bank import FFHQ_SPACE, latent_space, resize_layers
 from oodgan.directions.discovery import Discovered
 from oodgan.directions.linear import parse_layers
@@ -27,7 +28,10 @@ ENDINGS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".pkl")
 EXPECTED = "expected a tensor or array: .npy, .npz, .pt, .safetensors, or a .pkl of numpy arrays"
 _SHOWN = 12  # names of tensors in a message
 _LARGEST = 10**8  # numbers in a direction file's tensor
-_OPTIONS = ("path", "layers", "sign", "scale", "key", "normalise")
+_PATHS = ("path", "text", "std", "codes")
+_OPTIONS = ("path", "layers", "sign", "scale", "normalise")
+_FURTHER = {"text": ("text", "std", "beta"), "codes": ("codes",), "": ("key",)}
+"""Further options of entries that have this one: global directions and mappers of StyleCLIP, and of all others."""
 
 
 class ImportDiscovery:
@@ -35,7 +39,9 @@ class ImportDiscovery:
 
     Args:
         files: name -> path, or {path, layers: "4-7", sign: -1, scale: 20, key: name inside the file, normalise: true};
-            or a folder whose files are named after their directions.
+            or a folder whose files are named after their directions. {path: fs3.npy, text: FILE, std: S_mean_std,
+            beta: 0.1} is a global direction of StyleCLIP for a difference of CLIP text features; {path: CHECKPOINT,
+            codes: test_faces.pt} the mean step of a StyleCLIP mapper.
         scale: length of strength 1 along a direction of unit length (20 is the paper's for its own (18, 512) files);
             with `normalise: false` the file's own length is multiplied by it.
     """
@@ -47,20 +53,25 @@ class ImportDiscovery:
     def discover(self, generator: Generator) -> Discovered:
         """Read every file and fit it to the generator's layers."""
         vectors = [self._read(name, dict(entry), generator) for name, entry in self.files.items()]
-        provenance = {
-            "method": "import", "generator": generator.id,
-            "files": {name: {**entry, "path": Path(entry["path"]).name} for name, entry in self.files.items()},
-        }  # fmt: skip
+        files = {
+            name: {key: Path(value).name if key in _PATHS else value for key, value in entry.items()}
+            for name, entry in self.files.items()
+        }
+        provenance = {"method": "import", "generator": generator.id, "files": files}
         return Discovered(list(self.files), torch.stack(vectors), provenance, calibrated=True)
 
     def _read(self, name: str, entry: dict[str, Any], generator: Generator) -> Tensor:
-        for option in entry.keys() - set(_OPTIONS):
-            raise unknown(f"option of direction {name!r}:", option, _OPTIONS)
-        direction = read_direction(entry["path"], entry.get("key"))
-        if isinstance(direction, list):
-            vector = from_styles(direction, generator)
-        else:
-            vector = to_layers(direction, generator, str(entry["path"]))
+        kind = next((option for option in ("text", "codes") if option in entry), "")
+        known = (*_OPTIONS, *_FURTHER[kind])
+        for option in entry.keys() - set(known):
+            missing = next((f" (needs {k})" for k, more in _FURTHER.items() if option in more and k), "")
+            raise unknown(f"option of direction {name!r}{missing}:", option, known)
+        make, scale = {
+            "text": (_global_direction, styleclip.ALPHA),
+            "codes": (_mapper_direction, 1.0),
+            "": (_direction, self.scale),
+        }[kind]
+        vector = make(name, entry, generator)
         kept = torch.zeros_like(vector)
         layers = parse_layers(entry.get("layers"), generator.num_ws)
         kept[layers] = vector[layers]
@@ -69,8 +80,51 @@ class ImportDiscovery:
                 f"direction {name!r} of {entry['path']} is zero or not finite in layers {entry.get('layers')}"
             )
         # Normalise by the length of the whole direction, so that a range of layers does not enlarge the rest.
-        length = vector.norm() if entry.get("normalise", True) else torch.tensor(1.0)
-        return kept / length * float(entry.get("scale", self.scale)) * float(entry.get("sign", 1))
+        length = vector.norm() if entry.get("normalise", not kind) else torch.tensor(1.0)
+        return kept / length * float(entry.get("scale", scale)) * float(entry.get("sign", 1))
+
+
+def _direction(name: str, entry: Mapping[str, Any], generator: Generator) -> Tensor:
+    direction = read_direction(entry["path"], entry.get("key"))
+    if isinstance(direction, list):
+        return _reported(name, direction, generator)
+    return to_layers(direction, generator, str(entry["path"]))
+
+
+def _global_direction(name: str, entry: Mapping[str, Any], generator: Generator) -> Tensor:
+    if "std" not in entry:
+        raise UserError(f"direction {name!r} of a text needs std: the file S_mean_std beside {entry['path']}")
+    relevance, text = (_tensor(entry[key]) for key in ("path", "text"))
+    styles = styleclip.global_direction(
+        relevance, text, styleclip.read_deviations(entry["std"]), float(entry.get("beta", styleclip.BETA))
+    )
+    return _reported(name, styles, generator)
+
+
+def _mapper_direction(name: str, entry: Mapping[str, Any], generator: Generator) -> Tensor:
+    codes = _tensor(entry["codes"])
+    with reading(entry["path"], "StyleCLIP mapper"):
+        step, agreement = styleclip.mapper_direction(read(entry["path"], EXPECTED), codes)
+    log.info(
+        "direction %s: the mean step of a mapper; single steps have a mean cosine of %.2f with it", name, agreement
+    )
+    return to_layers(step, generator, str(entry["path"]))
+
+
+def _tensor(path: str | Path) -> Tensor:
+    direction = read_direction(path)
+    if isinstance(direction, list):
+        raise UserError(f"{path} holds a list of tensors: one is expected")
+    return direction
+
+
+def _reported(name: str, styles: list[Tensor], generator: Generator) -> Tensor:
+    """`from_styles`, with a note if W+ cannot reproduce the step: some of its layers drive two style layers."""
+    step = from_styles(styles, generator)
+    share = reproduced(styles, step, generator)
+    if share < 0.95:
+        log.warning("direction %s: its step in W+ reproduces %.0f %% of the step in style space", name, 100 * share)
+    return step
 
 
 def _listed(files: Any) -> dict[str, dict[str, Any]]:
@@ -151,6 +205,15 @@ def from_styles(styles: list[Tensor], generator: Generator) -> Tensor:
             torch.linalg.lstsq(matrix.double(), wanted.double()[:, None], driver="gelsd").solution[:, 0].float()
         )
     return out
+
+
+def reproduced(styles: list[Tensor], step: Tensor, generator: Generator) -> float:
+    """Return the share of a style-space step's energy that the W+ step (num_ws, 512) reproduces, at most 1."""
+    from oodgan.directions.unlabelled import style_maps
+
+    wanted = torch.cat([s.flatten() for s in styles]).double()
+    given = torch.cat([matrix.double() @ step[layer].double() for layer, matrix in style_maps(generator)])
+    return float(1 - (given - wanted).square().sum() / wanted.square().sum())
 
 
 def read_direction(path: str | Path, key: str | None = None) -> Tensor | list[Tensor]:
