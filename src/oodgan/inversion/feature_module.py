@@ -45,6 +45,7 @@ class FeatureModule(FitModule):
     """
 
     networks = ("network", "generator", "inverter", "discriminator")
+    measured = ()
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class TransferModule(FitModule):
     """
 
     networks = ("network", "generator", "discriminator")
+    measured = ("*_whole",)
 
     def __init__(
         self,
