@@ -121,9 +121,9 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(words)
-    said = capsys.readouterr().err.strip().splitlines()
+    output = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2
-    assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+    assert len(output) == 1 and output[0].startswith("error: ") and message in output[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,9 +134,9 @@ def test_doctor_says_what_is_here(
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
-    said = capsys.readouterr().out
-    assert stop.value.code == 0, said
-    assert "torch 2." in said and "mobile_ffhq: not fetched yet" in said and "GB free" in said
+    output = capsys.readouterr().out
+    assert stop.value.code == 0, output
+    assert "torch 2." in output and "mobile_ffhq: not fetched yet" in output and "GB free" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,9 +180,9 @@ def test_weights_are_listed_and_damage_is_found(
     (folder / "pnet.onnx").write_bytes(b"damaged")
     with pytest.raises(SystemExit) as stop:
         main(["weights", "verify", "mtcnn", "facenet"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert stop.value.code == 1
-    assert "damaged: pnet.onnx; oodgan weights fetch mtcnn" in said and "facenet              absent" in said
+    assert "damaged: pnet.onnx; oodgan weights fetch mtcnn" in output and "facenet              absent" in output
     with pytest.raises(SystemExit) as stop:
         main(["weights", "list"])
     assert stop.value.code == 0

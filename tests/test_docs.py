@@ -41,15 +41,15 @@ hooks = _hooks()
 
 def commands(text: str) -> list[list[str]]:
     """The command lines of a page's shell blocks, as words, without comments."""
-    found = []
+    result = []
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.M | re.S):
         if language not in ("", "sh", "bash"):
             continue
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words:
-                found.append(words)
-    return found
+                result.append(words)
+    return result
 
 
 @pytest.mark.parametrize("path", list(hooks.explained()), ids=lambda p: p.relative_to(hooks.CONF).as_posix())
@@ -59,8 +59,8 @@ def test_every_config_key_is_explained(path: Path) -> None:
 
 
 def test_keys_comments_and_defaults_are_read_from_the_file() -> None:
-    found = {key.path: key for key in hooks.keys(hooks.CONF / "stage" / "edit.yaml")}
-    assert found["quality"] == hooks.Key("quality", "95", "of jpg and webp") and "stage" not in found
+    result = {key.path: key for key in hooks.keys(hooks.CONF / "stage" / "edit.yaml")}
+    assert result["quality"] == hooks.Key("quality", "95", "of jpg and webp") and "stage" not in result
     nested = {key.path: key for key in hooks.keys(hooks.CONF / "inverter" / "light.yaml")}
     assert nested["inverter.refine.size"].default == "256" and nested["inverter.refine.losses"].default[0] == "{"
     assert any(key.path == "pipeline.edits" for key in hooks.keys(hooks.CONF / "stage" / "pipeline.yaml"))
@@ -71,7 +71,7 @@ def test_the_page_of_keys_has_every_option_of_every_group() -> None:
     for group, files in hooks.options().items():
         for path in files if group else []:
             assert f"### {group}={path.stem}\n" in page
-    for key in (key for found in hooks.explained().values() for key in found):
+    for key in (key for result in hooks.explained().values() for key in result):
         assert f"| `{key.path}` |" in page
 
 
@@ -93,13 +93,13 @@ def _one_job(words: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import IntervalSweep
 
-    found = []
+    result = []
     for override in OverridesParser.create().parse_overrides(words):
         swept = override.value() if override.is_sweep_override() else None
         first = swept.start if isinstance(swept, IntervalSweep) else None
         first = next(iter(override.sweep_string_iterator())) if swept is not None and first is None else first
-        found.append(override.input_line if first is None else f"{override.get_key_element()}={first}")
-    return found
+        result.append(override.input_line if first is None else f"{override.get_key_element()}={first}")
+    return result
 
 
 def _composes(stage: str, words: list[str]) -> None:

@@ -88,8 +88,8 @@ def test_a_full_disk_is_told_from_one_name_that_is_too_long(tmp_path: Path) -> N
 
 
 def test_a_file_of_a_folder_is_named_by_where_it_would_be(tmp_path: Path) -> None:
-    told = rf"^cannot write {tmp_path / 'folder'}/n{{300}}: File name too long"
-    with pytest.raises(UserError, match=told) as error, writing(tmp_path / "folder") as folder:
+    message = rf"^cannot write {tmp_path / 'folder'}/n{{300}}: File name too long"
+    with pytest.raises(UserError, match=message) as error, writing(tmp_path / "folder") as folder:
         write_text(folder / ("n" * 300), "x")
     assert isinstance(error.value.__cause__, OSError) and not list(tmp_path.iterdir())
 

@@ -230,8 +230,8 @@ def test_the_file_is_named_once() -> None:
         raise UserError("no rows")
     with pytest.raises(UserError, match=r"^a\.csv has no rows$"), reading("a.csv", "label file"):
         raise UserError("a.csv has no rows")
-    told = r"^label file a\.csv is damaged or has another format \(KeyError: 'x'\)$"
-    with pytest.raises(UserError, match=told), reading("a.csv", "label file"):
+    message = r"^label file a\.csv is damaged or has another format \(KeyError: 'x'\)$"
+    with pytest.raises(UserError, match=message), reading("a.csv", "label file"):
         {}["x"]
     with pytest.raises(KeyboardInterrupt), reading("a.csv"):
         raise KeyboardInterrupt

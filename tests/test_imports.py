@@ -62,7 +62,7 @@ def test_every_lightning_module_of_a_part_is_protected() -> None:
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
     (protected,) = (contract["protected_modules"] for contract in contracts if contract["type"] == "protected")
-    found = set()
+    result = set()
     for part in ("deghost", "compose", "diffcam", "inversion", "directions", "parsing"):
         for path in (REPOSITORY / "src/oodgan" / part).glob("*.py"):
             classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
@@ -71,5 +71,5 @@ def test_every_lightning_module_of_a_part_is_protected() -> None:
                 for c in classes
                 for base in c.bases
             ):
-                found.add(f"oodgan.{part}.{path.stem}")
-    assert found == set(protected)
+                result.add(f"oodgan.{part}.{path.stem}")
+    assert result == set(protected)

@@ -70,8 +70,8 @@ def test_what_was_left_behind_is_not_and_goes(given, variables, capsys):
     assert ranks.world() is None and ranks.rank() == 0 and ranks.placed() == {}
     ranks.drop_strays()
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"} & set(os.environ)
-    told = capsys.readouterr().err
-    assert told.count("note: ") == (told != "")
+    output = capsys.readouterr().err
+    assert output.count("note: ") == (output != "")
 
 
 def test_who_forgot_the_launcher_is_told_so_once(given, capsys):

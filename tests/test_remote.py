@@ -130,8 +130,8 @@ def test_weights_and_runs(bucket, tmp_path):
     trained.save(run / "artifact/weights.safetensors", {"a": torch.ones(2)}, part="diffcam")
     Manifest("diffcam", {"diffcam": {"fit": {"lr": 0.1}}}, seed=1, metrics={"val/loss": 0.5}).save(run / "artifact")
     bucket.put(str(run), "/bucket/sweep/0", recursive=True)
-    found = trained.locate("memory://bucket/sweep/0")
-    assert torch.equal(trained.load(found, "diffcam")[0]["a"], torch.ones(2))
+    result = trained.locate("memory://bucket/sweep/0")
+    assert torch.equal(trained.load(result, "diffcam")[0]["a"], torch.ones(2))
     (compared,) = runs.collect(["memory://bucket/sweep"])
     assert compared.name == "sweep/0" and compared.metrics == {"val/loss": 0.5}
     assert compared.config["diffcam.fit.lr"] == 0.1
@@ -175,9 +175,9 @@ def raised(name, message="", cause=None, base=Exception, **more):
     ],
 )
 def test_an_error_says_what_to_do(url, error, message):
-    with pytest.raises(UserError, match=message) as told, remote._reaching(url):
+    with pytest.raises(UserError, match=message) as expected_message, remote._reaching(url):
         raise error
-    assert str(told.value).startswith(url)
+    assert str(expected_message.value).startswith(url)
 
 
 def test_a_training_goes_on_from_a_remote_run(bucket, tmp_path):

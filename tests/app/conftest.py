@@ -84,9 +84,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         pytest.skip(f"no Chromium is installed: none of {', '.join(BROWSERS)} is on the PATH")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'oodgan[dev]'")
     with api.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=program, args=list(FLAGS))
-        yield found
-        found.close()
+        result = driver.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield result
+        result.close()
 
 
 class Visit:
@@ -145,8 +145,8 @@ class Visit:
 
     def pictures(self) -> list[str]:
         """Addresses of the pictures that are shown."""
-        found = self.page.eval_on_selector_all("img", "all => all.map(img => img.src)")
-        return [address for address in found if "/file=" in address]
+        result = self.page.eval_on_selector_all("img", "all => all.map(img => img.src)")
+        return [address for address in result if "/file=" in address]
 
     def fetch(self, address: str) -> bytes:
         return self.context.request.get(address).body()

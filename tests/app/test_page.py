@@ -240,8 +240,8 @@ def test_wrong_uploads_are_told_in_one_line(address: str, visit: Come, tmp_path:
 )
 def test_no_other_file_of_the_machine_is_served(address: str, scratch: Path, path: str) -> None:
     conf = Path(__file__).parents[2] / "conf"
-    asked = path.format(conf=conf, scratch=scratch)
-    answer = httpx.get(f"{address}gradio_api/file={asked}", trust_env=False)
+    requested = path.format(conf=conf, scratch=scratch)
+    answer = httpx.get(f"{address}gradio_api/file={requested}", trust_env=False)
     assert answer.status_code >= 400, answer.text
 
 

@@ -32,12 +32,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) 
             [sys.executable, "-m", "oodgan", "serve", "port=0", "max_upload=2"],
             stderr=out, stdout=out, env={**os.environ, "TMPDIR": str(folder)},
         )  # fmt: skip
-    found, limit = None, time.monotonic() + PATIENCE
-    while not found and process.poll() is None and time.monotonic() < limit:
+    result, limit = None, time.monotonic() + PATIENCE
+    while not result and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.5)
-        found = re.search(r"http://\S+", log.read_text())
-    assert found, log.read_text()
-    yield {"address": found[0], "folder": folder, "process": process}
+        result = re.search(r"http://\S+", log.read_text())
+    assert result, log.read_text()
+    yield {"address": result[0], "folder": folder, "process": process}
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=300) == 0, log.read_text()
     assert not list(folder.glob("oodgan-serve-*")), "photos are left behind"

@@ -166,11 +166,11 @@ def test_settings_come_back_as_they_were(studio: Studio, crop: Path, tmp_path: P
     assert cfg.diffcam.mask.strength == 0.5 and cfg.diffcam.mask.feather == 0.02
     for part in set(settings.PARTS) - {"diffcam"}:
         expected = OmegaConf.to_container(studio.cfg[part], resolve=True) if studio.cfg[part] else studio.cfg[part]
-        found = OmegaConf.to_container(cfg[part], resolve=True) if cfg[part] else cfg[part]
-        for stripped in (expected, found):
+        result = OmegaConf.to_container(cfg[part], resolve=True) if cfg[part] else cfg[part]
+        for stripped in (expected, result):
             if isinstance(stripped, dict):
                 stripped.pop("fit", None)
-        assert found == expected
+        assert result == expected
 
 
 def test_what_openvino_drew_comes_back_with_it(

@@ -22,7 +22,7 @@ def test_what_is_shipped_passes(stage, recipe):
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("seed=abc", "seed=abc: a whole number is expected, such as 0"),
         ("seed=null", "a value is needed"),
@@ -54,10 +54,10 @@ def test_what_is_shipped_passes(stage, recipe):
         ("deghoster.network.sees=corse", "did you mean 'coarse'?"),
     ],
 )
-def test_a_wrong_value_or_key_is_named(word, told):
+def test_a_wrong_value_or_key_is_named(word, message):
     with pytest.raises(UserError) as error:
         checked("diffcam", word)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():

@@ -15,8 +15,8 @@ from oodgan.errors import UserError
 
 
 def value(word: str, several: bool = False):
-    found = OverridesParser.create().parse_override(words.translate(word, several)).value()
-    return str(found) if type(found).__name__ == "QuotedString" else found
+    result = OverridesParser.create().parse_override(words.translate(word, several)).value()
+    return str(result) if type(result).__name__ == "QuotedString" else result
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_what_is_quoted_as_hydra_wants_stays():
     ],
 )
 def test_mappings_lists_and_numbers(word, meant):
-    found = value(word)
-    assert found == meant or [str(item) for item in found] == meant
+    result = value(word)
+    assert result == meant or [str(item) for item in result] == meant
 
 
 def test_names_in_a_mapping_may_have_any_letters():
@@ -84,7 +84,7 @@ def test_one_name_of_a_mapping_needs_no_plus():
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("edits={smile=1}", "edits={smile=1} cannot be read: 'smile=1' is not name: value"),
         ("edits={smile: 1,5}", "'5' is not name: value"),
@@ -92,10 +92,10 @@ def test_one_name_of_a_mapping_needs_no_plus():
         ("+edits.naïve=1", "inside of braces"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_the_right_form(word, told):
+def test_what_cannot_be_read_is_named_with_the_right_form(word, message):
     with pytest.raises(UserError) as error:
         words.translate(word)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_sweeps_values_stand_between_commas():
@@ -115,8 +115,8 @@ def test_any_text_survives(text):
 
 
 def test_hydras_options_stand_anywhere():
-    found, rest = words.options(["seed=1", "--cfg", "job", "-m", "run=a", "--config-dir=x", "--info", "photo.png"])
-    assert found == ["--cfg", "job", "-m", "--config-dir=x", "--info", "all"]
+    result, rest = words.options(["seed=1", "--cfg", "job", "-m", "run=a", "--config-dir=x", "--info", "photo.png"])
+    assert result == ["--cfg", "job", "-m", "--config-dir=x", "--info", "all"]
     assert rest == ["seed=1", "run=a", "photo.png"]
     assert words.options(["a", "--", "-m"]) == ([], ["a", "-m"])
     with pytest.raises(UserError, match="unknown option --cgf"):
@@ -127,8 +127,8 @@ def test_hydras_options_stand_anywhere():
 
 
 def test_ask_is_a_key_that_may_be_written_as_an_option():
-    for asked in (["--ask", "a smile"], ["--ask=a smile"]):
-        assert words.options(["photo.png", *asked, "seed=1"]) == ([], ["photo.png", "ask=a smile", "seed=1"])
+    for requested in (["--ask", "a smile"], ["--ask=a smile"]):
+        assert words.options(["photo.png", *requested, "seed=1"]) == ([], ["photo.png", "ask=a smile", "seed=1"])
     assert value("ask=a smile, no glasses = fine") == "a smile, no glasses = fine"
 
 

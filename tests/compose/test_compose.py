@@ -76,8 +76,8 @@ def test_layered_is_difference_where_the_inversion_is_exact_or_little_changes(se
     exact = [compose(photo, photo, edited, mask, mode) for mode in ("layered", "difference", "paper")]
     assert torch.allclose(exact[0], exact[1], atol=1e-6) and torch.allclose(exact[0], exact[2], atol=1e-6)
     slightly = inverted + 0.1 * edited
-    found, wanted = (compose(photo, inverted, slightly, mask, mode) for mode in ("layered", "difference"))
-    assert torch.allclose(found, wanted, atol=1e-6)
+    result, wanted = (compose(photo, inverted, slightly, mask, mode) for mode in ("layered", "difference"))
+    assert torch.allclose(result, wanted, atol=1e-6)
 
 
 def test_layered_takes_the_edits_detail_in_the_photos_colours_where_much_changes() -> None:
@@ -88,7 +88,7 @@ def test_layered_takes_the_edits_detail_in_the_photos_colours_where_much_changes
     photo[..., 30, :] = -0.9
     inverted[..., 34, :] = -0.9
     shown = {mode: compose(photo, inverted, edited, ones, mode) for mode in ("difference", "layered")}
-    spread = {mode: float(found[..., 10:-10, 10:-10].std()) for mode, found in shown.items()}
+    spread = {mode: float(result[..., 10:-10, 10:-10].std()) for mode, result in shown.items()}
     assert spread["difference"] > 3 * spread["layered"]
     assert torch.allclose(shown["layered"].mean(), torch.tensor(0.6), atol=0.02)
 

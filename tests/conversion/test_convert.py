@@ -176,9 +176,9 @@ def nvlabs(monkeypatch):
 
 
 def check_generator(folder, generator):
-    got = StyleGAN2(weights=folder)
-    assert got.id == generator.id
-    torch.testing.assert_close(got.synthesis(codes()), generator.synthesis(codes()))
+    actual = StyleGAN2(weights=folder)
+    assert actual.id == generator.id
+    torch.testing.assert_close(actual.synthesis(codes()), generator.synthesis(codes()))
     manifest = Manifest.load(folder)
     assert manifest.generator == generator.id
     assert manifest.resolution == RESOLUTION
@@ -203,9 +203,9 @@ def test_rosinality(tmp_path, generator, discriminator):
 def test_rosinality_without_noise_buffers_or_mean_and_in_the_old_container(tmp_path, generator):
     state = {name: t for name, t in rosinality(generator).items() if not name.startswith("noises.")}
     torch.save({"g_ema": state}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    got = StyleGAN2(weights=convert(tmp_path / "old.pt", tmp_path / "out"))
-    torch.testing.assert_close(got.synthesis(codes(), noise="none"), generator.synthesis(codes(), noise="none"))
-    torch.testing.assert_close(got.mean_w, generator.mean_w, rtol=1e-4, atol=1e-5)
+    actual = StyleGAN2(weights=convert(tmp_path / "old.pt", tmp_path / "out"))
+    torch.testing.assert_close(actual.synthesis(codes(), noise="none"), generator.synthesis(codes(), noise="none"))
+    torch.testing.assert_close(actual.mean_w, generator.mean_w, rtol=1e-4, atol=1e-5)
 
 
 def test_mmgen(tmp_path, generator, discriminator):
@@ -214,8 +214,8 @@ def test_mmgen(tmp_path, generator, discriminator):
     state |= {f"discriminator.{name}": t for name, t in mmgen_discriminator(discriminator).items()}
     torch.save({"state_dict": state, "meta": {"mmgen_version": "0.1"}}, tmp_path / "ffhq.pth")
     folder = convert(tmp_path / "ffhq.pth", tmp_path / "out")
-    got = StyleGAN2(weights=folder)
-    torch.testing.assert_close(got.synthesis(codes()), generator.synthesis(codes()))
+    actual = StyleGAN2(weights=folder)
+    torch.testing.assert_close(actual.synthesis(codes()), generator.synthesis(codes()))
     check_discriminator(folder / "discriminator", discriminator)
 
 
@@ -276,11 +276,11 @@ def test_encoders(tmp_path, generator, variant, opts, to):
     torch.save(content, tmp_path / "encoder.pt")
     folder = convert(tmp_path / "encoder.pt", tmp_path / "out", to=to)
     (tmp_path / "encoder.pt").unlink()
-    got = E4E(weights=folder, generator=generator, iterations=1)
-    assert (got.variant, got.num_ws) == (variant, WS)
+    actual = E4E(weights=folder, generator=generator, iterations=1)
+    assert (actual.variant, actual.num_ws) == (variant, WS)
     inverter._generator, inverter.iterations = [generator], 1
     photo = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    torch.testing.assert_close(got(photo), inverter(photo))
+    torch.testing.assert_close(actual(photo), inverter(photo))
     decoder = StyleGAN2(weights=folder / "generator")
     torch.testing.assert_close(decoder.mean_w, content["latent_avg"].mean(0))
     assert Manifest.load(folder).generator == decoder.id
@@ -347,9 +347,9 @@ def test_diffcam(tmp_path):
     network = DiffCAM("resnet101", 17).eval()
     torch.save(network.state_dict(), tmp_path / "diff_cam_weight.pt")
     folder = convert(tmp_path / "diff_cam_weight.pt", tmp_path / "out")
-    got = load_diffcam(folder)
+    actual = load_diffcam(folder)
     x, y = torch.randn(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(got(x, y), network(x, y))
+    torch.testing.assert_close(actual(x, y), network(x, y))
     directions = Manifest.load(folder).directions
     assert directions is not None and len(directions) == 17
     assert (directions[7], directions[12], directions[15], directions[0]) == (

@@ -297,9 +297,9 @@ def test_predict_gives_every_image_once_in_order(tiny_faces: Path, tmp_path: Pat
         def predict_step(self, batch: dict[str, Any], index: int) -> list[str]:
             return batch["name"]
 
-    found = trainer(tmp_path).predict(Names(), data(tiny_faces, batch_size=5))
-    assert found is not None
-    assert list(itertools.chain(*found)) == Folder(tiny_faces).names
+    result = trainer(tmp_path).predict(Names(), data(tiny_faces, batch_size=5))
+    assert result is not None
+    assert list(itertools.chain(*result)) == Folder(tiny_faces).names
 
 
 GENERATOR = {"_target_": "oodgan.generators.stylegan2.StyleGAN2", "resolution": 16, "max_channels": 8, "n_mlp": 1}

@@ -209,12 +209,12 @@ def test_shards_that_cannot_work(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.add(__file__, "a.txt")
     (tmp_path / "cut.tar").write_bytes(b"not a tar file at all" * 40)
-    for name, told in (
+    for name, message in (
         ("a.tar.gz", "decompress it"),
         ("cut.tar", "damaged or has another format"),
         ("no*.tar", "no tar shards"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             WebDataset(tmp_path / name)
 
 
@@ -274,12 +274,12 @@ def test_check_counts_and_names(folder: Folder, tmp_path: Path, draw_face: Calla
     (tmp_path / "masks" / folder.names[2]).write_bytes(b"no mask")
     Image.new("L", (8, 8), 99).save(tmp_path / "masks" / folder.names[2])
     source = Folder(faces, 48, tmp_path / "masks", labels=tmp_path / "labels.json", check=False)
-    found = check(source, HashSplit(0.3, 0.3))
-    assert set(found.damaged) == {"anna/cut.png"} and set(found.masks_damaged) == {folder.names[2]}
-    assert found.sizes == {(48, 48): COUNT + 8, (30, 20): 1} and found.masks == 8
-    (group,) = found.duplicates
-    assert len(group) == 9 and found.leaks == [group] and sum(found.parts.values()) == COUNT + 9
-    assert found.labels == {"smile": 11, "yaw": 5}
+    result = check(source, HashSplit(0.3, 0.3))
+    assert set(result.damaged) == {"anna/cut.png"} and set(result.masks_damaged) == {folder.names[2]}
+    assert result.sizes == {(48, 48): COUNT + 8, (30, 20): 1} and result.masks == 8
+    (group,) = result.duplicates
+    assert len(group) == 9 and result.leaks == [group] and sum(result.parts.values()) == COUNT + 9
+    assert result.labels == {"smile": 11, "yaw": 5}
 
 
 def test_the_command_checks_and_converts(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,8 +298,8 @@ def test_the_command_checks_and_converts(folder: Folder, tmp_path: Path, capsys:
     assert oodgan("check", str(tmp_path / "out"), "faces=0") == 0
     (tmp_path / "faces" / folder.names[0]).write_bytes(b"cut")
     assert oodgan("check", faces, "faces=0") == 1
-    said = capsys.readouterr()
-    assert f"damaged: {folder.names[0]}" in said.out and "exists already" in said.err
+    output = capsys.readouterr()
+    assert f"damaged: {folder.names[0]}" in output.out and "exists already" in output.err
     for words in (
         ["chek", faces],
         ["check"],

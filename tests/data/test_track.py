@@ -42,7 +42,7 @@ def test_a_gap_is_survived_up_to_its_length_and_filled() -> None:
 def test_a_cut_begins_another_track() -> None:
     tracks = follow([[face(100, 100)]] * 6 + [[face(400, 300)]] * 4, gap=3)
     assert [sorted(track.faces) for track in tracks] == [list(range(6)), [6, 7, 8, 9]]
-    assert [list(found) for found in by_frame(dict(enumerate(tracks)), 11)] == [[0]] * 6 + [[1]] * 4 + [[]]
+    assert [list(result) for result in by_frame(dict(enumerate(tracks)), 11)] == [[0]] * 6 + [[1]] * 4 + [[]]
 
 
 @given(window=st.integers(1, 15), speed=st.floats(-8, 8), count=st.integers(1, 25))

@@ -43,11 +43,11 @@ def network() -> DiffCAM:
 @pytest.fixture(scope="module")
 def regions() -> Tensor:
     """Each name's quadrant, on a 32 px grid."""
-    found = torch.zeros(3, 32, 32)
+    result = torch.zeros(3, 32, 32)
     for i, name in enumerate(NAMES):
         rows, columns = QUADRANTS[name]
-        found[i, rows.start // 2 : rows.stop // 2, columns.start // 2 : columns.stop // 2] = 1
-    return found
+        result[i, rows.start // 2 : rows.stop // 2, columns.start // 2 : columns.stop // 2] = 1
+    return result
 
 
 @pytest.fixture(scope="module")

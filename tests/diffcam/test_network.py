@@ -108,8 +108,8 @@ def test_a_pooling_that_knows_places_still_sums_to_the_logit():
 def test_relative_features_forget_how_strong_a_change_was():
     torch.manual_seed(0)
     network = DiffCAM("alexnet", 3, layers=[2, 5], cut=6, trainable_from=6, relative=True).eval()
-    found = network.target_features(images(2), images(2, seed=1))
-    for x in found:
+    result = network.target_features(images(2), images(2, seed=1))
+    for x in result:
         torch.testing.assert_close(x.abs().mean((1, 2, 3)), torch.ones(2))
 
 

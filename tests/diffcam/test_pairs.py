@@ -84,11 +84,11 @@ def test_drawn_pairs_differ_by_their_direction_only(renderer: PairRenderer) -> N
 def test_strengths_have_both_senses_unless_told_otherwise(bank: Bank) -> None:
     def signs(both: bool) -> set[bool]:
         made = PairRenderer(Painter(), bank, 64, 64, 2, both_senses=both)  # type: ignore[arg-type]
-        rng, found = torch.Generator().manual_seed(0), set()
+        rng, result = torch.Generator().manual_seed(0), set()
         for i in range(8):
             inverted, edited, _ = made.draw(rng, i)
-            found |= {bool(v > 0) for v in (edited - inverted).mean((1, 2, 3))}
-        return found
+            result |= {bool(v > 0) for v in (edited - inverted).mean((1, 2, 3))}
+        return result
 
     assert signs(True) == {True, False} and signs(False) == {True}
 
@@ -109,9 +109,9 @@ def test_mirrored_pairs_stand_beside_the_others(
     bank: Bank, network: DiffCAM, shards: list[Path], tmp_path: Path
 ) -> None:
     both = PairRenderer(Painter(), bank, 256, 64, edits_per_code=2, mirrored=True)  # type: ignore[arg-type]
-    found, plain = Pairs(render_pairs(both, network, tmp_path, 96, seed=3)), Pairs(shards)
-    assert len(found) == 2 * len(plain)
-    labels, pooled = (found.data[key].unflatten(0, (-1, 2, 2)) for key in ("label", "pooled"))  # code, view, edit
+    result, plain = Pairs(render_pairs(both, network, tmp_path, 96, seed=3)), Pairs(shards)
+    assert len(result) == 2 * len(plain)
+    labels, pooled = (result.data[key].unflatten(0, (-1, 2, 2)) for key in ("label", "pooled"))  # code, view, edit
     assert torch.equal(labels[:, 0].flatten(), plain.data["label"]) and torch.equal(labels[:, 0], labels[:, 1])
     # The painter's pictures are symmetric but for the shade, which no direction moves.
     assert torch.allclose(pooled[:, 0].flatten(0, 1), plain.data["pooled"], atol=1e-5)
@@ -137,10 +137,10 @@ def test_pooled_features_are_what_the_network_pools(
 
 
 def test_regions_find_where_each_edit_is(renderer: PairRenderer, network: DiffCAM) -> None:
-    found = find_regions(renderer, network, codes=6, seed=1)
-    assert found.shape == (2, 32, 32) and found.min() >= 0 and found.max() <= 1
+    result = find_regions(renderer, network, codes=6, seed=1)
+    assert result.shape == (2, 32, 32) and result.min() >= 0 and result.max() <= 1
     painter = renderer.generator
-    for region, own in zip(found, (painter.upper, painter.disc), strict=True):
+    for region, own in zip(result, (painter.upper, painter.disc), strict=True):
         small = nn.functional.avg_pool2d(own[None, None], 2)[0, 0]
         grown = nn.functional.max_pool2d(small[None, None], 7, 1, 3)[0, 0]
         assert region[small == 1].mean() > 5 * region[grown == 0].mean()

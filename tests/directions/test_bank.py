@@ -51,12 +51,14 @@ def test_the_codes_given_are_not_changed_and_keep_their_type(bank: Bank):
 
 
 def test_file_round_trip(bank: Bank, tmp_path: Path):
-    told = Bank(bank.names, bank.vectors, bank.generator, bank.space, {"smile": {"range": [-2, 1.5]}}, {"seed": 3})
-    found = Bank.load(told.save(tmp_path / "sub" / "directions.safetensors"))
-    assert found.names == told.names and found.id == told.id == bank.id
-    assert torch.equal(found.vectors, told.vectors)
-    assert found.range("smile") == (-2.0, 1.5) and found.range("beard") == (-1.0, 1.0)
-    assert found.provenance == {"seed": 3}
+    calibrated = Bank(
+        bank.names, bank.vectors, bank.generator, bank.space, {"smile": {"range": [-2, 1.5]}}, {"seed": 3}
+    )
+    result = Bank.load(calibrated.save(tmp_path / "sub" / "directions.safetensors"))
+    assert result.names == calibrated.names and result.id == calibrated.id == bank.id
+    assert torch.equal(result.vectors, calibrated.vectors)
+    assert result.range("smile") == (-2.0, 1.5) and result.range("beard") == (-1.0, 1.0)
+    assert result.provenance == {"seed": 3}
     assert Bank.load(tmp_path / "sub").id == bank.id
 
 
@@ -89,7 +91,7 @@ def test_latent_spaces():
 
 
 @pytest.mark.parametrize(
-    ("edits", "told"),
+    ("edits", "message"),
     [
         ({"smlie": 1.0}, "unknown direction 'smlie' (did you mean 'smile'?)"),
         ({"smile": float("nan")}, "not a finite number"),
@@ -97,10 +99,10 @@ def test_latent_spaces():
         ({"smile": True}, "strength True of 'smile'"),
     ],
 )
-def test_mistakes_in_edits(bank: Bank, edits: dict, told: str):
+def test_mistakes_in_edits(bank: Bank, edits: dict, message: str):
     with pytest.raises(UserError) as error:
         bank.apply(torch.zeros(1, 16, 512), edits)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(1, 18, 512), (16, 512), (1, 16, 256)])
@@ -115,7 +117,7 @@ def test_another_latent_space_names_both_sides(bank: Bank):
 
 
 @pytest.mark.parametrize(
-    ("names", "vectors", "told"),
+    ("names", "vectors", "message"),
     [
         (("a",), torch.ones(2, 16, 512), "for 1 names"),
         (("a", "a"), torch.ones(2, 16, 512), "must be different"),
@@ -125,8 +127,8 @@ def test_another_latent_space_names_both_sides(bank: Bank):
         (("a", "b"), torch.stack([torch.ones(16, 512), torch.zeros(16, 512)]), "'b' is zero"),
     ],
 )
-def test_what_makes_no_bank(names: tuple[str, ...], vectors: torch.Tensor, told: str):
-    with pytest.raises(UserError, match=told):
+def test_what_makes_no_bank(names: tuple[str, ...], vectors: torch.Tensor, message: str):
+    with pytest.raises(UserError, match=message):
         Bank(names, vectors, "g")
 
 

@@ -28,14 +28,14 @@ def _discovery(folder: Path, **more: object) -> ProbeDiscovery:
 @pytest.mark.network
 def test_probes_find_the_painters_directions(painter, painted: Path):
     attributes = {"top": {}, "disc": {"orthogonal": ["top"], "layers": "1-2"}}
-    found = _discovery(painted, attributes=attributes).discover(painter)
-    assert found.names == ["top", "disc"] and found.vectors.shape == (2, 4, 512)
-    assert _cosine(found.vectors[0, 0], painter.top.weight[0]) > 0.7  # 300 samples in 512 dimensions; chance is 0.04
-    disc = found.vectors[1]
+    result = _discovery(painted, attributes=attributes).discover(painter)
+    assert result.names == ["top", "disc"] and result.vectors.shape == (2, 4, 512)
+    assert _cosine(result.vectors[0, 0], painter.top.weight[0]) > 0.7  # 300 samples in 512 dimensions; chance is 0.04
+    disc = result.vectors[1]
     assert not disc[0].any() and not disc[3].any()
     wanted = conditional(painter.disc.weight[0], painter.top.weight[:1])
     assert _cosine(disc[1], wanted) > 0.6
-    assert found.quality["top"]["probe_r"] > 0.9 and found.quality["top"]["w_r"] > 0.8
+    assert result.quality["top"]["probe_r"] > 0.9 and result.quality["top"]["w_r"] > 0.8
 
 
 @pytest.mark.network
@@ -50,7 +50,7 @@ def test_samples_are_kept_and_added_to(painter, painted: Path, tmp_path: Path):
 
 @pytest.mark.network
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"attributes": {"tpo": {}}}, "no labels of the wanted attributes"),
         ({"attributes": {"top": {"layers": "2-9"}}}, "layers 0 to 3"),
@@ -59,10 +59,10 @@ def test_samples_are_kept_and_added_to(painter, painted: Path, tmp_path: Path):
         ({"attributes": {"top": {"orthogonal": ["top"]}}}, "vanishes"),
     ],
 )
-def test_mistakes_in_the_recipe(painter, painted: Path, settings: dict, told: str):
+def test_mistakes_in_the_recipe(painter, painted: Path, settings: dict, message: str):
     with pytest.raises(UserError) as error:
         _discovery(painted, samples=40, **settings).discover(painter)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.network
@@ -139,16 +139,16 @@ def test_style_maps_are_found_with_their_layers(painter):
 
 
 def test_sefa_finds_what_the_style_layers_amplify(painter):
-    found = SefaDiscovery(count=1, layers="1", step=2.0).discover(painter)
-    assert abs(_cosine(found.vectors[0, 1], painter.top.weight[0])) > 0.999
-    assert float(found.vectors[0, 1].norm()) == pytest.approx(2.0, rel=1e-4)
-    assert not found.vectors[0, [0, 2, 3]].any()
+    result = SefaDiscovery(count=1, layers="1", step=2.0).discover(painter)
+    assert abs(_cosine(result.vectors[0, 1], painter.top.weight[0])) > 0.999
+    assert float(result.vectors[0, 1].norm()) == pytest.approx(2.0, rel=1e-4)
+    assert not result.vectors[0, [0, 2, 3]].any()
     with pytest.raises(UserError, match="no style layers"):
         SefaDiscovery(layers="0").discover(painter)
 
 
 def test_ganspace_finds_the_widest_dimensions(painter):
-    found = GanspaceDiscovery(count=9, samples=3000, deviations=2.0).discover(painter)
-    lengths = found.vectors[:, 0].norm(dim=1)
+    result = GanspaceDiscovery(count=9, samples=3000, deviations=2.0).discover(painter)
+    lengths = result.vectors[:, 0].norm(dim=1)
     assert bool((lengths[:8] > 1.8).all()) and float(lengths[8]) < 0.1
-    assert bool((found.vectors[:8, 0, :8].norm(dim=1) > 0.99 * lengths[:8]).all())
+    assert bool((result.vectors[:8, 0, :8].norm(dim=1) > 0.99 * lengths[:8]).all())

@@ -41,9 +41,9 @@ def test_every_format_gives_the_same(tmp_path: Path, generator: StyleGAN2):
 def test_a_boundary_of_w_moves_all_layers(tmp_path: Path, generator: StyleGAN2, shape: tuple[int, ...]):
     vector = torch.randn(shape)
     np.save(tmp_path / "boundary.npy", vector.numpy())
-    found = _import(generator, str(tmp_path / "boundary.npy"), scale=3.0)
-    assert found.shape == (8, 512) and float(found.norm()) == pytest.approx(3.0, rel=1e-5)
-    assert torch.equal(found[0], found[7])
+    result = _import(generator, str(tmp_path / "boundary.npy"), scale=3.0)
+    assert result.shape == (8, 512) and float(result.norm()) == pytest.approx(3.0, rel=1e-5)
+    assert torch.equal(result[0], result[7])
 
 
 def test_layers_sign_and_scale(tmp_path: Path, generator: StyleGAN2):
@@ -61,18 +61,18 @@ def test_eighteen_layers_on_sixteen(tmp_path: Path):
 
     vector = torch.randn(18, 512)
     np.save(tmp_path / "Smiling.npy", vector.numpy())
-    found = ImportDiscovery(str(tmp_path)).discover(Sixteen())
-    assert found.names == ["smiling"]
-    torch.testing.assert_close(found.vectors[0], 20 * vector[:16] / vector[:16].norm())
+    result = ImportDiscovery(str(tmp_path)).discover(Sixteen())
+    assert result.names == ["smiling"]
+    torch.testing.assert_close(result.vectors[0], 20 * vector[:16] / vector[:16].norm())
 
 
 def test_style_space_directions_become_codes(tmp_path: Path, generator: StyleGAN2):
     step = torch.randn(8, 512)
     styles = [(matrix @ step[layer]) for layer, matrix in style_maps(generator)]
     torch.save(styles, tmp_path / "styles.pt")
-    found = from_styles(read_direction(tmp_path / "styles.pt"), generator)
+    result = from_styles(read_direction(tmp_path / "styles.pt"), generator)
     for layer, matrix in style_maps(generator):
-        torch.testing.assert_close(matrix @ found[layer], matrix @ step[layer], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(matrix @ result[layer], matrix @ step[layer], atol=1e-3, rtol=1e-3)
     with pytest.raises(UserError, match="style-space direction of widths"):
         from_styles(styles[:-1], generator)
 
@@ -110,8 +110,8 @@ def test_mistakes(tmp_path: Path, generator: StyleGAN2):
         ({"path": "a.npy", "layer": 3}, "did you mean 'layers'"),
         ({"layers": "3"}, "has no path"),
     ]
-    for entry, told in cases:
-        with pytest.raises(UserError, match=told):
+    for entry, message in cases:
+        with pytest.raises(UserError, match=message):
             _import(generator, entry)
     with pytest.raises(UserError, match=r"needs directions\.files"):
         ImportDiscovery(None)
@@ -129,8 +129,8 @@ def test_directions_as_others_keep_them(tmp_path: Path, generator: StyleGAN2):
     save_file({"direction": half}, str(tmp_path / "half.safetensors"))
     (tmp_path / "array.pkl").write_bytes(pickle.dumps(vector.numpy()))
     for path in sorted(tmp_path.iterdir()):
-        found = _import(generator, {"path": str(path), "normalise": False, "scale": 1})
-        torch.testing.assert_close(found, half.float() if path.stem == "half" else vector)
+        result = _import(generator, {"path": str(path), "normalise": False, "scale": 1})
+        torch.testing.assert_close(result, half.float() if path.stem == "half" else vector)
 
 
 def test_what_is_no_direction_is_one_line(tmp_path: Path, generator: StyleGAN2):
@@ -144,12 +144,12 @@ def test_what_is_no_direction_is_one_line(tmp_path: Path, generator: StyleGAN2):
         "several.pt": r"give key: one of a\.x, a\.y", "text.pt": "no numbers", "complex.pt": "complex numbers",
         "huge.pt": "no direction is as large", "page.pt": "a web page", "strings.npy": "no numbers",
     }  # fmt: skip
-    for name, told in cases.items():
-        with pytest.raises(UserError, match=told) as error:
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=message) as error:
             _import(generator, str(tmp_path / name))
         assert name in str(error.value) and "weights_only" not in str(error.value)
-    found = read_direction(tmp_path / "several.pt", "a.y")
-    assert isinstance(found, torch.Tensor) and found.shape == (512,)
+    result = read_direction(tmp_path / "several.pt", "a.y")
+    assert isinstance(result, torch.Tensor) and result.shape == (512,)
 
 
 def test_a_folder_says_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -53,7 +53,7 @@ def test_celeba_with_its_signs(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("empty.csv", "", "is empty"),
         ("head.csv", "file,attribute,value\n", "no rows"),
@@ -66,11 +66,11 @@ def test_celeba_with_its_signs(tmp_path: Path):
         ("labels.xls", "x", "expected"),
     ],
 )
-def test_one_line_for_each_mistake(tmp_path: Path, name: str, text: str, told: str):
+def test_one_line_for_each_mistake(tmp_path: Path, name: str, text: str, message: str):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as error:
         read_labels(tmp_path / name)
-    assert told in str(error.value) and name in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and name in str(error.value) and "\n" not in str(error.value)
 
 
 def _mask(mouth: int = 0, eye: int = 8, bangs: bool = False) -> np.ndarray:
@@ -105,8 +105,8 @@ def test_geometry_follows_the_face():
 def test_what_is_hidden_is_left_out():
     image, mask = np.full((256, 256, 3), 128, np.uint8), _mask()
     mask[110:130, 80:176] = 3
-    found = measure(mask, image)
-    assert found["eyeglasses"] == 1 and "narrow_eyes" not in found and "bushy_eyebrows" not in found
+    result = measure(mask, image)
+    assert result["eyeglasses"] == 1 and "narrow_eyes" not in result and "bushy_eyebrows" not in result
     mask = _mask()
     mask[0:60] = 14
     assert not {"bald", "bangs", "blond"} & measure(mask, image).keys()

@@ -20,9 +20,9 @@ BELOW = [0.0, 0.5, 1.0, 1.0]
 @pytest.fixture
 def bench(painter, painted: Path) -> Bench:
     settings = {"samples": 60, "truncation": 1.0, "size": 64, "holdout": 0.3}
-    found = ProbeDiscovery(str(painted / "labels.csv"), str(painted / "images"), **settings).discover(painter)
-    assert found.probes is not None
-    return Bench(painter, Extractor("alexnet", 64), found.probes, 64)
+    result = ProbeDiscovery(str(painted / "labels.csv"), str(painted / "images"), **settings).discover(painter)
+    assert result.probes is not None
+    return Bench(painter, Extractor("alexnet", 64), result.probes, 64)
 
 
 @pytest.mark.network
@@ -86,14 +86,14 @@ def test_what_is_to_be_spared_moves_less(painter, bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"plish": {}}, "option of attribute 'smile': 'plish' .did you mean 'polish'"),
         ({"polish": {"plase": []}}, "option of smile.polish: 'plase' .did you mean 'place'"),
     ],
 )
-def test_an_unknown_option_is_told_before_anything_is_done(options: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_an_unknown_option_is_told_before_anything_is_done(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         ProbeDiscovery("labels.csv", "images", {"smile": options, "glasses": {}})
 
 

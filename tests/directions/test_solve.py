@@ -50,10 +50,10 @@ def test_codes_regressed_on_scores_lie_where_samples_are():
     codes = torch.randn(4000, 512) * 0.01
     codes[:, :3] = torch.randn(4000, 3)
     scores = torch.stack([codes[:, 0], codes[:, 0] + codes[:, 1]], 1)
-    found = fit_codes(codes, scores)
+    result = fit_codes(codes, scores)
     wanted = torch.zeros(512)
     wanted[:2] = torch.tensor([1.0, -1.0])
-    assert float(F.cosine_similarity(found[0], wanted, dim=0)) > 0.99
+    assert float(F.cosine_similarity(result[0], wanted, dim=0)) > 0.99
 
 
 @pytest.mark.network

@@ -43,13 +43,13 @@ def test_a_mistake_is_one_line(tmp_path: Path):
 @pytest.mark.network
 def test_both_halves_of_the_probes_are_written(painter, painted: Path, tmp_path: Path):
     method = ProbeDiscovery(str(painted / "labels.csv"), str(painted / "images"), samples=20, size=64)
-    found = method.discover(painter)
-    bank = Bank(tuple(found.names), found.vectors, painter.id, painter.id)
-    save_probes(Findings(bank, None, {}, found.check, found.probes), tmp_path)
+    result = method.discover(painter)
+    bank = Bank(tuple(result.names), result.vectors, painter.id, painter.id)
+    save_probes(Findings(bank, None, {}, result.check, result.probes), tmp_path)
     judge, seek = (Probes.load(tmp_path / name) for name in ("probes.safetensors", "probes_seek.safetensors"))
     assert judge.names == seek.names == ("disc", "top")
     assert not torch.allclose(judge.weights, seek.weights), "each half of the faces has its own"
-    assert found.probes is not None and seek.quality == dict(found.probes.quality), "those that found the directions"
+    assert result.probes is not None and seek.quality == dict(result.probes.quality), "those that found the directions"
 
 
 @pytest.mark.network

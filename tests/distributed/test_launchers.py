@@ -86,17 +86,17 @@ def check(root, run):
 def test_tasks_of_slurm_spread_a_stage(place):
     root, words = place
     more = ["accelerator=cpu", "devices=2", *EXACT]
-    found = srun(2, ["diffcam", "run=slurm", "trainer=slurm", *more, *words])
-    assert [code for _, code in found] == [0, 0], found
-    assert "edited pairs" not in found[1][0]  # the second rank renders nothing
+    result = srun(2, ["diffcam", "run=slurm", "trainer=slurm", *more, *words])
+    assert [code for _, code in result] == [0, 0], result
+    assert "edited pairs" not in result[1][0]  # the second rank renders nothing
     check(root, "slurm")
 
 
 @pytest.mark.slow
 def test_a_mistake_ends_all_tasks(place):
-    found = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *place[1]])
-    assert [code for _, code in found] == [2, 2], found
-    assert "unknown key 'diffcam.fit.lrr'" in found[0][0]
+    result = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *place[1]])
+    assert [code for _, code in result] == [2, 2], result
+    assert "unknown key 'diffcam.fit.lrr'" in result[0][0]
 
 
 @pytest.mark.slow

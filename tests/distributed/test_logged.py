@@ -88,15 +88,15 @@ def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp
     words += ["trainer.precision=64-true", f"callbacks.metrics.metrics={{{place}, {identity}}}"]
     tests = Path(__file__).parents[1] / "training"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])}
-    found = []
+    result = []
     for processes in (1, 2):
         many = ["trainer=ddp", f"devices={processes}"] if processes > 1 else []
         command = [sys.executable, "-m", "oodgan", *words, *many, f"folder={tmp_path}/{processes}"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
         (path,) = (tmp_path / str(processes)).glob("training/*/metrics.csv")
-        found.append({key: value for _, key, value in read_csv(path) if key.startswith("val/")})
-    one, two = found
+        result.append({key: value for _, key, value in read_csv(path) if key.startswith("val/")})
+    one, two = result
     assert {"val/fid_seeded", "val/lpips_alex_v0.1", "val/ssim_gauss11", "val/identity_facenet_20180408"} <= set(one)
     assert one["val/fid_seeded"] > 1e-3 and 0 < one["val/lpips_alex_v0.1"] < 1
     assert two == pytest.approx(one, abs=1e-6, rel=1e-6)

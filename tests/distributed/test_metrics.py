@@ -154,12 +154,12 @@ def test_no_metric_is_left_out():
     """A new metric needs a line above: these are all classes of the package and all names that a protocol can give."""
     for module in pkgutil.iter_modules(oodgan.metrics.__path__, "oodgan.metrics."):
         importlib.import_module(module.name)
-    found, todo = set(), [Metric]
+    result, todo = set(), [Metric]
     while todo:
         todo += (kinds := [k for k in todo.pop().__subclasses__() if k.__module__.startswith("oodgan.metrics.")])
-        found |= set(kinds)
+        result |= set(kinds)
     tested = set(QUICK) | {kind for kind, _ in LARGE.values()}
-    assert found - {PerImage, SetDistance} == tested
+    assert result - {PerImage, SetDistance} == tested
     assert {type(build(name)) for name in names()} <= tested
     assert {name for name in names() if type(build(name)) is LPIPS} == {LPIPS().name, "lpips_vgg_v0.1"}
 

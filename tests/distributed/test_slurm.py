@@ -49,14 +49,14 @@ def moments(folder: Path):
     """(step, Adam's first moments) of each training below a stage's folder: the running means of the gradients."""
     from oodgan.training import checkpoints
 
-    found = {}
+    result = {}
     for path in sorted(folder.glob("training/*/checkpoints/last.ckpt")):
         saved = checkpoints.load(path)
         states = [state["exp_avg"] for o in saved["optimizer_states"] for state in o["state"].values()]
-        found[path.parents[1].name.partition("-")[0] if "-" in path.parents[1].name else ""] = (
+        result[path.parents[1].name.partition("-")[0] if "-" in path.parents[1].name else ""] = (
             saved["global_step"], states,
         )  # fmt: skip
-    return found
+    return result
 
 
 def assert_same_steps(one: Path, other: Path) -> None:
@@ -117,14 +117,14 @@ def test_ghosts_and_scores_over_two_nodes_are_those_of_one_process(slurm, alone,
     judged = [f"photos={photos}", "methods={plain: plain, ours: ours}", "edits={sefa_01: 1.0}", "probes=null"]
     judged += ["metrics.resolution=32", "metrics.metrics=[psnr]", "metrics.sets=[]", "code_cache=0"]
     judged += [f"deghoster.weights={folder}/runs/one/deghost/artifact"]
-    found = {}
+    result = {}
     for run, start in (("one", None), ("three", slurm.srun)):
         given = ["evaluate", f"root={folder}/runs", f"run={run}", *TINY, *weights, *judged]
         done = start(*NODES, *OODGAN, *given, *SPREAD) if start else oodgan_here(slurm, folder, *given)
         assert done.returncode == 0, done.stdout[-3000:]
-        found[run] = json.loads((folder / "runs" / run / "evaluate/metrics.json").read_text())["methods"]
-    for method, scores in found["one"].items():
-        assert found["three"][method]["psnr"]["mean"] == pytest.approx(scores["psnr"]["mean"], abs=1e-4)
+        result[run] = json.loads((folder / "runs" / run / "evaluate/metrics.json").read_text())["methods"]
+    for method, scores in result["one"].items():
+        assert result["three"][method]["psnr"]["mean"] == pytest.approx(scores["psnr"]["mean"], abs=1e-4)
 
 
 def job(folder: Path, *words: str) -> str:

@@ -178,16 +178,16 @@ def test_every_face_of_a_photo(generator: StyleGAN2, editor: Editor, astronaut: 
     two = Image.new("RGB", (900, 512))
     two.paste(astronaut.resize((380, 380)), (0, 0))
     two.paste(astronaut, (388, 0))
-    found = editor.edit(two, {"smile": 1.0}, face="all")
-    assert len(found) == 2
-    assert found[0].subject.aligned.side > found[1].subject.aligned.side
-    both = np.asarray(paste(found)).astype(int)
-    for edit in found:
+    result = editor.edit(two, {"smile": 1.0}, face="all")
+    assert len(result) == 2
+    assert result[0].subject.aligned.side > result[1].subject.aligned.side
+    both = np.asarray(paste(result)).astype(int)
+    for edit in result:
         alone = np.asarray(edit.pasted).astype(int)
         x, y = edit.subject.aligned.quad.mean(axis=0).astype(int)
         assert np.array_equal(both[y - 10 : y + 10, x - 30 : x + 10], alone[y - 10 : y + 10, x - 30 : x + 10])
     second = editor.edit(two, {"smile": 1.0}, face=1)
-    assert np.array_equal(second.subject.aligned.quad, found[1].subject.aligned.quad)
+    assert np.array_equal(second.subject.aligned.quad, result[1].subject.aligned.quad)
     with pytest.raises(UserError, match="numbered from 0"):
         editor.edit(two, {"smile": 1.0}, face=2)
 
@@ -264,8 +264,8 @@ def test_an_own_mask_lies_where_the_photo_does(editor: Editor, face: Image.Image
     wide.paste(face.resize((96, 96)), (30, 12))
     wide = wide.convert("L").convert("RGB")
     landmarks = np.array([[60, 50], [95, 55], [76, 70], [62, 85], [92, 88]], np.float64)
-    found = Face((40, 20, 115, 105), 0.99, landmarks)
-    edit = editor.edit(wide, {"smile": 1.0}, face=found, mask=wide, mask_mode="replace")
+    result = Face((40, 20, 115, 105), 0.99, landmarks)
+    edit = editor.edit(wide, {"smile": 1.0}, face=result, mask=wide, mask_mode="replace")
     assert torch.allclose(edit.tensors["mask"] * 2 - 1, edit.tensors["photo"][:, :1], atol=1e-5)
 
 

@@ -30,18 +30,18 @@ def run_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edits(draw_face: Callable[..., Image.Image]) -> list[SimpleNamespace]:
-    found = []
+    result = []
     for row, label in enumerate(("smile +1", "age <-1> & more")):
         pictures = [draw_face(10 * row + i, size=64) for i in range(5)]
         names = ("photo", "inverted", "edited", "coarse", "result")
         mask = Image.new("L", (64, 64), 128)
         seconds = {"align": 0.12345}
-        found.append(
+        result.append(
             SimpleNamespace(
                 label=label, edits={"x": 1.0}, seconds=seconds, mask=mask, **dict(zip(names, pictures, strict=True))
             )
         )
-    return found
+    return result
 
 
 def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, edits: list, run_folder: Path) -> None:
@@ -70,10 +70,10 @@ def test_the_mask_is_seen_over_the_photo() -> None:
 
 
 def test_curves_are_read_and_drawn(run_folder: Path) -> None:
-    found = read(run_folder)
-    assert set(found) == {"train/loss", "val/loss"} and found["val/loss"] == [(9, 0.4), (19, 0.2)]
-    assert Image.open(io.BytesIO(draw("run", found, "png"))).width > 1000
-    assert draw("run", found) == draw("run", found) and b"<svg" in draw("run", found)
+    result = read(run_folder)
+    assert set(result) == {"train/loss", "val/loss"} and result["val/loss"] == [(9, 0.4), (19, 0.2)]
+    assert Image.open(io.BytesIO(draw("run", result, "png"))).width > 1000
+    assert draw("run", result) == draw("run", result) and b"<svg" in draw("run", result)
 
 
 def test_a_sheet_keeps_pictures_whole() -> None:

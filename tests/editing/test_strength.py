@@ -25,13 +25,13 @@ NOTES = {"range": [-1.5, 1.5], "samples": SAMPLES}
     ("value", "target"), [("auto", None), ("+1.0sd", 1.0), ("1 sd", 1.0), ("-.5sd", -0.5), (Target(2.0), 2.0)]
 )
 def test_targets_are_read(value: object, target: float | None) -> None:
-    found = parse("smile", value)
-    assert isinstance(found, Target) and found.sd == target
-    assert parse("smile", str(found)) == found
+    result = parse("smile", value)
+    assert isinstance(result, Target) and result.sd == target
+    assert parse("smile", str(result)) == result
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("autoo", "did you mean 'auto'"),
         ("+1xd", r"did you mean '\+1sd'"),
@@ -44,8 +44,8 @@ def test_targets_are_read(value: object, target: float | None) -> None:
         (None, "finite number"),
     ],
 )
-def test_what_is_no_strength_is_refused(value: object, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_what_is_no_strength_is_refused(value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         parse("smile", value)
 
 
@@ -203,15 +203,15 @@ def test_numbers_seek_nothing(grey: Editor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edits", "told"),
+    ("edits", "message"),
     [
         ({"age": "auto"}, r"unknown attribute for auto \(search.weights=probes_ffhq_seek\) 'age'.*known: smile"),
         ({"smlie": "auto"}, "unknown direction 'smlie'.*did you mean 'smile'"),
         ({"smile": "autoo"}, "did you mean 'auto'"),
     ],
 )
-def test_what_cannot_be_sought_is_refused_before_any_work(grey: Editor, edits: dict[str, str], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_sought_is_refused_before_any_work(grey: Editor, edits: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         grey.edit("nowhere.png", edits)
 
 
@@ -223,11 +223,11 @@ def test_directions_that_were_not_measured_have_no_auto(grey: Editor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [({"identity": 1.5}, "identity=1.5"), ({"previews": 0}, "previews=0"), ({"tolerance": 0.0}, "tolerance=0.0")],
 )
-def test_settings_that_make_no_search_are_refused(settings: dict[str, float], told: str) -> None:
-    with pytest.raises(UserError, match=f"search.{told}"):
+def test_settings_that_make_no_search_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=f"search.{message}"):
         Search(**settings)  # type: ignore[arg-type]
 
 

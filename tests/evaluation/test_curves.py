@@ -28,8 +28,8 @@ IDENTITY, LPIPS = PROTOCOL.metrics
 def test_interpolation_by_hand():
     change = np.array([[0.2, 0.6, 1.0], [0.2, 0.6, 1.0], [0.5, 0.1, 0.9], [0.0, 0.0, 0.3], [0.8, 0.9, 1.0]])
     value = np.array([[0.9, 0.7, 0.6], [0.9, 0.7, 0.6], [0.8, 0.7, 0.5], [1, 1, 1], [0.4, 0.3, 0.2]])
-    found = interpolate(change, value, 0.7)
-    np.testing.assert_allclose(found, [0.675, 0.675, 0.55, np.nan, 0.4])
+    result = interpolate(change, value, 0.7)
+    np.testing.assert_allclose(result, [0.675, 0.675, 0.55, np.nan, 0.4])
     assert interpolate(np.array([[0.7]]), np.array([[0.5]]), 0.7) == 0.5  # one strength, just there
 
 
@@ -51,19 +51,19 @@ def job(**methods):
 def test_lazy_editing_loses():
     """It has the best likeness at every strength, and is not even placed where the attribute has to change."""
     made, table = job(lazy=scores(20, 0.1, 0.1), honest=scores(20, 0.8, 0.3), rough=scores(20, 0.8, 0.6))
-    found = equal_change(made, table, {"smile": 0.6})
-    smile = found["smile"]["methods"]
+    result = equal_change(made, table, {"smile": 0.6})
+    smile = result["smile"]["methods"]
     points = {m: [p[IDENTITY]["mean"] for p in e["points"]] for m, e in smile.items()}
     assert min(points["lazy"]) > max(points["honest"])
     assert smile["lazy"]["likeness"][IDENTITY] == {"count": 20, "why": "not reached"}
     honest = smile["honest"]["likeness"][IDENTITY]
     assert honest["mean"] == pytest.approx(1 - 0.3 * 0.6, abs=0.03) and honest["reached"] == 1
     assert honest["low"] < honest["mean"] < honest["high"]
-    shown = to_table(found)
+    shown = to_table(result)
     rows = {row[2]: row for row in shown.rows}
     assert rows["lazy"][3:] == ["not reached", "not reached"] and rows["honest"][:2] == ["smile", "+0.6"]
     assert shown.best == {(1, 3), (1, 4)} or shown.best == {(1, 3), (2, 4)}
-    assert draw(found)[:8] == b"\x89PNG\r\n\x1a\n"
+    assert draw(result)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_interval_of_an_interpolated_likeness_covers_it_as_often_as_it_says():
@@ -118,11 +118,11 @@ def test_the_stage_compares_folders_of_several_strengths(light, capsys):
     cfg = config(light, probes=str(light / "probe.safetensors"), **settings)
     evaluate.run(cfg)
     held = json.loads((light / "out/metrics.json").read_text())
-    found = held["equal_change"]["smile"]["methods"]
-    changes = [point["change"]["mean"] for point in found["honest"]["points"]]
+    result = held["equal_change"]["smile"]["methods"]
+    changes = [point["change"]["mean"] for point in result["honest"]["points"]]
     assert changes == sorted(changes) and changes[-1] > 0.7, changes
-    assert found["lazy"]["likeness"]["lpips_alex_v0.1"]["why"] == "not reached"
-    assert found["honest"]["likeness"]["lpips_alex_v0.1"]["mean"] > 0
+    assert result["lazy"]["likeness"]["lpips_alex_v0.1"]["why"] == "not reached"
+    assert result["honest"]["likeness"]["lpips_alex_v0.1"]["mean"] > 0
     table = (light / "out/table.md").read_text()
     assert "| smile | +0.7 | lazy | not reached |" in table and "| smile | +0.7 | honest | **" in table
     assert "| lazy@0.5 |" in table and "### Likeness at equal change" in capsys.readouterr().out

@@ -53,10 +53,10 @@ def result(folders, output="out"):
 
 
 def test_whole_evaluation(folders, capsys):
-    found = evaluate.run(config(folders))
+    actual = evaluate.run(config(folders))
     held = result(folders)
     assert held["count"] == COUNT and held["protocol"]["resolution"] == 32
-    assert found["metrics"] == held["methods"]
+    assert actual["metrics"] == held["methods"]
     rows = list(csv.DictReader((folders / "out/per_image.csv").open()))
     assert len(rows) == 2 * COUNT
     near = [float(row["psnr"]) for row in rows if row["method"] == "near"]

@@ -55,8 +55,8 @@ def test_known_masks_get_what_they_are_worth(parts):
         quality.see(face)
     region = torch.zeros(64, 64, dtype=torch.bool)
     region[:16] = True
-    found = quality.summary({"smile": region, "age": region}, samples=50)
-    smile = found["smile"]
+    result = quality.summary({"smile": region, "age": region}, samples=50)
+    smile = result["smile"]
     assert smile["upper"]["share_consistent_15"]["mean"] == pytest.approx(0.5)
     assert smile["upper"]["iou_consistent_15"]["mean"] == pytest.approx(0.5)
     assert smile["all"]["share_consistent_15"]["mean"] == pytest.approx(0.25)
@@ -64,10 +64,10 @@ def test_known_masks_get_what_they_are_worth(parts):
     assert [smile[k]["area"]["mean"] for k in ("upper", "all", "none")] == [0.5, 1, 0]
     assert smile["all"]["edit_kept"]["mean"] == smile["upper"]["edit_kept"]["mean"] == pytest.approx(1, abs=1e-5)
     assert smile["none"]["edit_kept"]["mean"] == 0 and smile["none"]["edit_kept"]["count"] == 5
-    assert found["age"]["all"]["edit_kept"] == {"count": 0}  # no probe knows it
-    assert (smile["all"]["named_right"]["mean"], found["age"]["all"]["named_right"]["mean"]) == (1, 0)
+    assert result["age"]["all"]["edit_kept"] == {"count": 0}  # no probe knows it
+    assert (smile["all"]["named_right"]["mean"], result["age"]["all"]["named_right"]["mean"]) == (1, 0)
     assert picture(quality).size[0] > 6 * 160
-    table = markdown({"samples": found}, "caption")
+    table = markdown({"samples": result}, "caption")
     assert "| smile | upper | 0.500 [0.500, 0.500] | 0.500" in table and table.endswith("caption\n")
 
 
@@ -146,16 +146,16 @@ def test_the_stage_measures_samples_and_photos(tmp_path, draw_face, capsys):
     cfg = config(tmp_path, photos=str(tmp_path / "photos"), masks=str(tmp_path / "parsing"))
     from oodgan.stages import masks
 
-    found = masks.run(cfg)["metrics"]
-    assert list(found) == ["2 held-out samples", "2 photos"]
-    entry = found["2 photos"]["smile"]
+    result = masks.run(cfg)["metrics"]
+    assert list(result) == ["2 held-out samples", "2 photos"]
+    entry = result["2 photos"]["smile"]
     assert set(entry) == {"paper", "ours"} and entry["ours"]["share_on_parts"]["mean"] == pytest.approx(1, abs=1e-5)
-    assert found["2 held-out samples"]["smile"]["ours"]["share_on_parts"] == {"count": 0}
+    assert result["2 held-out samples"]["smile"]["ours"]["share_on_parts"] == {"count": 0}
     folder = tmp_path / "run" / "artifact"
-    assert json.loads((folder / "masks.json").read_text())["tables"] == found
+    assert json.loads((folder / "masks.json").read_text())["tables"] == result
     assert "vgg16" in (folder / "table.md").read_text() and (folder / "masks.png").is_file()
     before = (folder / "masks.json").stat().st_mtime_ns
-    assert masks.run(cfg)["metrics"] == found and (folder / "masks.json").stat().st_mtime_ns == before
+    assert masks.run(cfg)["metrics"] == result and (folder / "masks.json").stat().st_mtime_ns == before
     assert "### 2 photos" in capsys.readouterr().out
 
 

@@ -91,7 +91,7 @@ def test_each_method_is_its_step(maker, photo):
     # The editor's own composition is another one; right of the mask only its remover changed the photo.
     assert (made["ours"] - made["paper"]).abs().mean() > 1e-3
     torch.testing.assert_close(made["ours"][..., 20:], (photo[..., 20:] - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
-    assert {method for method, found in masks.items() if found is not None} == set(MASKED)
+    assert {method for method, result in masks.items() if result is not None} == set(MASKED)
     assert torch.equal(masks["paper"], upper) and torch.equal(masks["poisson"], mask)
 
 
@@ -115,9 +115,9 @@ def test_every_method_but_the_inversion_has_a_row_a_strength():
     assert rows["mine@1.5"] == Variant("mine", "ours", 1.5) and rows["theirs@0.5"] == Variant("theirs", "a", 0.5)
     assert list(variants(methods, None)) == ["inversion", "mine", "theirs@0.5", "theirs@1", "one"]
     changes = {"deghoster": None}
-    found = variants({"bare": changes, "code": {"method": "inversion", "inverter": {"residual": None}}}, [1, 2])
-    assert list(found) == ["bare@1", "bare@2", "code"] and found["bare@2"] == Variant("bare", "ours", 2.0, changes)
-    assert found["code"] == Variant("code", "inversion", 1.0, {"inverter": {"residual": None}})
+    result = variants({"bare": changes, "code": {"method": "inversion", "inverter": {"residual": None}}}, [1, 2])
+    assert list(result) == ["bare@1", "bare@2", "code"] and result["bare@2"] == Variant("bare", "ours", 2.0, changes)
+    assert result["code"] == Variant("code", "inversion", 1.0, {"inverter": {"residual": None}})
     typed = {"diffcam": {"mask": {"threshold": "0.15", "kind": "guided"}}, "deghoster": {"paste": "false"}}
     changes = variants({"typed": typed}, None)["typed"].changes
     assert changes == {"diffcam": {"mask": {"threshold": 0.15, "kind": "guided"}}, "deghoster": {"paste": False}}
@@ -147,12 +147,12 @@ def test_paper_replaces_mask_composition_and_pasting_and_what_is_said_besides():
         "deghoster": {"weights": "mine", "paste": True, "network": network},
         "paper": {"deghoster": {"weights": "theirs", "network": {"sees": "coarse"}}},
     }
-    found = paper_config(config)
-    assert found["diffcam"]["mask"] == {"kind": "paper", "feather": 0.1} and found["compose"] == {"mode": "paper"}
-    assert found["deghoster"]["weights"] == "theirs" and found["deghoster"]["paste"] is False
+    result = paper_config(config)
+    assert result["diffcam"]["mask"] == {"kind": "paper", "feather": 0.1} and result["compose"] == {"mode": "paper"}
+    assert result["deghoster"]["weights"] == "theirs" and result["deghoster"]["paste"] is False
     assert config["diffcam"]["mask"]["kind"] == "guided"
-    said = differences(config)
-    assert "vgg16 (weights mine)" in said and "the coarse image alone" in said
+    listed = differences(config)
+    assert "vgg16 (weights mine)" in listed and "the coarse image alone" in listed
     assert spelled(paper_changes(config)).endswith("deghoster.network.sees=coarse parser=null")
     with pytest.raises(UserError, match=r"methods.mine: diffcam has no key mask.treshold"):
         check(config, [Variant("mine", "ours", changes={"diffcam": {"mask": {"treshold": 0.1}}})])
@@ -164,7 +164,7 @@ def test_paper_replaces_mask_composition_and_pasting_and_what_is_said_besides():
 def test_probes_are_named_by_their_file_and_signed_by_the_edit(tmp_path):
     probes = Probes(("smile", "beard"), weights=torch.ones(8, 2), bias=torch.zeros(2), quality={})
     path = probes.save(tmp_path / "probes.safetensors")
-    found = load_probes(path, ["smile", "beard", "unknown"], {"beard": -1.0})
-    assert [(attribute, sign) for attribute, _, sign in found] == [("smile", 1.0), ("beard", -1.0)]
-    versions = {version for _, version, _ in found}
+    result = load_probes(path, ["smile", "beard", "unknown"], {"beard": -1.0})
+    assert [(attribute, sign) for attribute, _, sign in result] == [("smile", 1.0), ("beard", -1.0)]
+    versions = {version for _, version, _ in result}
     assert len(versions) == 1 and versions.pop().startswith("probe_")

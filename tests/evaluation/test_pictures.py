@@ -81,8 +81,8 @@ def test_masks_of_another_kind_are_refused_before_anything_is_scored(
         draw_face(i, 32).save(tmp_path / "photos" / f"{i}.png")
         draw_face(i, 32).save(tmp_path / "ours" / f"{i}.png")
         Image.new(mode, (16, 16), value if i and mode == "L" else 0).save(tmp_path / "masks" / f"{i}.png")
-    told = "mode RGB" if mode == "RGB" else f"value {value}, and classes are 0 to 18"
-    with pytest.raises(UserError, match=rf"[01]\.png is not a parsing mask: {told}"):
+    message = "mode RGB" if mode == "RGB" else f"value {value}, and classes are 0 to 18"
+    with pytest.raises(UserError, match=rf"[01]\.png is not a parsing mask: {message}"):
         match(
             tmp_path / "photos", {"ours": str(tmp_path / "ours")}, Protocol(**SMALL), tmp_path / "m", tmp_path / "masks"
         )

@@ -25,9 +25,9 @@ def test_the_same_edit_comes_out(
     plain = editor.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True)
     wanted = dict(plain.tensors)
     fast = make_editor(synthesis=backend.synthesis(editor.generator))
-    found = dict(fast.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True).tensors)
-    assert all(torch.allclose(found[name], wanted[name], atol=1e-3) for name in wanted)
-    assert not torch.equal(found["inverted"], wanted["inverted"])  # another runtime did compute it
+    result = dict(fast.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True).tensors)
+    assert all(torch.allclose(result[name], wanted[name], atol=1e-3) for name in wanted)
+    assert not torch.equal(result["inverted"], wanted["inverted"])  # another runtime did compute it
     codes = torch.cat([plain.w_plus, plain.w_plus * 0.5])
     assert torch.allclose(fast.synthesis(codes), editor.generator.synthesis(codes), atol=1e-3)
 
@@ -52,8 +52,8 @@ def test_residuals_are_a_second_input_of_the_generator(
     editor.synthesis = backend.synthesis(generator, editor.inverter.residual)
     assert {path.stem for path in tmp_path.rglob("*.xml")} == {"synthesis", "synthesis_residual"}
     editor.subjects.forget()
-    found = dict(editor.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True).tensors)
-    assert all(torch.allclose(found[name], wanted[name], atol=1e-3) for name in wanted)
+    result = dict(editor.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True).tensors)
+    assert all(torch.allclose(result[name], wanted[name], atol=1e-3) for name in wanted)
     codes = plain.w_plus
     assert torch.allclose(editor.synthesis(codes), generator.synthesis(codes), atol=1e-3)
     with pytest.raises(UserError, match=r"no graph for residuals at \[8, 16\] px: use backend=torch"):

@@ -64,7 +64,7 @@ def test_a_part_that_differs_stops_it_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("format=onx", "did you mean 'onnx'"),
         ("format=[]", "format is empty"),
@@ -73,8 +73,8 @@ def test_a_part_that_differs_stops_it_before_anything_is_written(
     ],
 )
 def test_wrong_words_are_one_line(
-    words: str, said: str, export: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    words: str, message: str, export: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export(words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert said in lines[-1] and lines[-1].startswith("error: ")
+    assert message in lines[-1] and lines[-1].startswith("error: ")

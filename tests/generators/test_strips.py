@@ -47,9 +47,9 @@ def test_a_generator_makes_the_same_image_in_strips(noise, monkeypatch):
 def test_a_level_is_the_next_of_the_levels():
     generator = tiny(seed=3)
     codes = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
-    found = list(generator.levels(codes))
-    assert [size for size, _ in found] == [4, 8, 16, 32]
-    for (_, x), (_, finer) in pairwise(found):
+    result = list(generator.levels(codes))
+    assert [size for size, _ in result] == [4, 8, 16, 32]
+    for (_, x), (_, finer) in pairwise(result):
         torch.testing.assert_close(generator.level(x, codes), finer)
 
 

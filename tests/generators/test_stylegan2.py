@@ -61,8 +61,8 @@ def test_synthesis_equals_the_paper_formulation_in_every_path(generator, codes):
         batch = generator.synthesis(codes)
         single = torch.cat([generator.synthesis(code[None]) for code in codes])
     with_graph = generator.synthesis(codes)
-    for got in (batch, single, with_graph.detach()):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    for actual in (batch, single, with_graph.detach()):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert with_graph.requires_grad
 
 

@@ -18,9 +18,9 @@ def test_convolution_is_that_of_torch(count, height, width, memory):
     weight, bias = random(130, 128, 3, 3) / 34, random(130)
     expected = F.conv2d(x, weight, bias, padding=1)
     with torch.no_grad():
-        found = winograd.conv3x3(x, weight, bias)
-        assert not torch.equal(found, expected)  # the other algorithm was at work
-        torch.testing.assert_close(found, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+        result = winograd.conv3x3(x, weight, bias)
+        assert not torch.equal(result, expected)  # the other algorithm was at work
+        torch.testing.assert_close(result, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
         without = winograd.conv3x3(x, weight)
     torch.testing.assert_close(without, F.conv2d(x, weight, padding=1), rtol=0, atol=3e-5 * float(expected.abs().max()))
 
@@ -52,9 +52,9 @@ def test_dense_tiles_convolve_what_was_appended():
         work.append(winograd.to_tiles(more), 6)
         for channels, seen in ((6, first * again), (10, torch.cat([first * again, more]))):
             weight, bias = random(5, channels, 3, 3), random(5)
-            found = winograd.from_tiles(work.convolve(weight, bias))
+            result = winograd.from_tiles(work.convolve(weight, bias))
             expected = F.conv2d(seen[None], weight, bias, padding=1)[0]
-            torch.testing.assert_close(found, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+            torch.testing.assert_close(result, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
 
 
 def test_synthesis_by_tiles_agrees_with_the_one_for_training():
@@ -62,5 +62,5 @@ def test_synthesis_by_tiles_agrees_with_the_one_for_training():
     codes = random(1, generator.num_ws, 512)
     expected = generator.synthesis(codes).detach()  # with gradients: plain convolutions, modulated activations
     with torch.no_grad():
-        found = generator.synthesis(codes)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+        result = generator.synthesis(codes)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))

@@ -245,8 +245,8 @@ def test_an_encoder_serves_with_the_recogniser_that_it_was_trained_with(generato
     encoder = an_encoder(recogniser=Eyes()).eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
     assert torch.equal(encoder.describe(photos)["identity"], Eyes()(photos))
-    said = {"part": "encoder", "generator": generator.id, "identity": encoder.identity}
-    trained.save(tmp_path / trained.FILE, encoder.state_dict(), **said)
+    metadata = {"part": "encoder", "generator": generator.id, "identity": encoder.identity}
+    trained.save(tmp_path / trained.FILE, encoder.state_dict(), **metadata)
     recipe = {"_target_": "oodgan.inversion.light.LightEncoder", **SMALL, "recogniser": Eyes()}
     cfg = {"name": "light", "encoder": recipe, "weights": str(tmp_path)}
     assert torch.equal(load_encoder(cfg, generator).eval()(photos), encoder(photos))

@@ -67,9 +67,9 @@ def test_levels_and_which_layer_reads_which(psp, photo):
 @torch.no_grad()
 def test_e4e_is_the_first_style_plus_offsets(psp, codes, photo):
     e4e = like(Encoder4Editing, psp.state_dict())
-    got = e4e(photo)
-    torch.testing.assert_close(got[:, 0], codes[:, 0])
-    torch.testing.assert_close(got[:, 1:], codes[:, :1] + codes[:, 1:])
+    actual = e4e(photo)
+    torch.testing.assert_close(actual[:, 0], codes[:, 0])
+    torch.testing.assert_close(actual[:, 1:], codes[:, :1] + codes[:, 1:])
 
 
 def test_progressive_stages():

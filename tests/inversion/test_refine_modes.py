@@ -19,5 +19,5 @@ def test_it_works_inside_inference_mode_whoever_loaded_the_networks_first():
         identity_embedding(photos)
         lpips_distance("alex")(photos, photos)
         start = generator.mean_w.expand(1, 8, -1) + 0.3
-        found = Refinement(steps=2, losses={"identity": 0.5, "lpips": 1.0})(generator, start, photos)
-    assert torch.isfinite(found).all() and not torch.equal(found, start)
+        result = Refinement(steps=2, losses={"identity": 0.5, "lpips": 1.0})(generator, start, photos)
+    assert torch.isfinite(result).all() and not torch.equal(result, start)

@@ -123,9 +123,9 @@ def test_mobilefacenet_as_onnx_tells_people_apart(shared, tmp_path):
     photos = torch.stack([F.interpolate(read_image(file)[None], (256, 256), mode="area")[0] for file in files])
     metric = Identity(ArcFace(path, width=96))
     assert metric.name.startswith("identity_arcface_mobilefacenet_")
-    found = recogniser(path)(template_crop(photos[:2], 96))
+    result = recogniser(path)(template_crop(photos[:2], 96))
     with torch.no_grad():
-        torch.testing.assert_close(found, network(template_crop(photos[:2], 96)), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(result, network(template_crop(photos[:2], 96)), atol=1e-3, rtol=1e-3)
     same = metric.per_image((photos * 0.9 + 0.05).roll(1, 3), photos)
     others = metric.per_image(photos.roll(1, 0), photos)
     assert float(same.min()) > 0.8 and float(others.max()) < 0.45 and float(others.mean()) < 0.2

@@ -111,9 +111,9 @@ def test_resize_samples_where_tensorflow_1_did():
 def test_inception_features_round_to_eight_bits():
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     eight_bits = ((x + 1) * 127.5).round() / 127.5 - 1
-    found = inception_features(x)
-    assert found.shape == (1, 2048) and found.min() >= 0 and found.std() > 0.05
-    torch.testing.assert_close(found, inception_features(eight_bits), atol=1e-6, rtol=0)
+    result = inception_features(x)
+    assert result.shape == (1, 2048) and result.min() >= 0 and result.std() > 0.05
+    torch.testing.assert_close(result, inception_features(eight_bits), atol=1e-6, rtol=0)
 
 
 @pytest.mark.network

@@ -59,10 +59,10 @@ def test_what_changes_on_every_face_outweighs_what_changes_at_random():
         row, column = (int(torch.randint(0, 64, (), generator=rng)) for _ in range(2))
         after[:, :, row : row + 64, column : column + 64] += 0.3 * torch.randn(1, 3, 1, 1, generator=rng)
         change.add(activations(before), activations(after))
-    found = change.map()
+    result = change.map()
     inside = torch.zeros(64, 64, dtype=torch.bool)
     inside[16:32, 16:32] = True
     region = change.region(share=256 / 4096)
     assert int(region.sum()) == 256
     assert float((region & inside).sum()) / 256 > 0.6
-    assert found[inside].mean() > 2 * found[~inside].mean()
+    assert result[inside].mean() > 2 * result[~inside].mean()

@@ -51,11 +51,11 @@ class Reference:
             state[name.removeprefix(prefix)] = tensor
         return state
 
-    def check(self, name: str, got: torch.Tensor, tolerance: float = 1e-4) -> None:
+    def check(self, name: str, actual: torch.Tensor, tolerance: float = 1e-4) -> None:
         """Assert that the largest difference is below `tolerance` times the largest expected magnitude."""
         expected = torch.from_numpy(np.asarray(self.outputs[name])).double()
-        assert got.shape == expected.shape
-        error = float((got.detach().double() - expected).abs().max() / expected.abs().max())
+        assert actual.shape == expected.shape
+        error = float((actual.detach().double() - expected).abs().max() / expected.abs().max())
         print(f"seed {self.seed} {name}: relative error {error:.1e}")
         assert error < tolerance, f"{name}: relative error {error:.2e}"
 
@@ -64,8 +64,8 @@ def _files() -> list[Path]:
     folders = [Path(__file__).parent / "data"]
     if os.environ.get("OODGAN_REFERENCE"):
         folders.append(Path(os.environ["OODGAN_REFERENCE"]))
-    found = {file.name: file for folder in folders for file in sorted(folder.glob(f"{PREFIX}*.npz"))}
-    return list(found.values())
+    result = {file.name: file for folder in folders for file in sorted(folder.glob(f"{PREFIX}*.npz"))}
+    return list(result.values())
 
 
 @pytest.fixture(scope="module", params=_files(), ids=lambda file: file.stem)

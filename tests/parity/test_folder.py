@@ -21,15 +21,15 @@ def put(folder: Path, seed: str) -> None:
 def test_every_seed_of_the_folder_is_checked(tmp_path):
     put(tmp_path, "00")  # the same seed spelled otherwise: has to agree
     put(tmp_path, "1")  # outputs that seed 1 does not give: has to fail
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rA", f"{HERE / 'test_deghost.py'}::test_losses_agree"],
         env={**os.environ, "OODGAN_REFERENCE": str(tmp_path)},
         capture_output=True,
         text=True,
         cwd=HERE.parents[1],
     )
-    lines = found.stdout.splitlines()
+    lines = result.stdout.splitlines()
     for seed, outcome in (("0", "PASSED"), ("00", "PASSED"), ("1", "FAILED")):
         named = f"test_losses_agree[published_networks_seed{seed}]"
-        assert any(line.startswith(outcome) and named in line for line in lines), found.stdout
-    assert "perceptual.loss: relative error" in found.stdout
+        assert any(line.startswith(outcome) and named in line for line in lines), result.stdout
+    assert "perceptual.loss: relative error" in result.stdout

@@ -44,8 +44,8 @@ def validated(faces: Path, processes: int) -> dict[str, float]:
     many = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {"devices": 1}
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = pl.Trainer(accelerator="cpu", use_distributed_sampler=False, **many, **quiet)  # type: ignore[arg-type]
-    (found,) = trainer.validate(module, data, verbose=False)
-    return found
+    (result,) = trainer.validate(module, data, verbose=False)
+    return result
 
 
 def test_iou_is_that_of_all_images_together_on_two_processes_too(faces: Path) -> None:
@@ -56,13 +56,13 @@ def test_iou_is_that_of_all_images_together_on_two_processes_too(faces: Path) ->
     source = Folder(faces / "images", 64, faces / "masks")
     samples = [source[i] for i in range(7)]
     with torch.no_grad():
-        found = torch.cat([module(sample["image"][None]).argmax(1) for sample in samples])
+        result = torch.cat([module(sample["image"][None]).argmax(1) for sample in samples])
     true = merged(torch.stack([sample["parsing"] for sample in samples]))
     expected = {}
     for i, name in enumerate(NAMES):
-        union = ((found == i) | (true == i)).sum()
+        union = ((result == i) | (true == i)).sum()
         if union:
-            expected[f"val/iou_{name}"] = float(((found == i) & (true == i)).sum() / union)
+            expected[f"val/iou_{name}"] = float(((result == i) & (true == i)).sum() / union)
     assert {name: value for name, value in one.items() if "iou_" in name} == pytest.approx(expected, abs=1e-6)
     assert one["val/miou"] == pytest.approx(sum(expected.values()) / len(expected), abs=1e-6)
 

@@ -42,8 +42,8 @@ def test_a_moved_image_and_its_classes_stay_together() -> None:
     torch.manual_seed(0)
     classes = F.interpolate(torch.randint(0, 15, (4, 1, 4, 4)).float(), 64)[:, 0].long()
     images = (classes / 7 - 1)[:, None].expand(-1, 3, -1, -1)
-    found, labels = moved(images, classes, degrees=20, scale=1.3, shift=0.1)
-    same = (found[:, 0] - (labels / 7 - 1)).abs() < 1e-5
+    result, labels = moved(images, classes, degrees=20, scale=1.3, shift=0.1)
+    same = (result[:, 0] - (labels / 7 - 1)).abs() < 1e-5
     assert same.float().mean() > 0.75  # all but the borders, where the image is interpolated
     assert (labels != classes).float().mean() > 0.2 and labels.unique().tolist() == classes.unique().tolist()
 
@@ -51,10 +51,10 @@ def test_a_moved_image_and_its_classes_stay_together() -> None:
 def test_what_covers_a_face_is_background() -> None:
     torch.manual_seed(0)
     images, classes = torch.full((8, 3, 64, 64), 0.5), torch.ones(8, 64, 64, dtype=torch.long)
-    found, labels = varied(images, classes, degrees=0, scale=1, shift=0, colour=0, occlusion=1)
+    result, labels = varied(images, classes, degrees=0, scale=1, shift=0, colour=0, occlusion=1)
     covered = labels == 0
     assert 0.02 < covered.float().mean() < 0.6
-    untouched = (found - images).abs().amax(1) < 1e-3
+    untouched = (result - images).abs().amax(1) < 1e-3
     assert not (untouched & covered).float().mean() > 0.3 * covered.float().mean()
     kept, same = varied(images, classes, degrees=0, scale=1, shift=0, colour=0, occlusion=0)
     assert torch.allclose(kept, images, atol=1e-5) and torch.equal(same, classes)
@@ -85,10 +85,10 @@ def test_frozen_blocks_stay_as_they_are() -> None:
 def test_a_parser_answers_in_probabilities_classes_numbers_and_regions() -> None:
     parser = Parser(network(), size=64)
     photos = torch.rand(2, 3, 96, 96) * 2 - 1
-    found = parser(photos)
-    assert found.shape == (2, 15, 64, 64) and torch.allclose(found.sum(1), torch.ones(2, 64, 64), atol=1e-5)
-    assert torch.equal(parser.classes(photos), found.argmax(1))
-    assert torch.equal(parser.celebamask(photos), celebamask(found.argmax(1)))
+    result = parser(photos)
+    assert result.shape == (2, 15, 64, 64) and torch.allclose(result.sum(1), torch.ones(2, 64, 64), atol=1e-5)
+    assert torch.equal(parser.classes(photos), result.argmax(1))
+    assert torch.equal(parser.celebamask(photos), celebamask(result.argmax(1)))
     region = parser.region(photos, ["hair", "hat"], 32)
     assert region.shape == (2, 1, 32, 32)
     assert torch.allclose(region, parser(photos, 32)[:, [10, 11]].sum(1, keepdim=True))

@@ -28,19 +28,19 @@ def is_of(*names: str) -> torch.Tensor:
 
 
 def test_what_covers_the_face_is_left_alone_and_the_limit_fades_on_the_other_side() -> None:
-    found = Limits(feather=0.05)(parts(), EVERYWHERE, {"freckles": 1.0})
-    assert not found[is_of(*OCCLUDERS)].any()
-    assert found[0, 0, 40, 50] == 1  # far from any limit
-    column = found[0, 0, 14:22, 50]
+    result = Limits(feather=0.05)(parts(), EVERYWHERE, {"freckles": 1.0})
+    assert not result[is_of(*OCCLUDERS)].any()
+    assert result[0, 0, 40, 50] == 1  # far from any limit
+    column = result[0, 0, 14:22, 50]
     assert column[:2].sum() == 0 and 0 < column[2] < column[3] < column[4] <= 1
     assert torch.equal(Limits()(parts(), EVERYWHERE * 0.3, {"freckles": 1.0})[0, 0, 40, 50], torch.tensor(0.3))
 
 
 def test_an_attribute_reaches_its_own_parts_near_to_what_it_is_about() -> None:
     limits = Limits({"smile": Reach(["skin", "mouth"], near=["mouth"], within=0.2)}, feather=0)
-    found = limits(parts(), EVERYWHERE, {"Smile": 1.0})[0, 0]
-    assert found[47, 32] == 1 and found[47, 24] == 1  # on it, and near to it
-    assert found[47, 5] == 0 and found[20, 32] == 0  # too far
+    result = limits(parts(), EVERYWHERE, {"Smile": 1.0})[0, 0]
+    assert result[47, 32] == 1 and result[47, 24] == 1  # on it, and near to it
+    assert result[47, 5] == 0 and result[20, 32] == 0  # too far
     both = limits(parts(), EVERYWHERE, {"smile": 1.0, "freckles": 1.0})[0, 0]
     assert both[20, 32] == 1 and both[8, 32] == 0  # of two attributes what either may reach
     no_mouth = parts()

@@ -22,12 +22,12 @@ class Elements(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -35,7 +35,7 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.found if name == tag]
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def test_a_page_holds_its_sections_in_order() -> None:
@@ -61,7 +61,7 @@ def test_names_are_text_wherever_they_stand() -> None:
     plain = Elements(render("t", [Section("h", "t", Table(["h"], [["c"]]), [[Figure("data:,", "c", "h")]])], "t"))
     page = Elements(render(HOSTILE, [Section(HOSTILE, HOSTILE, table, [[figure]], [figure])], HOSTILE))
     assert len(page.all("script")) == len(plain.all("script")) == 1
-    assert not any("onload" in attributes for _, attributes in page.found)
+    assert not any("onload" in attributes for _, attributes in page.tags)
     assert page.all("figure")[0]["title"] == HOSTILE
 
 

@@ -56,8 +56,8 @@ def test_results_of_other_settings_are_not_written_over(
     oodgan("photos/a.png", "edits={smile: 1.0}")
     kept = Path("out/result/a.png").read_bytes()
     assert oodgan("photos/a.png", "edits={smile: 0.5}") == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "edits={smile: 1.0} instead of {smile: 0.5}" in said and "replace=true" in said
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "edits={smile: 1.0} instead of {smile: 0.5}" in message and "replace=true" in message
     assert Path("out/result/a.png").read_bytes() == kept
     assert oodgan("photos/a.png", "edits={smile: 0.5}", "replace=true") == 0
     assert Path("out/result/a.png").read_bytes() != kept
@@ -166,14 +166,16 @@ def test_a_strength_is_sought_recorded_and_told(
 ) -> None:
     words = ("photos", "edits={smile: +5sd, age: [0, 0.5]}")
     assert oodgan(*words) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "of +5.00 sd" in line]
-    assert len(told) == 2 and all(line.startswith("  smile ") and "identity" in line for line in told), "one a photo"
+    output = [line for line in capsys.readouterr().err.splitlines() if "of +5.00 sd" in line]
+    assert len(output) == 2 and all(line.startswith("  smile ") and "identity" in line for line in output), (
+        "one a photo"
+    )
     record = ledger()
     entry = record["photos"]["a"]
     assert [s["edits"]["age"] for s in entry["sought"]] == [0.0, 0.5] and entry["seconds"]["strength"] > 0
-    for sought in entry["sought"]:
-        choice = sought["chosen"]["smile"]
-        assert choice["strength"] == sought["edits"]["smile"] and choice["target"] == 5.0
+    for searched in entry["sought"]:
+        choice = searched["chosen"]["smile"]
+        assert choice["strength"] == searched["edits"]["smile"] and choice["target"] == 5.0
         assert choice["reached"] or choice["reason"]
     settings = record["settings"][entry["settings"]]
     assert settings["edits"]["smile"] == "+5sd" and len(settings["search"]["weights_sha256"]) == 64
@@ -182,7 +184,7 @@ def test_a_strength_is_sought_recorded_and_told(
 
 
 @pytest.mark.parametrize(
-    ("edits", "told"),
+    ("edits", "message"),
     [
         ("{smile: autoo}", "strength 'autoo' of 'smile' (did you mean 'auto'?)"),
         ("{smile: +1xd}", "strength '+1xd' of 'smile' (did you mean '+1sd'?)"),
@@ -192,7 +194,7 @@ def test_a_strength_is_sought_recorded_and_told(
     ],
 )
 def test_what_cannot_be_sought_is_one_line(
-    edits: str, told: str, oodgan: Callable[..., int], small_editor: Editor, photos: Path,
+    edits: str, message: str, oodgan: Callable[..., int], small_editor: Editor, photos: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     import torch
@@ -202,7 +204,7 @@ def test_what_cannot_be_sought_is_one_line(
     monkeypatch.setattr(small_editor, "search", search)
     assert oodgan("photos", f"edits={edits}") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and told in line
+    assert line.startswith("error: ") and message in line
     assert not Path("out").exists()
 
 

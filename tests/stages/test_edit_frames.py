@@ -49,9 +49,9 @@ def test_frames_come_out_whole_under_their_names(
     Image.new("RGB", (400, 300), (1, 2, 3)).save(tmp_path / "frames" / "shot12.png")
     (tmp_path / "frames" / "shot13.png").write_bytes(b"\x89PNG broken")
     assert oodgan("frames", *EDIT, "save=[mask]", "window=3", aligned=False) == 1
-    said = capsys.readouterr()
-    assert "not detected in 2 of 6 frames" in said.err and "5 edited, 0 skipped as finished, 1 failed" in said.out
-    order = [line.split("/")[-1] for line in said.err.splitlines() if line.startswith("[")]
+    output = capsys.readouterr()
+    assert "not detected in 2 of 6 frames" in output.err and "5 edited, 0 skipped as finished, 1 failed" in output.out
+    order = [line.split("/")[-1] for line in output.err.splitlines() if line.startswith("[")]
     assert order == [f"shot{n}.png" for n in range(8, 14)]
     names = {f"shot{n}.png" for n in range(8, 13)}
     assert {p.name for p in Path("out/pasted").iterdir()} == names
@@ -72,7 +72,7 @@ def test_frames_come_out_whole_under_their_names(
 
 @pytest.mark.network
 def test_the_alignment_is_steadier_and_bridges_a_covered_frame(tmp_path: Path, astronaut: Image.Image) -> None:
-    said: list[str] = []
+    message: list[str] = []
     jobs, alone = [], {}
     for t in range(9):
         picture = frame(astronaut, 20 + 4 * t, noise=t + 1)
@@ -81,15 +81,15 @@ def test_the_alignment_is_steadier_and_bridges_a_covered_frame(tmp_path: Path, a
             picture.paste((0, 0, 0), (0, 0, 400, 300))
         picture.save(tmp_path / f"{t}.png")
         jobs.append(Job(tmp_path / f"{t}.png", str(t)))
-    faces = place(jobs, "largest", 7, said.append)
-    assert len(faces) == 9 and all(list(found) == [0] for found in faces.values())
+    faces = place(jobs, "largest", 7, message.append)
+    assert len(faces) == 9 and all(list(result) == [0] for result in faces.values())
     steady = np.array([faces[job.path][0].landmarks for job in jobs])
     raw = np.array([alone[t] for t in range(9)])
     shake = [np.abs(np.diff(path, n=2, axis=0)).mean() for path in (steady, raw)]
     assert shake[0] < 0.6 * shake[1]
     assert np.abs(steady - raw).max() < 4
     with pytest.raises(UserError, match="no face found in any frame"):
-        place(jobs[4:5], "largest", 7, said.append)
+        place(jobs[4:5], "largest", 7, message.append)
 
 
 @pytest.mark.network
@@ -113,8 +113,8 @@ def test_a_clip_is_edited_by_one_strength(
     first, *others = [frame(astronaut, 20 + 6 * t) for t in range(3)]
     first.save(tmp_path / "clip.gif", save_all=True, append_images=others, duration=[40, 80, 120])
     assert oodgan("clip.gif", "edits={smile: +5sd}", aligned=False) == 0
-    said = capsys.readouterr()
-    assert said.err.count("strengths of all frames, chosen on 000001.png: smile") == 1 and "3 edited" in said.out
+    output = capsys.readouterr()
+    assert output.err.count("strengths of all frames, chosen on 000001.png: smile") == 1 and "3 edited" in output.out
     entries = json.loads(Path("out/edits.json").read_text())["photos"].values()
     assert len({json.dumps(entry["sought"]) for entry in entries}) == 1
     with Image.open("out/clip.gif") as result:

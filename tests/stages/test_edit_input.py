@@ -57,15 +57,15 @@ def test_what_cannot_be_edited_is_one_line_each(
     Image.new("1", (11_000, 11_000)).save(folder / "bomb.png")
     astronaut.resize((200, 200)).save(folder / "tiny.png")
     assert oodgan("bad", EDIT, aligned=False) == 1
-    said = capsys.readouterr()
-    assert "1 edited, 0 skipped as finished, 4 failed" in said.out
+    output = capsys.readouterr()
+    assert "1 edited, 0 skipped as finished, 4 failed" in output.out
     reasons = {Path(path).name: why for path, why in json.loads(Path("out/edits.json").read_text())["failures"].items()}
     expected = {"cut.jpg": "cannot be read", "empty_room.png": "no face", "text.png": "not an image", "bomb.png": "too"}
     assert set(reasons) == set(expected)
     for name, words in expected.items():
         assert words in reasons[name] and "\n" not in reasons[name]
-        assert f"  failed: {reasons[name]}" in said.err.splitlines()
-    assert "note: the face is only" in said.err and "px wide" in said.err
+        assert f"  failed: {reasons[name]}" in output.err.splitlines()
+    assert "note: the face is only" in output.err and "px wide" in output.err
 
 
 def test_links_that_circle_end(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
@@ -179,9 +179,9 @@ def test_what_a_folder_holds_beside_photos_is_counted_and_named(
     for name in ("notes.txt", "clip.mp4", ".hidden.cr2"):
         (photos / name).write_text("")
     assert oodgan("photos", EDIT) == 0
-    said = capsys.readouterr()
-    assert "note: 2 other file(s) in photos left out: clip.mp4, notes.txt" in said.err
-    assert "7 edited, 0 skipped" in said.out
+    output = capsys.readouterr()
+    assert "note: 2 other file(s) in photos left out: clip.mp4, notes.txt" in output.err
+    assert "7 edited, 0 skipped" in output.out
 
 
 def test_damaged_camera_data_cost_no_photo(
@@ -192,9 +192,9 @@ def test_damaged_camera_data_cost_no_photo(
     exif[0x010F], exif[0x010E] = "ACME", "prompt " * 12_000
     draw_face(6, 64).save(photos / "long.png", exif=exif)
     assert oodgan("photos", EDIT, "format=jpg") == 0
-    said = capsys.readouterr()
-    assert "4 edited" in said.out and "camera data (EXIF) of photos/bad.jpg are damaged" in said.err
-    assert "a jpg holds at most 64 kB of camera data (EXIF): ImageDescription left out" in said.err
+    output = capsys.readouterr()
+    assert "4 edited" in output.out and "camera data (EXIF) of photos/bad.jpg are damaged" in output.err
+    assert "a jpg holds at most 64 kB of camera data (EXIF): ImageDescription left out" in output.err
     notes = json.loads(Path("out/edits.json").read_text())["photos"]
     assert "damaged" in notes["bad"]["notes"][0] and "64 kB" in notes["long"]["notes"][0]
     with Image.open("out/result/long.jpg") as copy:
@@ -210,8 +210,8 @@ def test_names_of_old_disks_long_names_and_brackets(
         draw_face(5, 64).save(photos / name)
     for _ in range(2):
         assert oodgan("photos", EDIT, "edits={smile: [0, 1]}") == 0
-    said = capsys.readouterr().out
-    assert "0 edited, 8 skipped" in said and "[bold red]" in said and ":smile:" in said
+    output = capsys.readouterr().out
+    assert "0 edited, 8 skipped" in output and "[bold red]" in output and ":smile:" in output
     record = json.loads(Path("out/edits.json").read_bytes())
     assert set(record["photos"]) == {"a", "more/b", "a[/b]", *(name[:-4] for name in names)}
     results = sorted(Path("out/result").rglob("*.png"))

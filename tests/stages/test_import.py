@@ -134,15 +134,15 @@ def test_edit_by_converted_checkpoints_is_what_the_networks_compute(public: Publ
     mask = public.diffcam.cam(inverted, edited, [15])[:, None]
     coarse = compose(picture, inverted, edited, mask, "paper")
     small = torch.nn.functional.interpolate(coarse, (8, 8), mode="area")
-    found = {"inverted": inverted, "edited": edited, "mask": mask, "coarse": coarse}
-    found["result"] = public.deghoster(small).clamp(-1, 1)
-    for name, expected in found.items():
+    result = {"inverted": inverted, "edited": edited, "mask": mask, "coarse": coarse}
+    result["result"] = public.deghoster(small).clamp(-1, 1)
+    for name, expected in result.items():
         image = torch.from_numpy(np.array(Image.open(out / name / "photo.png"))).float()
         wanted = expected[0].permute(1, 2, 0).squeeze()
         wanted = wanted * 255 if name == "mask" else (wanted + 1) * 127.5
         # Encoder and Diff-CAM add up rounding errors; a pixel may fall on the other side of a half.
         torch.testing.assert_close(image, wanted, rtol=0, atol=1.5, msg=lambda text, name=name: f"{name}: {text}")
-    assert float(found["mask"].std()) > 0.01
+    assert float(result["mask"].std()) > 0.01
 
 
 def read_by(stage: str, words: list[str]) -> list[str]:

@@ -50,18 +50,18 @@ def together(count: int, work: Callable[[int], None]) -> None:
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * count
 
 
-def entry(mark: str, name: str) -> dict:
-    return {"settings": mark, "sha256": name, "photo": f"{name}.jpg", "faces": 1}
+def entry(settings_hash: str, name: str) -> dict:
+    return {"settings": settings_hash, "sha256": name, "photo": f"{name}.jpg", "faces": 1}
 
 
 def test_no_record_is_lost(tmp_path: Path) -> None:
     def work(number: int) -> None:
         ledger = Ledger.open(tmp_path / "out")
-        mark = ledger.use({"edits": {"smile": float(number)}})
+        settings_hash = ledger.use({"edits": {"smile": float(number)}})
         for i in range(10):
             name = f"{number}_{i}"
-            ledger.claim(name, [tmp_path / f"{name}.png"], False, **entry(mark, name))
-            ledger.note(name, **entry(mark, name), seconds={}, notes=[])
+            ledger.claim(name, [tmp_path / f"{name}.png"], False, **entry(settings_hash, name))
+            ledger.note(name, **entry(settings_hash, name), seconds={}, notes=[])
         ledger.fail(Path(f"bad{number}.jpg"), "no face")
 
     together(5, work)
@@ -126,8 +126,8 @@ def test_a_result_alone_is_no_photo_and_is_not_written_over(
     assert Path("out/result/a.png").read_bytes() == before
     assert oodgan("out/result/a.png", EDIT, "output=again") == 0
     assert oodgan(".", EDIT, "output=all") == 0
-    told = capsys.readouterr()
-    assert "2 edited" in told.out and "results of earlier edits below . left out: 1 in " in told.err
+    output = capsys.readouterr()
+    assert "2 edited" in output.out and "results of earlier edits below . left out: 1 in " in output.err
     named = [find([text], Path("all")).photos for text in ("out/result", "out/result/*.png", "o*/result/*.png")]
     assert [[job.path.name for job in jobs] for jobs in named] == [["a.png"]] * 3
     assert [job.path.parent.name for job in find(["**/*.png"], Path("all")).photos] == ["photos"]
@@ -142,8 +142,8 @@ def test_a_full_disk_ends_the_run_at_once(
     Path("out/result/more").mkdir()
     monkeypatch.setattr("os.replace", _no_space)
     assert oodgan("photos", EDIT) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith("error: cannot write out/") and "No space left" in said[-1]
+    output = capsys.readouterr().err.strip().splitlines()
+    assert output[-1].startswith("error: cannot write out/") and "No space left" in output[-1]
     assert not [p for p in Path("out").rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 

@@ -60,9 +60,9 @@ def test_only_the_first_rank_writes(tmp_path, monkeypatch):
 
 def test_manifests_come_back(tmp_path):
     write(tmp_path / "art", generator="g-1", directions=["smile"], seed=3, metrics={"acc": 0.5})
-    found = Manifest.load(tmp_path / "art")
-    assert (found.generator, found.directions, found.seed, found.metrics) == ("g-1", ["smile"], 3, {"acc": 0.5})
-    assert found.files == ["weights"] and found.version and found.value_range == (-1.0, 1.0)
+    result = Manifest.load(tmp_path / "art")
+    assert (result.generator, result.directions, result.seed, result.metrics) == ("g-1", ["smile"], 3, {"acc": 0.5})
+    assert result.files == ["weights"] and result.version and result.value_range == (-1.0, 1.0)
     (tmp_path / "art" / MANIFEST).write_text("{")
     with pytest.raises(UserError, match="is damaged or has another format"):
         Manifest.load(tmp_path / "art")

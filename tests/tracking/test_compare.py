@@ -35,19 +35,19 @@ def sweep(tmp_path):
 
 
 def test_seeds_are_averaged_and_the_best_is_marked(sweep):
-    found = compare.compare(runs.collect([sweep]))
-    assert found.keys == ["part.lr"]
-    assert [len(row.runs) for row in found.rows] == [2, 1]
-    mean, deviation, count = found.rows[0].metrics["val/loss"]
+    result = compare.compare(runs.collect([sweep]))
+    assert result.keys == ["part.lr"]
+    assert [len(row.runs) for row in result.rows] == [2, 1]
+    mean, deviation, count = result.rows[0].metrics["val/loss"]
     assert (mean, count) == (1.5, 2) and deviation == pytest.approx(0.70711, abs=1e-4)
-    assert found.best == {"val/loss": 1, "val/psnr": 1}
-    text = found.table().markdown()
+    assert result.best == {"val/loss": 1, "val/psnr": 1}
+    text = result.table().markdown()
     assert "1.5 ± 0.71" in text and "**1.2**" in text and "**30**" in text and "**1.5" not in text
 
 
 def test_maximize_turns_a_metric_around(sweep):
-    found = compare.compare(runs.collect([sweep]), ["val/loss"], maximize=["val/loss"])
-    assert found.metrics == ["val/loss"] and found.best == {"val/loss": 0}
+    result = compare.compare(runs.collect([sweep]), ["val/loss"], maximize=["val/loss"])
+    assert result.metrics == ["val/loss"] and result.best == {"val/loss": 0}
 
 
 def test_tensorboard_files_of_another_project_are_runs(sweep, tmp_path):
@@ -59,10 +59,12 @@ def test_tensorboard_files_of_another_project_are_runs(sweep, tmp_path):
                 writer.add_scalar("val/loss", 1 + lr - step / 4, step)
                 writer.add_scalar("epoch", step, step)
         (folder / "hparams.yaml").write_text(f"part:\n  lr: {lr}\n")
-    found = runs.collect([tmp_path / "lightning_logs", sweep / "2"])
-    assert [run.name for run in found] == ["lightning_logs/version_0", "lightning_logs/version_1", "lr/2"]
-    assert found[0].curves == {"val/loss": [(0, pytest.approx(1.1)), (1, pytest.approx(0.85)), (2, pytest.approx(0.6))]}
-    compared = compare.compare(found)
+    result = runs.collect([tmp_path / "lightning_logs", sweep / "2"])
+    assert [run.name for run in result] == ["lightning_logs/version_0", "lightning_logs/version_1", "lr/2"]
+    assert result[0].curves == {
+        "val/loss": [(0, pytest.approx(1.1)), (1, pytest.approx(0.85)), (2, pytest.approx(0.6))]
+    }
+    compared = compare.compare(result)
     assert "part.lr" in compared.keys and compared.best["val/loss"] == 0
 
 
@@ -77,10 +79,10 @@ def test_a_folder_of_mlflow_is_runs(tmp_path):
         (folder / "params/seed").write_text("1")
         (folder / "tags/mlflow.runName").write_text(f"run-{number}")
     (tmp_path / "mlruns/7/meta.yaml").write_text("name: lr\n")  # the experiment's own
-    found = runs.collect([tmp_path / "mlruns/7"])
-    assert [(run.name, run.state) for run in found] == [("run-0", "finished"), ("run-1", "finished")]
-    assert found[0].curves == {"val/loss": [(0, 1.1), (4, 0.6)]} and found[0].config == {"part.lr": 0.1, "seed": 1}
-    compared = compare.compare(found)
+    result = runs.collect([tmp_path / "mlruns/7"])
+    assert [(run.name, run.state) for run in result] == [("run-0", "finished"), ("run-1", "finished")]
+    assert result[0].curves == {"val/loss": [(0, 1.1), (4, 0.6)]} and result[0].config == {"part.lr": 0.1, "seed": 1}
+    compared = compare.compare(result)
     assert compared.keys == ["part.lr"] and compared.best["val/loss"] == 0
     (folder / "metrics/val/loss").write_text("no numbers")
     with pytest.raises(UserError, match=r"MLflow run .*1a is damaged"):
@@ -99,9 +101,11 @@ def test_experiments_of_mlflow(tmp_path, monkeypatch):
         for step in range(2):
             client.log_metric(run, "val/loss", 1 + lr - step / 2, step=step)
         client.set_terminated(run)
-    found = runs.from_mlflow("rates", "a")
-    assert {run.name: run.config for run in found} == {"run-0.1": {"part.lr": 0.1}, "run-0.2": {"part.lr": 0.2}}
-    assert {run.curves["val/loss"][-1] for run in found} == {(1, 0.6), (1, 0.7)} and len(runs.from_mlflow("rates")) == 3
+    result = runs.from_mlflow("rates", "a")
+    assert {run.name: run.config for run in result} == {"run-0.1": {"part.lr": 0.1}, "run-0.2": {"part.lr": 0.2}}
+    assert {run.curves["val/loss"][-1] for run in result} == {(1, 0.6), (1, 0.7)} and len(
+        runs.from_mlflow("rates")
+    ) == 3
     assert [run.config for run in runs.collect([tmp_path / experiment])] != []
     with pytest.raises(UserError, match="MLflow has no experiment rats; it has Default, rates"):
         runs.from_mlflow("rats")
@@ -114,8 +118,8 @@ def test_csv_keeps_the_numbers(sweep):
 
 
 def test_the_page_holds_table_curves_and_pictures(sweep):
-    found = runs.collect([sweep])
-    text = page.page(compare.compare(found), found, "A <title>")
+    result = runs.collect([sweep])
+    text = page.page(compare.compare(result), result, "A <title>")
     assert "A &lt;title&gt;" in text and '<td class="number best">1.2</td>' in text
     assert text.count("data:image/png;base64,") == 1  # one curve picture: val/loss
     assert text.count("data:image/jpeg;base64,") == 2

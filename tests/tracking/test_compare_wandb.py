@@ -45,34 +45,34 @@ def history(name, first, end):
     return [json.dumps(row) for row in rows[first:end]]
 
 
-def listed(asked):
-    group = json.loads(asked["filters"]).get("group")
+def listed(requested):
+    group = json.loads(requested["filters"]).get("group")
     names = [name for name, run in RUNS.items() if group in (None, run[0])]
-    start = int(asked.get("cursor") or 0)
+    start = int(requested.get("cursor") or 0)
     shown = list(enumerate(names))[start : start + PAGE]
     edges = [{"node": run_fields(name, full=False), "cursor": str(place + 1)} for place, name in shown]
     info = {"endCursor": str(start + len(shown)), "hasNextPage": start + PAGE < len(names)}
     return {"internalId": "7", "runCount": len(names), "readOnly": False, "runs": {"edges": edges, "pageInfo": info}}
 
 
-def answer(question, asked):
+def answer(question, requested):
     if "viewer" in question:
         viewer = {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
         return {"viewer": viewer}
     if "serverInfo" in question:
         return {"serverInfo": {"features": []}}
-    if (asked["entity"], asked["project"]) != ("me", "faces"):
+    if (requested["entity"], requested["project"]) != ("me", "faces"):
         return {"project": None}
     if "runs(" in question:
-        return {"project": listed(asked)}
-    name = asked.get("name") or asked.get("run") or asked["runName"]
+        return {"project": listed(requested)}
+    name = requested.get("name") or requested.get("run") or requested["runName"]
     if "parquetHistory" in question:
-        found = {"parquetHistory": {"parquetUrls": [], "liveData": []}}
+        result = {"parquetHistory": {"parquetUrls": [], "liveData": []}}
     elif "history(" in question:
-        found = {"history": history(name, asked["minStep"], asked["maxStep"])}
+        result = {"history": history(name, requested["minStep"], requested["maxStep"])}
     else:
-        found = run_fields(name, "summaryMetrics" in question or "historyKeys" in question)
-    return {"project": {"run": found}}
+        result = run_fields(name, "summaryMetrics" in question or "historyKeys" in question)
+    return {"project": {"run": result}}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -81,13 +81,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/graphql":
             self.send_error(404)
             return
-        asked = json.loads(body)
-        found = json.dumps({"data": answer(asked["query"], asked.get("variables") or {})}).encode()
+        requested = json.loads(body)
+        result = json.dumps({"data": answer(requested["query"], requested.get("variables") or {})}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(found)))
+        self.send_header("Content-Length", str(len(result)))
         self.end_headers()
-        self.wfile.write(found)
+        self.wfile.write(result)
 
     def log_message(self, *_):
         pass

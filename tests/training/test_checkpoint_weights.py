@@ -44,11 +44,11 @@ def best(chain, stage):
 @pytest.mark.parametrize("stage", list(PARTS))
 def test_a_checkpoint_holds_what_the_artifact_holds(chain, stage):
     """The artifact is the best checkpoint, to half precision, and any folder on the way means it too."""
-    artifact, said = trained.load(chain / stage / "artifact", PARTS[stage])
+    artifact, exported = trained.load(chain / stage / "artifact", PARTS[stage])
     path = best(chain, stage)
     for source in (path, path.parent, path.parents[1]):
         tensors, metadata = trained.load(source, PARTS[stage])
-        assert metadata == said
+        assert exported == metadata
         tensors = {name.removeprefix("network."): value for name, value in tensors.items()}
         assert tensors.keys() == {name.removeprefix("network.") for name in artifact}
         for name, value in artifact.items():

@@ -44,8 +44,8 @@ def weights(module):
 @pytest.mark.parametrize("kind", [Regression, Gan])
 def test_each_option_trains(tmp_path, kind, engine, settings):
     run(kind(), tmp_path, engine=engine, **settings)
-    found = losses(tmp_path)
-    assert len(found) == 2 and found[1] < found[0]
+    result = losses(tmp_path)
+    assert len(result) == 2 and result[1] < result[0]
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_batch_statistics_of_several_cpu_processes_are_refused():
 def test_compiled_networks_train_and_save_under_the_same_names(tmp_path):
     module = Gan()
     result = run(module, tmp_path, engine={"compile": True})
-    found = losses(tmp_path)
-    assert found[1] < found[0]
+    actual = losses(tmp_path)
+    assert actual[1] < actual[0]
     assert set(checkpoints.load(result.checkpoint)["state_dict"]) == set(Gan().state_dict())
 
 

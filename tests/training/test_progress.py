@@ -26,11 +26,11 @@ def test_lines_are_seldom_and_the_last_one_is_never_left_out(capsys):
 
 
 def test_numbers_are_asked_for_only_when_they_are_shown():
-    asked = []
+    requested = []
     meter = Meter("train", 100)
     for done in range(1, 50):
-        meter.show(done, lambda: asked.append(1) or "")
-    assert len(asked) == 1
+        meter.show(done, lambda: requested.append(1) or "")
+    assert len(requested) == 1
 
 
 def test_speed_counts_only_what_this_run_did(capsys, monkeypatch):

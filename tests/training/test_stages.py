@@ -25,8 +25,8 @@ DRAWN["images"] += DRAWN["inversion"]
 
 def run(stage, root, *words):
     bank = ["directions=bank", f"directions.path={root}/tiny/directions/artifact", "~directions.count"]
-    found = bank if stage == "diffcam" else []
-    return launch.run(stage, ["experiment=tiny", f"root={root}", *found, *words])
+    result = bank if stage == "diffcam" else []
+    return launch.run(stage, ["experiment=tiny", f"root={root}", *result, *words])
 
 
 def weights(folder):

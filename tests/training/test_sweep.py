@@ -154,9 +154,9 @@ def test_the_end_tells_of_all_jobs_that_failed(tmp_path, capsys):
     assert stop.value.code == 2
     printed = capsys.readouterr().err
     assert "Error executing job" not in printed  # Hydra's own words
-    told = printed.strip().splitlines()[-1]
-    assert told.startswith("error: 3 of 3 jobs failed: 0 (diffcam.fit.batch_size=0): ")
-    assert "; 1 (diffcam.fit.batch_size=-1): " in told and "; 2 (diffcam.fit.batch_size=many): " in told
+    message = printed.strip().splitlines()[-1]
+    assert message.startswith("error: 3 of 3 jobs failed: 0 (diffcam.fit.batch_size=0): ")
+    assert "; 1 (diffcam.fit.batch_size=-1): " in message and "; 2 (diffcam.fit.batch_size=many): " in message
     assert states(tmp_path / "it's" / "sweeps" / "s") == dict.fromkeys(range(3), "failed")
 
 

@@ -141,8 +141,8 @@ def test_the_learning_rate_finder_finds_one(tmp_path):
     assert len(logged(tmp_path, "train/loss")) == 8, "the trial itself is not logged"
     again = run(Denoiser(scheduler=cosine), tmp_path, 10, {"finder": finder, "rates": rates}, resume="auto")
     assert again.steps == 10
-    found = logged(tmp_path, "lr-Adam")
-    assert found[-1] == pytest.approx(found[7], rel=0.01), "a resumed run keeps the rate that was found"
+    actual = logged(tmp_path, "lr-Adam")
+    assert actual[-1] == pytest.approx(actual[7], rel=0.01), "a resumed run keeps the rate that was found"
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif index.status is not None:
             self._answer(index.status, b"no")
         elif self.path == f"/files/{index.filename}":
-            asked = self.headers.get("Range")
-            if asked and index.refuses_ranges:
+            requested = self.headers.get("Range")
+            if requested and index.refuses_ranges:
                 self._answer(416, b"range not satisfiable")
                 return
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and index.ranges else 0
+            start = int(requested.removeprefix("bytes=").rstrip("-")) if requested and index.ranges else 0
             self._answer(206 if start else 200, index.archive[start:])
         else:
             self._answer(404, b"no such page")
@@ -143,8 +143,8 @@ def test_an_archive_is_fetched_once_and_only_its_members_are_kept(index: Index, 
     folder = fetching.fetch("small", progress=False)
     assert (folder / "net.bin").read_bytes() == PAYLOAD
     assert files(cache) == [f"{folder.name}/files.json", f"{folder.name}/net.bin"]
-    asked = len(index.seen)
-    assert fetching.fetch("small") == folder and len(index.seen) == asked == 2
+    requested = len(index.seen)
+    assert fetching.fetch("small") == folder and len(index.seen) == requested == 2
 
 
 def test_a_tar_and_an_absolute_url_are_read_as_well(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
