@@ -53,7 +53,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("stage", stage_names())
-def test_each_stage_explains_itself(stage: str) -> None:
+def test_every_stage_has_a_help_text(stage: str) -> None:
     first, *_ = stage_usage(stage).splitlines()
     assert first and len(first) <= 110
 
@@ -72,7 +72,7 @@ def test_plain_words_become_overrides() -> None:
     assert positional("doctor", ["~logger"]) == ["~logger"]
 
 
-def test_a_word_too_many_is_named() -> None:
+def test_a_surplus_argument_is_named() -> None:
     with pytest.raises(UserError, match="what is 'now'"):
         positional("doctor", ["now"])
 
@@ -115,7 +115,7 @@ def test_any_file_name_survives_the_override_grammar(name: str) -> None:
         (["diffcam", "generator=tiny"], "do not fit generator stylegan2-32"),
     ],
 )
-def test_a_mistake_gets_one_line_and_exit_code_2(
+def test_a_mistake_is_a_one_line_error_with_exit_code_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_says_what_is_here(
+def test_doctor_lists_what_is_installed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -152,7 +152,7 @@ def closed_output() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("words", [["doctor"], ["weights", "list"], ["edit", "--help"]])
-def test_who_closes_the_output_ends_the_command_quietly(
+def test_a_closed_output_ends_the_command_quietly(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_who_closes_the_output_ends_the_command_quietly(
     assert capsys.readouterr().err == ""
 
 
-def test_a_closed_output_is_no_failure_of_rich_or_of_the_disk(tmp_path: Path) -> None:
+def test_a_closed_output_is_not_reported_as_a_disk_error(tmp_path: Path) -> None:
     with closed_output(), pytest.raises(BrokenPipeError), replacing(tmp_path / "file"):
         console().print("a table")
 

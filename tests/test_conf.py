@@ -87,7 +87,7 @@ def test_every_option_composes_and_names_what_takes_its_keys(choice: str) -> Non
 @pytest.mark.parametrize(
     "group", ["generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "data"]
 )
-def test_every_part_starts_with_a_line_that_says_what_it_is(group: str) -> None:
+def test_every_config_starts_with_a_description(group: str) -> None:
     for option in options(group):
         if group != "compose" or (CONF / group / f"{option}.yaml").stat().st_size:
             assert (CONF / group / f"{option}.yaml").read_text().startswith("#"), option
@@ -120,7 +120,7 @@ def _strange(node: Any, known: Any, path: str) -> Iterator[str]:
             yield from _strange(value, known[key], f"{path}.{key}")
 
 
-def test_an_installed_copy_would_find_the_same_folder() -> None:
+def test_an_installed_package_finds_the_same_configs() -> None:
     assert (CONF / "config.yaml").is_file() and Path(CONF).is_absolute()
 
 

@@ -168,7 +168,7 @@ def test_every_stage_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md"])
-def test_links_to_files_lead_somewhere(page: str) -> None:
+def test_links_to_files_resolve(page: str) -> None:
     path = REPOSITORY / page
     for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target

@@ -43,7 +43,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_disk_that_refuses_is_one_line_and_leaves_what_was_there(kind: str, tmp_path: Path) -> None:
+def test_a_write_error_is_one_line_and_keeps_the_old_file(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "deep" / "file"
     write_text(place, "before")
 
@@ -70,14 +70,14 @@ def _write_folder(place: Path, kind: str) -> None:
         WRITERS[kind](folder / "file")
 
 
-def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+def test_other_errors_are_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_from_one_name_that_is_too_long(tmp_path: Path) -> None:
+def test_a_full_disk_is_distinguished_from_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too long") as error:
         write_text(tmp_path / ("n" * 300), "x")
     assert not full(error.value)

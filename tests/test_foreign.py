@@ -140,7 +140,7 @@ def test_a_good_file_is_read(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ENTRANCES)
-def test_a_damaged_file_is_a_value_or_one_line(name: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_read_or_a_one_line_error(name: str, tmp_path: Path) -> None:
     ending, write, load = ENTRANCES[name]
     whole, path = _saved(write, tmp_path), tmp_path / f"file{ending}"
 
@@ -193,7 +193,7 @@ TREES = st.recursive(
 
 @settings(deadline=None, max_examples=200)
 @given(TREES)
-def test_what_a_checkpoint_holds_is_recognised_or_one_line(content: Any) -> None:
+def test_checkpoints_are_recognised_or_a_one_line_error(content: Any) -> None:
     _value_or_one_line(lambda: recognise(content))
 
 
@@ -208,7 +208,7 @@ VALUES = st.recursive(
 
 @settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=VALUES, cells=st.lists(st.lists(st.text(max_size=5), max_size=4), max_size=4))
-def test_labels_of_any_shape_are_read_or_one_line(value: Any, cells: list[list[str]], tmp_path: Path) -> None:
+def test_labels_of_any_shape_are_read_or_a_one_line_error(value: Any, cells: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(value))
     (tmp_path / "a.csv").write_text("\n".join(",".join(row) for row in cells), encoding="utf-8", errors="replace")
     (tmp_path / "a.txt").write_text("\n".join(" ".join(row) for row in cells), encoding="utf-8", errors="replace")
@@ -216,7 +216,7 @@ def test_labels_of_any_shape_are_read_or_one_line(value: Any, cells: list[list[s
         _value_or_one_line(lambda name=name: read_labels(tmp_path / name))
 
 
-def test_what_is_no_checkpoint_of_a_training_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_training_checkpoint_is_reported(tmp_path: Path) -> None:
     (tmp_path / "page.ckpt").write_text("<!doctype html><p>Quota exceeded")
     with pytest.raises(UserError, match=r"looks like a web page .*; a checkpoint of a training is expected"):
         checkpoints.load(tmp_path / "page.ckpt")
@@ -256,7 +256,7 @@ OURS = {
 }  # fmt: skip
 
 
-def test_nothing_else_reads_strangers_files() -> None:
+def test_other_modules_do_not_read_foreign_files() -> None:
     """Who calls a reader stands in a function with `reading(...)`, below one that has it, or in the list above."""
     allowed = set().union(*OURS.values())
     for path in sorted(SOURCES.rglob("*.py")):

@@ -51,7 +51,7 @@ def test_a_checkpoint_is_found_in_every_folder_that_may_be_named(tmp_path: Path)
 @pytest.mark.parametrize(
     "file", ["manifest.json", "artifact/manifest.json", "job.json", "metrics.csv", "training/a-1/metrics.csv"]
 )
-def test_what_makes_a_folder_a_run(tmp_path: Path, file: str) -> None:
+def test_run_folders_are_recognised(tmp_path: Path, file: str) -> None:
     stage = StageFolder(tmp_path / "run")
     assert not stage.is_run()
     touch(tmp_path / "run" / "notes.txt")

@@ -45,7 +45,7 @@ def given(monkeypatch):
         (CHILD, 1, {}, "LightningEnvironment"),
     ],
 )
-def test_a_launchers_whole_set_is_believed(given, variables, rank, place, plugin):
+def test_a_complete_launcher_environment_is_used(given, variables, rank, place, plugin):
     given(variables)
     assert ranks.rank() == rank and ranks.placed() == place
     assert [type(p).__name__ for p in ranks.environments()] == [plugin]
@@ -65,7 +65,7 @@ def test_a_launchers_whole_set_is_believed(given, variables, rank, place, plugin
         {**TORCHRUN, "WORLD_SIZE": "many"},
     ],
 )
-def test_what_was_left_behind_is_not_and_goes(given, variables, capsys):
+def test_leftover_launcher_variables_are_ignored_and_removed(given, variables, capsys):
     given(variables)
     assert ranks.world() is None and ranks.rank() == 0 and ranks.placed() == {}
     ranks.drop_strays()
@@ -74,7 +74,7 @@ def test_what_was_left_behind_is_not_and_goes(given, variables, capsys):
     assert output.count("note: ") == (output != "")
 
 
-def test_who_forgot_the_launcher_is_told_so_once(given, capsys):
+def test_a_missing_launcher_is_reported_once(given, capsys):
     ranks._note.cache_clear()
     given(BATCH)
     ranks.drop_strays()

@@ -77,14 +77,14 @@ def lines() -> list[str]:
     return [line.partition("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
 
 
-def test_only_what_is_said_is_left_out() -> None:
+def test_only_listed_readme_blocks_are_skipped() -> None:
     assert set(NOT_RUN) == {line for line in lines() if line.startswith("make")}
     other = (REPOSITORY / "tests" / "training" / "test_readme.py").read_text(encoding="utf-8")
     assert ELSEWHERE in README and ELSEWHERE in other
     assert set(re.findall(r"^```(\w*)", README, flags=re.M)) == {"sh", "python", ""}
 
 
-def test_make_knows_what_is_left_out() -> None:
+def test_skipped_readme_commands_are_make_targets() -> None:
     for command in NOT_RUN:
         subprocess.run(
             ["make", "-n", command.split()[1]], cwd=REPOSITORY, check=True, capture_output=True, timeout=60
@@ -99,14 +99,14 @@ def test_every_stage_is_in_the_table() -> None:
     assert named == set(stage_names())
 
 
-def test_every_file_that_it_points_at_is_there() -> None:
+def test_every_linked_file_exists() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (REPOSITORY / target).exists(), target
 
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_shell_blocks_run_as_printed(reader: Path, start: Callable[..., subprocess.Popen]) -> None:
+def test_shell_blocks_run_as_printed(reader: Path, start: Callable[..., subprocess.Popen]) -> None:
     for block in blocks("sh"):
         if block.startswith("oodgan serve"):
             assert '"title":"oodgan"' in serve(block, reader, start)
@@ -121,7 +121,7 @@ def test_the_shell_blocks_run_as_printed(reader: Path, start: Callable[..., subp
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_python_blocks_do_a_real_edit(reader: Path) -> None:
+def test_python_blocks_make_a_real_edit(reader: Path) -> None:
     for block in blocks("python"):
         (reader / "block.py").write_text(block, encoding="utf-8")
         assert "1024" in run("python block.py", reader)

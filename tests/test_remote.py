@@ -86,7 +86,7 @@ def test_an_interrupted_copy_goes_on(bucket, monkeypatch):
         ("memory://bucket/bad", "whose name cannot be a file's here"),
     ],
 )
-def test_what_cannot_be_copied_is_one_line(bucket, tmp_path, url, message):
+def test_what_cannot_be_copied_is_a_one_line_error(bucket, tmp_path, url, message):
     climbing = "/bucket/bad/../../escape"
     bucket.store[climbing] = MemoryFile(bucket, climbing, b"x")
     with pytest.raises(UserError, match=message):
@@ -193,7 +193,7 @@ def test_a_training_goes_on_from_a_remote_run(bucket, tmp_path):
 @pytest.mark.parametrize(
     "repository", ["datasets/people/faces/data/*.parquet", "datasets/people/faces", "people/weights"]
 )
-def test_a_hub_that_does_not_answer_is_one_line(repository, monkeypatch, tmp_path, capsys):
+def test_a_hub_that_does_not_answer_is_a_one_line_error(repository, monkeypatch, tmp_path, capsys):
     pytest.importorskip("huggingface_hub", reason="hf:// needs huggingface_hub (extra remote)")
     monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://127.0.0.1:1"})
     monkeypatch.chdir(tmp_path)

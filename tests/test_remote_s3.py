@@ -136,13 +136,13 @@ def test_a_comparison(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bucket_that_does_not_exist_is_one_line(case, bucket, refused):
+def test_a_bucket_that_does_not_exist_is_a_one_line_error(case, bucket, refused):
     assert "s3://none/" in (line := refused(*(word.format("none") for word in CASES[case])))
     assert "there is no such file or folder" in line
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bucket_that_refuses_is_one_line(case, bucket, guarded, refused):
+def test_a_bucket_that_refuses_is_a_one_line_error(case, bucket, guarded, refused):
     line = refused(*(word.format("own") for word in CASES[case]))
     assert "s3://own/" in line and "refuses access" in line and "AWS_PROFILE" in line
 

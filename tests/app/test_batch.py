@@ -15,7 +15,9 @@ from oodgan.app.batch import edit_all, zipped
 from oodgan.app.session import Controls, Studio
 
 
-def test_a_bad_photo_stops_nothing_and_uploads_are_deleted(studio: Studio, crop: Path, tmp_path: Path) -> None:
+def test_an_unreadable_photo_does_not_stop_the_batch_and_uploads_are_deleted(
+    studio: Studio, crop: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "notes.txt"
     bad.write_text("hello")
     controls = Controls(0, {"smile": 1.0}, studio.mask)
@@ -28,7 +30,7 @@ def test_a_bad_photo_stops_nothing_and_uploads_are_deleted(studio: Studio, crop:
     assert third.picture is None and "me.png" in third.error  # it is gone by now
 
 
-def test_pictures_of_one_name_are_numbered(tmp_path: Path) -> None:
+def test_results_with_the_same_name_are_numbered(tmp_path: Path) -> None:
     pictures = []
     for folder in ("a", "b", "c"):
         (tmp_path / folder).mkdir()

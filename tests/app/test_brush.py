@@ -20,7 +20,7 @@ def sent(image: Image.Image, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def test_strokes_are_white_and_nothing_is_nothing() -> None:
+def test_strokes_become_white_and_an_empty_canvas_gives_no_mask() -> None:
     drawing = Image.new("RGBA", (SIDE, SIDE))
     drawing.paste((239, 68, 68, 255), (10, 20, 30, 40))
     assert painted(sent(drawing)).getbbox() == (10, 20, 30, 40)
@@ -35,11 +35,11 @@ def test_strokes_are_white_and_nothing_is_nothing() -> None:
         "data:image/png;base64," + "A" * LARGEST,
     ],
 )  # fmt: skip
-def test_anything_else_is_refused_in_one_line(painting: str) -> None:
+def test_a_painting_from_elsewhere_is_refused(painting: str) -> None:
     with pytest.raises(UserError, match="not sent by this page"):
         painted(painting)
 
 
-def test_the_face_is_part_of_the_page() -> None:
+def test_the_face_is_embedded_in_the_page() -> None:
     html = canvas(Image.new("RGB", (64, 64), "red"))
     assert "data:image/jpeg;base64," in html and "FACE" not in html and "http" not in html

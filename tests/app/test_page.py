@@ -49,7 +49,7 @@ def address(studio: Studio) -> Iterator[str]:
     page.close()
 
 
-def test_a_moved_slider_changes_the_picture_and_both_downloads_fit_it(
+def test_moving_a_slider_updates_the_picture_and_both_downloads(
     address: str, visit: Come, studio: Studio, crop: Path, tmp_path: Path
 ) -> None:
     guest = visit(address)
@@ -70,7 +70,7 @@ def test_a_moved_slider_changes_the_picture_and_both_downloads_fit_it(
 
 
 @pytest.mark.network
-def test_auto_moves_the_slider_to_what_was_chosen(address: str, visit: Come, studio: Studio, crop: Path) -> None:
+def test_auto_moves_the_slider_to_the_chosen_strength(address: str, visit: Come, studio: Studio, crop: Path) -> None:
     guest = visit(address)
     guest.page.click("#auto_smile")
     guest.says("Drop a photo")
@@ -172,7 +172,7 @@ def test_several_photos_are_edited_at_once(
     guest.says("4 photos: at most 3 at once")
 
 
-def test_everything_has_a_name_for_screen_readers(address: str, visit: Come, crop: Path) -> None:
+def test_every_control_has_a_name_for_screen_readers(address: str, visit: Come, crop: Path) -> None:
     guest = visit(address)
     for part in ("Mask", "My own mask", "Several photos"):
         guest.page.get_by_role("button", name=part).first.click()
@@ -200,7 +200,7 @@ def test_a_phone_shows_photo_result_and_sliders_below_each_other(
     assert guest.page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
 
 
-def test_the_second_visitor_sees_nothing_of_the_first(address: str, visit: Come, crop: Path) -> None:
+def test_visitors_do_not_see_each_others_photos(address: str, visit: Come, crop: Path) -> None:
     first = visit(address)
     first.crop(crop)
     second = visit(address)
@@ -221,7 +221,7 @@ def test_the_uploaded_file_is_deleted_once_it_was_read(address: str, visit: Come
     assert left == [] and any(scratch.rglob("result.jpg"))
 
 
-def test_wrong_uploads_are_told_in_one_line(address: str, visit: Come, tmp_path: Path, crop: Path) -> None:
+def test_wrong_uploads_are_reported_in_one_line(address: str, visit: Come, tmp_path: Path, crop: Path) -> None:
     guest = visit(address)
     text, big = tmp_path / "notes.txt", tmp_path / "big.png"
     text.write_text("hello")
@@ -238,14 +238,14 @@ def test_wrong_uploads_are_told_in_one_line(address: str, visit: Come, tmp_path:
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../../../etc/passwd", "{conf}", "{conf}/config.yaml", "{scratch}", "https://example.com/"]
 )
-def test_no_other_file_of_the_machine_is_served(address: str, scratch: Path, path: str) -> None:
+def test_other_files_of_the_machine_are_not_served(address: str, scratch: Path, path: str) -> None:
     conf = Path(__file__).parents[2] / "conf"
     requested = path.format(conf=conf, scratch=scratch)
     answer = httpx.get(f"{address}gradio_api/file={requested}", trust_env=False)
     assert answer.status_code >= 400, answer.text
 
 
-def test_files_of_the_machine_are_no_uploads(address: str, crop: Path) -> None:
+def test_paths_of_the_machine_are_not_accepted_as_uploads(address: str, crop: Path) -> None:
     ids = [part["id"] for part in httpx.get(f"{address}config", trust_env=False).json()["dependencies"]]
     file = {"path": str(crop), "meta": {"_type": "gradio.FileData"}, "orig_name": "me.png"}
     values = [file, True, None, 0, 0, 0, 1.0, 0.01]  # upload, crop, session, face, two strengths, the mask's two

@@ -71,7 +71,7 @@ def test_edit_download_and_repeat(server: dict[str, Any], visit: Callable[..., A
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(again))
 
 
-def test_of_two_faces_one_is_chosen(server: dict[str, Any], visit: Callable[..., Any], photo: Path) -> None:
+def test_one_of_two_faces_can_be_chosen(server: dict[str, Any], visit: Callable[..., Any], photo: Path) -> None:
     one = Image.open(photo)
     two = Image.new("RGB", (1024, 512))
     two.paste(one, (0, 0))
@@ -86,7 +86,7 @@ def test_of_two_faces_one_is_chosen(server: dict[str, Any], visit: Callable[...,
     assert len(guest.pictures()) == len(before) == 9
 
 
-def test_a_photo_without_a_face_is_told(server: dict[str, Any], visit: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_photo_without_a_face_is_reported(server: dict[str, Any], visit: Callable[..., Any], tmp_path: Path) -> None:
     Image.new("RGB", (300, 200), "olive").save(tmp_path / "lawn.jpg")
     guest = visit(server["address"])
     guest.upload(tmp_path / "lawn.jpg")

@@ -19,7 +19,7 @@ from oodgan.launch import compose
 from oodgan.stages.serve import check
 
 
-def test_the_folder_is_private_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_private_and_deleted_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
     before = tempfile.gettempdir()
     with Scratch(keep=60) as folder:
@@ -31,7 +31,7 @@ def test_the_folder_is_private_and_gone_afterwards(monkeypatch: pytest.MonkeyPat
     assert tempfile.gettempdir() == before and "GRADIO_TEMP_DIR" not in os.environ
 
 
-def test_old_files_and_empty_folders_are_swept_by_themselves() -> None:
+def test_old_files_and_empty_folders_are_deleted_automatically() -> None:
     with Scratch(keep=0.4) as folder:
         old, new = folder / "a" / "old.jpg", folder / "b" / "new.jpg"
         for path in (old, new):
@@ -44,7 +44,7 @@ def test_old_files_and_empty_folders_are_swept_by_themselves() -> None:
         assert not old.parent.exists() and new.exists()
 
 
-def test_nothing_outside_this_machine_is_reached() -> None:
+def test_no_address_outside_this_machine_is_contacted() -> None:
     # In a process of its own: the refusal is for good.
     code = """
 import asyncio, socket
@@ -78,11 +78,11 @@ def test_wrong_keys_are_named(word: str) -> None:
         check(compose("serve", [word]))
 
 
-def test_photos_leave_no_codes_behind() -> None:
+def test_no_codes_of_photos_are_kept() -> None:
     assert not compose("serve").get("code_cache")
 
 
-def test_a_missing_gradio_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gradio_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from oodgan.stages import serve
 
     monkeypatch.setitem(sys.modules, "gradio", None)
@@ -90,7 +90,7 @@ def test_a_missing_gradio_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         serve.run(compose("serve"))
 
 
-def test_an_unknown_backend_is_told() -> None:
+def test_an_unknown_backend_is_reported() -> None:
     from oodgan.stages import serve
 
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodgan[app]'")

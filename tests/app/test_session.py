@@ -31,7 +31,7 @@ def read(text: str, tmp_path: Path, *words: str) -> DictConfig:
     return settings.read(compose("edit", ["input=me.png", f"settings='{file}'", *words]))
 
 
-def test_a_face_is_encoded_once_and_the_views_lie_where_nobody_guesses(studio: Studio, crop: Path) -> None:
+def test_a_face_is_inverted_once_and_views_have_unguessable_paths(studio: Studio, crop: Path) -> None:
     session = studio.open(crop, aligned=True)
     before = studio.editor.inverter.calls  # type: ignore[attr-defined]
     first, second = studio.edit(session, Controls(0, {"smile": 1.0})), studio.edit(session, MOVED)
@@ -44,7 +44,7 @@ def test_a_face_is_encoded_once_and_the_views_lie_where_nobody_guesses(studio: S
 
 
 @pytest.mark.network
-def test_a_strength_is_chosen_beside_the_others(studio: Studio, crop: Path) -> None:
+def test_auto_chooses_one_strength_on_top_of_the_others(studio: Studio, crop: Path) -> None:
     assert not studio.can_choose("smile"), "these directions do not say what strength 1 shows"
     editor = copy.copy(studio.editor)
     notes = {"range": [-1.5, 1.5], "samples": {"strength": [1.0, 1.5], "move": [0.5, 0.7]}}
@@ -58,7 +58,7 @@ def test_a_strength_is_chosen_beside_the_others(studio: Studio, crop: Path) -> N
     assert choice == expected.chosen["smile"] and expected.edits["age"] == 0.5
 
 
-def test_the_mask_controls_belong_to_one_edit_only(studio: Studio, crop: Path) -> None:
+def test_mask_controls_affect_one_edit_only(studio: Studio, crop: Path) -> None:
     session, own = studio.open(crop, aligned=True), studio.mask
     full = studio.edit(session, Controls(0, {"smile": 1.0}, own)).tensors["mask"]
     half = studio.edit(session, Controls(0, {"smile": 1.0}, {**own, "strength": 0.5})).tensors["mask"]
@@ -66,7 +66,7 @@ def test_the_mask_controls_belong_to_one_edit_only(studio: Studio, crop: Path) -
     assert studio.mask == own
 
 
-def test_a_drawn_mask_is_one_of_the_whole_photo_and_comes_back_with_the_settings(
+def test_a_drawn_mask_covers_the_whole_photo_and_is_restored_with_the_settings(
     studio: Studio, crop: Path, tmp_path: Path
 ) -> None:
     session, controls = studio.open(crop, aligned=True), Controls(0, {"smile": 1.0}, studio.mask)
@@ -90,7 +90,7 @@ def test_a_drawn_mask_is_one_of_the_whole_photo_and_comes_back_with_the_settings
     assert torch.equal(again, drawn)
 
 
-def test_changes_are_undone_one_after_the_other(studio: Studio, crop: Path) -> None:
+def test_changes_are_undone_one_at_a_time(studio: Studio, crop: Path) -> None:
     session = studio.open(crop, aligned=True)
     assert session.undo() is None
     for numbers in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.0), (1.0, 0.5)):
@@ -101,7 +101,7 @@ def test_changes_are_undone_one_after_the_other(studio: Studio, crop: Path) -> N
     assert len(session.history) <= UNDO + 1
 
 
-def test_no_edit_gives_the_photo_back(studio: Studio, crop: Path) -> None:
+def test_an_edit_of_strength_0_returns_the_photo(studio: Studio, crop: Path) -> None:
     session = studio.open(crop, aligned=True)
     controls = Controls(0, dict.fromkeys(NAMES, 0.0), studio.mask)
     path = studio.picture(session, controls, "pasted", "png")
@@ -109,7 +109,9 @@ def test_no_edit_gives_the_photo_back(studio: Studio, crop: Path) -> None:
     assert controls.edits == {"smile": 0.0}
 
 
-def test_wrong_uploads_are_told_in_one_line_without_their_folder(studio: Studio, tmp_path: Path, crop: Path) -> None:
+def test_wrong_uploads_are_reported_in_one_line_without_their_folder(
+    studio: Studio, tmp_path: Path, crop: Path
+) -> None:
     text, cut = tmp_path / "notes.txt", tmp_path / "cut.png"
     text.write_text("hello")
     cut.write_bytes(crop.read_bytes()[:200])
@@ -120,7 +122,7 @@ def test_wrong_uploads_are_told_in_one_line_without_their_folder(studio: Studio,
         assert "\n" not in str(error.value)
 
 
-def test_photos_as_phones_and_tools_write_them(studio: Studio, crop: Path, tmp_path: Path) -> None:
+def test_photos_written_by_phones_and_tools_are_read(studio: Studio, crop: Path, tmp_path: Path) -> None:
     """Damaged and overlong camera data, and names as long as the file system allows."""
     exif = Image.Exif()
     exif[0x010F], exif[0x9286] = "ACME", "prompt " * 12_000
@@ -142,7 +144,7 @@ def test_photos_as_phones_and_tools_write_them(studio: Studio, crop: Path, tmp_p
                     assert picture.getexif()[0x010F] == "ACME"
 
 
-def test_a_face_that_is_not_there_is_an_error(studio: Studio, crop: Path) -> None:
+def test_a_face_number_out_of_range_is_an_error(studio: Studio, crop: Path) -> None:
     session = studio.open(crop, aligned=True)
     session.faces = [Face((0, 0, 20, 20), 1.0, np.zeros((5, 2)))]
     with pytest.raises(UserError, match="1 face"):
@@ -157,7 +159,7 @@ def test_faces_are_numbered_in_the_photo(studio: Studio, crop: Path) -> None:
     assert picture.getpixel((7, 7)) != session.photo.image.getpixel((7, 7))
 
 
-def test_settings_come_back_as_they_were(studio: Studio, crop: Path, tmp_path: Path) -> None:
+def test_settings_are_restored_exactly(studio: Studio, crop: Path, tmp_path: Path) -> None:
     text = Path(studio.settings(studio.open(crop, aligned=True), MOVED, "pasted", "webp")).read_text()
     assert text.startswith("# ") and "oodgan edit PHOTO settings=" in text
     cfg = read(text, tmp_path)
@@ -173,7 +175,7 @@ def test_settings_come_back_as_they_were(studio: Studio, crop: Path, tmp_path: P
         assert result == expected
 
 
-def test_what_openvino_drew_comes_back_with_it(
+def test_settings_of_the_openvino_backend_are_restored(
     studio: Studio, words: list[str], crop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
@@ -203,7 +205,7 @@ def test_what_openvino_drew_comes_back_with_it(
         ("diffcam: {weights: diffcam_light, weights_sha256: 'abc'}\n", "have another hash than in this file"),
     ],
 )
-def test_settings_of_others_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_settings_files_are_one_line_errors(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(text, tmp_path)
 
@@ -213,7 +215,7 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
         settings.read(compose("edit", ["settings=gone.yaml"]))
 
 
-def test_the_command_line_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_overrides_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def given(*words: str) -> Any:
         monkeypatch.setattr(settings, "_command_line_keys", lambda: {word.partition("=")[0] for word in words})
         return read("edits: {smile: 1.0}\nformat: webp\ncompose: {mode: paper}\n", tmp_path, *words)

@@ -17,7 +17,7 @@ def checked(stage, *given):
 
 @pytest.mark.parametrize("stage", stage_names())
 @pytest.mark.parametrize("recipe", [None, "tiny", "demo", "paper"])
-def test_what_is_shipped_passes(stage, recipe):
+def test_shipped_configs_pass_the_checks(stage, recipe):
     assert checked(stage, *([f"experiment={recipe}"] if recipe else [])).stage == stage
 
 
@@ -60,7 +60,7 @@ def test_a_wrong_value_or_key_is_named(word, message):
     assert message in str(error.value)
 
 
-def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
+def test_a_list_given_as_text_is_split_at_commas_not_into_letters():
     cfg = checked("evaluate", "photos=2020", "methods={a: 7}", "attributes=smile,age", "metrics.metrics=psnr")
     assert list(cfg.attributes) == ["smile", "age"] and list(cfg.metrics.metrics) == ["psnr"]
     assert cfg.photos == "2020" and cfg.methods == {"a": "7"}
@@ -79,7 +79,7 @@ def test_a_list_may_be_given_as_text_and_no_letters_are_taken_one_by_one():
 
 
 @pytest.mark.parametrize("name", ["psp/e4e", ".hidden", "a\\\\b"])
-def test_names_that_become_files_can_be_such(name):
+def test_names_that_cannot_be_file_names_are_refused(name):
     with pytest.raises(UserError, match="names files: it must not contain"):
         checks.checked(OmegaConf.merge(compose("evaluate"), {"methods": {name: "plain"}}), config_folder())
     with pytest.raises(UserError, match=r"directions\.files: .* names files"):
@@ -87,18 +87,18 @@ def test_names_that_become_files_can_be_such(name):
         checks.checked(OmegaConf.merge(compose("directions", ["directions=import"]), own), config_folder())
 
 
-def test_names_keep_their_letters():
+def test_names_keep_letters_beyond_ascii():
     assert checked("edit", "input=a", "edits={naïve: 1}").edits == {"naïve": 1}
 
 
-def test_numbers_in_a_file_become_the_text_that_they_are():
+def test_numbers_become_text_where_text_is_expected():
     cfg = compose("diffcam")
     cfg.run, cfg.root = 2024, 7
     made = checks.checked(cfg, config_folder())
     assert made.run == "2024" and made.root == "7"
 
 
-def test_keys_of_the_users_own():
+def test_keys_of_the_user():
     cfg = compose("diffcam")
     OmegaConf.set_struct(cfg, False)
     own = OmegaConf.merge(cfg, {"mine": 0.5, "diffcam": {"fit": {"lr": "${mine}"}}})
@@ -124,12 +124,12 @@ def test_keys_of_the_users_own():
         ({"profiler": "simpel"}, r"unknown value of trainer.profiler: 'simpel' \(did you mean 'simple'\?\)"),
     ],
 )
-def test_what_the_trainer_would_refuse_is_told_before_anything_is_rendered(node, message):
+def test_invalid_trainer_values_are_refused_before_rendering(node, message):
     with pytest.raises(UserError, match=message):
         checks.checked(OmegaConf.merge(compose("diffcam"), {"trainer": node}), config_folder())
 
 
-def test_what_a_class_hands_on_is_known():
+def test_keywords_that_a_class_passes_on_are_known():
     handed_on = {"_target_": "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_view": True}
     profiler = {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "filename": "x"}
     for node in ({"strategy": handed_on, "profiler": profiler}, {"strategy": "ddp_spawn"}):
@@ -137,7 +137,7 @@ def test_what_a_class_hands_on_is_known():
         assert made.trainer.strategy == node["strategy"]
 
 
-def test_what_every_fit_takes_is_known():
+def test_keys_common_to_all_fits_are_known():
     cfg = checked("diffcam", "++diffcam.fit.accumulate=2", "++diffcam.fit.clip=1.0")
     assert cfg.diffcam.fit.accumulate == 2
 
@@ -145,7 +145,7 @@ def test_what_every_fit_takes_is_known():
 @pytest.mark.parametrize(
     "key", ["deghoster.fit.module.losses", "inverter.fit.images.module.losses", "callbacks.metrics.metrics", "logger"]
 )
-def test_an_entry_of_the_users_own_is_known_by_its_target(key: str) -> None:
+def test_an_entry_of_the_user_is_known_by_its_target(key: str) -> None:
     """A loss, a metric or a logger may be added under any name; a name without a class is a mistake."""
     stage = "inversion" if key.startswith("inverter") else "deghost"
     added = f"+{key}.mine={{_target_: torch.nn.SmoothL1Loss, beta: 0.5}}"
@@ -156,7 +156,7 @@ def test_an_entry_of_the_users_own_is_known_by_its_target(key: str) -> None:
         checked(stage, f"+{key}.mine={{weight: 0.5}}")
 
 
-def test_a_loss_of_the_users_own_has_a_weight():
+def test_a_loss_of_the_user_has_a_weight():
     added = "+diffcam.fit.module.losses.mine={_target_: torch.nn.MSELoss, weight: 0.5, inputs: [result, target]}"
     assert checked("diffcam", added).diffcam.fit.module.losses.mine.weight == 0.5
     with pytest.raises(UserError, match=r"losses.mine.wieght \(did you mean 'diffcam.fit.module.losses.mine.weight'"):

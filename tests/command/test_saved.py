@@ -32,7 +32,7 @@ def again(place, *words):
         return hydra_compose("config", overrides=["stage=diffcam", *left])
 
 
-def test_it_is_the_same_in_another_run(place):
+def test_a_saved_config_composes_to_the_same_values(place):
     for named in (place / "one" / "diffcam" / "config.yaml", place / "one" / "diffcam", place / "one"):
         cfg = again(place, f"config={named}", "run=two")
         first = OmegaConf.load(place / "one" / "diffcam" / "config.yaml")
@@ -42,13 +42,13 @@ def test_it_is_the_same_in_another_run(place):
             assert OmegaConf.to_container(cfg[group]) == OmegaConf.to_container(first[group])
 
 
-def test_other_words_go_before_it(place):
+def test_other_overrides_take_precedence_over_a_saved_config(place):
     cfg = again(place, f"config={place}/one/diffcam", "diffcam=light", "trainer=ddp", "seed=5")
     assert cfg.diffcam.size == 128 and cfg.diffcam.fit.lr != 0.5 and cfg.seed == 5
     assert cfg.trainer.strategy == "ddp" and cfg.inverter.name == "tiny"
 
 
-def test_a_resolved_file_of_a_training_serves_too(place, tmp_path):
+def test_a_resolved_config_of_a_training_is_accepted(place, tmp_path):
     cfg = compose("diffcam", ["experiment=tiny", "run=one", "diffcam.fit.lr=0.5", f"root={tmp_path}"])
     plain = OmegaConf.to_container(cfg, resolve=True)
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump({**plain, "fit": plain["diffcam"]["fit"]}))
@@ -57,7 +57,7 @@ def test_a_resolved_file_of_a_training_serves_too(place, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "- 1\n", "a: [\n"])
-def test_what_is_none_is_named(tmp_path, content):
+def test_a_file_that_is_no_config_is_named(tmp_path, content):
     if content is not None:
         (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match="config="):

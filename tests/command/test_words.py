@@ -43,11 +43,11 @@ def test_python_values_as_words():
     assert OverridesParser.create().parse_override(word).value() == wanted
 
 
-def test_null_is_nothing_except_as_a_runs_name():
+def test_null_means_none_except_as_the_name_of_a_run():
     assert value("resume=null") is None and value("diffcam.weights=null") is None and value("run=null") == "null"
 
 
-def test_what_is_quoted_as_hydra_wants_stays():
+def test_values_quoted_for_hydra_stay_unchanged():
     assert value("output='a b'") == "a b" and value('logger.group="my runs, first"') == "my runs, first"
     assert words.translate("root=${oc.env:HOME}/runs") == "root='${oc.env:HOME}/runs'"
 
@@ -92,13 +92,13 @@ def test_one_name_of_a_mapping_needs_no_plus():
         ("+edits.naïve=1", "inside of braces"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_the_right_form(word, message):
+def test_an_unreadable_override_is_named_with_the_right_form(word, message):
     with pytest.raises(UserError) as error:
         words.translate(word)
     assert message in str(error.value)
 
 
-def test_a_sweeps_values_stand_between_commas():
+def test_commas_separate_the_values_of_a_sweep():
     assert words.translate("run=1.10,007", several=True) == "run='1.10','007'"
     assert words.translate("inverter.weights='a,b',c", several=True) == "inverter.weights='a,b','c'"
     assert words.translate("diffcam.weights=choice(a,b)", several=True) == "diffcam.weights=choice(a,b)"
@@ -108,13 +108,13 @@ def test_a_sweeps_values_stand_between_commas():
 
 @settings(deadline=None)
 @given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12))
-def test_any_text_survives(text):
+def test_any_text_is_passed_on_unchanged(text):
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if text.strip() and not quoted and "${" not in text and text != "null" and text == text.strip():
         assert value(f"output={text}") == text
 
 
-def test_hydras_options_stand_anywhere():
+def test_hydras_options_are_accepted_at_any_position():
     result, rest = words.options(["seed=1", "--cfg", "job", "-m", "run=a", "--config-dir=x", "--info", "photo.png"])
     assert result == ["--cfg", "job", "-m", "--config-dir=x", "--info", "all"]
     assert rest == ["seed=1", "run=a", "photo.png"]
@@ -135,7 +135,7 @@ def test_ask_is_a_key_that_may_be_written_as_an_option():
 @pytest.mark.parametrize(
     ("stage", "word"), [("diffcam", "inverter=tiny_feature"), ("ghosts", "deghoster.ghosts.disturbance=0.1")]
 )
-def test_a_key_that_other_keys_make_useless_is_refused(tmp_path: Path, stage: str, word: str) -> None:
+def test_a_key_without_effect_is_refused(tmp_path: Path, stage: str, word: str) -> None:
     with pytest.raises(UserError, match=f"{word.partition('=')[0]} has no effect: "):
         launch.run(stage, ["experiment=tiny", f"root={tmp_path}", word])
     assert not list(tmp_path.rglob("artifact"))

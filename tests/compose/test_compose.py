@@ -29,14 +29,14 @@ def a_mask(seed: int, size: int = 12) -> Tensor:
 
 @quick
 @given(seeds, modes)
-def test_without_a_mask_the_photo_comes_out_bit_for_bit(seed: int, mode: str) -> None:
+def test_an_empty_mask_returns_the_photo_bit_for_bit(seed: int, mode: str) -> None:
     photo, inverted, edited = images(seed)
     assert torch.equal(compose(photo, inverted, edited, torch.zeros(2, 1, 12, 12), mode), photo)
 
 
 @quick
 @given(seeds, modes)
-def test_outside_the_mask_the_photo_comes_out_bit_for_bit(seed: int, mode: str) -> None:
+def test_outside_the_mask_the_photo_is_bit_identical(seed: int, mode: str) -> None:
     photo, inverted, edited = images(seed)
     mask = a_mask(seed)
     coarse = compose(photo, inverted, edited, mask, mode)
@@ -70,7 +70,7 @@ def test_difference_adds_the_edit_and_nothing_else(seed: int) -> None:
 
 @quick
 @given(seeds)
-def test_layered_is_difference_where_the_inversion_is_exact_or_little_changes(seed: int) -> None:
+def test_layered_equals_difference_where_the_inversion_is_exact_or_the_change_small(seed: int) -> None:
     photo, inverted, edited = images(seed, size=64)
     mask = a_mask(seed, size=64)
     exact = [compose(photo, photo, edited, mask, mode) for mode in ("layered", "difference", "paper")]
@@ -100,7 +100,7 @@ def test_difference_stays_in_range() -> None:
 
 @quick
 @given(seeds, modes)
-def test_images_of_a_batch_do_not_mix(seed: int, mode: str) -> None:
+def test_images_of_a_batch_are_independent(seed: int, mode: str) -> None:
     parts = (*images(seed), a_mask(seed))
     together = compose(*parts, mode)
     alone = torch.cat([compose(*(part[i : i + 1] for part in parts), mode) for i in range(2)])
@@ -109,7 +109,7 @@ def test_images_of_a_batch_do_not_mix(seed: int, mode: str) -> None:
 
 @quick
 @given(seeds)
-def test_folding_lets_the_original_dominate(seed: int) -> None:
+def test_folding_makes_the_original_dominate(seed: int) -> None:
     mask = a_mask(seed)
     folded = fold(mask)
     assert (folded <= 0.5).all() and (folded >= 0).all()

@@ -227,7 +227,7 @@ def test_nvlabs_pickle(tmp_path, generator, discriminator, nvlabs):
     check_discriminator(folder / "discriminator", discriminator)
 
 
-def test_nvlabs_pickles_of_other_networks_are_said(tmp_path, generator, nvlabs):
+def test_nvlabs_pickles_of_other_networks_are_reported(tmp_path, generator, nvlabs):
     state = nvlabs_generator(generator)
     nvlabs(tmp_path / "sg3.pkl", G_ema={**state, "synthesis.input.freqs": torch.zeros(2)})
     with pytest.raises(UserError, match="StyleGAN3"):
@@ -406,7 +406,7 @@ def test_ir_se50(tmp_path):
         torch.testing.assert_close(recogniser(folder)(faces), network(faces))
 
 
-def test_other_face_recognisers_are_said():
+def test_other_face_recognisers_are_reported():
     with torch.device("meta"):
         state = IRSE50().state_dict()
     assert recognise(state).what == "a face recogniser, ArcFace's IR-SE50"
@@ -475,7 +475,7 @@ def save(content):
         (lambda path: None, "does not exist"),
     ],
 )
-def test_other_files_are_said_in_one_line_and_nothing_is_written(tmp_path, monkeypatch, make, message):
+def test_other_files_are_one_line_errors_and_nothing_is_written(tmp_path, monkeypatch, make, message):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "file.pt")
     with pytest.raises(UserError, match=message) as caught:
@@ -490,7 +490,7 @@ def test_tensorflow_pickle_is_named(tmp_path):
         convert(tmp_path / "tf.pkl", tmp_path / "out")
 
 
-def test_another_kind_than_asked_for(tmp_path, generator):
+def test_a_checkpoint_of_another_kind_than_requested_is_refused(tmp_path, generator):
     torch.save({"g_ema": rosinality(generator)}, tmp_path / "g.pt")
     with pytest.raises(UserError, match="looks like a StyleGAN2 checkpoint in rosinality's layout; expected e4e"):
         convert(tmp_path / "g.pt", tmp_path / "out", to="e4e")
@@ -503,7 +503,7 @@ def test_another_kind_than_asked_for(tmp_path, generator):
 
 
 @pytest.mark.parametrize("damage", [float("nan"), float("inf")])
-def test_damaged_numbers_are_found_by_the_forward_pass(tmp_path, generator, damage):
+def test_damaged_weights_are_detected_by_the_forward_pass(tmp_path, generator, damage):
     state = rosinality(generator)
     state["convs.1.conv.weight"] = state["convs.1.conv.weight"].clone()
     state["convs.1.conv.weight"][0, 0, 0, 0, 0] = damage

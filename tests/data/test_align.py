@@ -68,7 +68,7 @@ def test_several_faces_are_sorted_and_chosen(astronaut: Image.Image) -> None:
             choose(faces, wrong)
 
 
-def test_no_face_is_said() -> None:
+def test_a_photo_without_a_face_is_an_error() -> None:
     for photo in (smooth_photo(200, 160), Image.new("RGB", (4, 4))):
         with pytest.raises(UserError, match=r"no face found in blank\.jpg"):
             align_photo(photo, 64, name="blank.jpg")
@@ -118,7 +118,7 @@ def test_reduction_is_antialiased() -> None:
     assert crop[:, 2:-2, 2:-2].abs().max() < 0.1
 
 
-def test_beyond_the_border_the_photo_is_mirrored_then_calm() -> None:
+def test_beyond_the_border_the_photo_is_mirrored_and_fades() -> None:
     photo = smooth_photo(100, 100)
     crop = align(photo, square((10, 50), 60, 0), 60).photo  # the photo begins at column 20
     inner = align(photo, square((40, 50), 60, 0), 60).photo  # the photo from its column 10 on
@@ -182,7 +182,7 @@ def test_the_aligned_photo_itself_gives_the_original_back(quad: np.ndarray, size
 
 @QUICK
 @given(quad=st.builds(square, st.just(np.array([70.0, 50.0])), st.floats(30, 60), st.floats(-45, 45)))
-def test_replacing_all_pixels_hardly_hurts(quad: np.ndarray) -> None:
+def test_replacing_all_pixels_changes_the_photo_little(quad: np.ndarray) -> None:
     photo = smooth_photo(140, 100)
     crop = align(photo, quad, 96)
     replaced = np.asarray(paste_back(photo, crop.photo, crop, keep_detail=False)).astype(int)
@@ -190,7 +190,7 @@ def test_replacing_all_pixels_hardly_hurts(quad: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64, 256])
-def test_a_uniform_change_arrives_whole_in_the_middle_and_fades_at_the_seam(size: int) -> None:
+def test_a_uniform_change_is_complete_in_the_middle_and_fades_at_the_seam(size: int) -> None:
     photo = Image.fromarray(np.full((120, 120, 3), 100, dtype=np.uint8))
     crop = align(photo, square((60, 60), 64, 20), size)
     pasted = np.asarray(paste_back(photo, crop.photo + 0.4, crop)).astype(int)

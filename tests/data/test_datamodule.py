@@ -184,7 +184,7 @@ def test_unreadable_images_are_replaced_in_training(tiny_faces: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_all_images_unreadable_is_one_line(tiny_faces: Path, workers: int) -> None:
+def test_all_images_unreadable_is_a_one_line_error(tiny_faces: Path, workers: int) -> None:
     break_inside(tiny_faces, *range(12))
     with pytest.raises(UserError, match=r"^12 images in a row") as error:
         list(data(tiny_faces, split=OnePart("train"), num_workers=workers).train_dataloader())
@@ -243,7 +243,7 @@ def test_resumed_training_sees_what_an_uninterrupted_one_sees(
     assert resumed == whole[steps:]
 
 
-def test_an_interrupted_batch_comes_again(tiny_faces: Path, tmp_path: Path) -> None:
+def test_an_interrupted_batch_is_repeated(tiny_faces: Path, tmp_path: Path) -> None:
     def fit(module: Recorder, checkpoint: Path | None = None) -> list[tuple[int, list[str]]]:
         source = data(tiny_faces, split=OnePart("train"))
         runner = trainer(tmp_path, max_steps=6, enable_checkpointing=False)
@@ -259,7 +259,7 @@ def test_an_interrupted_batch_comes_again(tiny_faces: Path, tmp_path: Path) -> N
     assert len(before) == 4 and before + after == whole
 
 
-def test_other_data_are_not_continued_silently(tiny_faces: Path) -> None:
+def test_resuming_with_another_seed_warns(tiny_faces: Path) -> None:
     loader = data(tiny_faces, split=OnePart("train")).train_dataloader()
     next(iter(loader))
     state = loader.state_dict()

@@ -71,7 +71,7 @@ def opened(place: Path) -> Encoded:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_data_set_survives_every_form(kind: str, folder: Folder, tmp_path: Path) -> None:
+def test_a_data_set_is_the_same_in_every_format(kind: str, folder: Folder, tmp_path: Path) -> None:
     if kind in ("lmdb", "parquet"):
         pytest.importorskip({"lmdb": "lmdb", "parquet": "pyarrow"}[kind])
     place = tmp_path / PLACES[kind]
@@ -99,7 +99,7 @@ def batches(source: Encoded) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_of_old_disks_become_text(kind: str, tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_names_that_are_not_utf8_become_text(kind: str, tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
     if kind in ("lmdb", "parquet"):
         pytest.importorskip({"lmdb": "lmdb", "parquet": "pyarrow"}[kind])
     (tmp_path / "faces").mkdir()
@@ -246,9 +246,7 @@ def test_celebamask_as_it_is_distributed(celebamask: Path) -> None:
         CelebAMaskHQ(celebamask.parent)
 
 
-def test_what_was_checked_is_not_looked_at_again(
-    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checked_files_are_not_checked_again(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     whole = Folder._ends
     monkeypatch.setattr(Folder, "_ends", lambda self, name: (looked.append(name), whole(self, name))[1])

@@ -32,7 +32,7 @@ def test_to_uint8_rounds_and_clamps() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_write_then_read(tmp_path: Path, suffix: str) -> None:
+def test_a_written_image_is_read_back(tmp_path: Path, suffix: str) -> None:
     tensor = images.from_pil(gradient(64, 48))
     path = images.write_image(tensor, tmp_path / "deep" / f"a{suffix}")
     back = images.read_image(path)
@@ -41,7 +41,7 @@ def test_write_then_read(tmp_path: Path, suffix: str) -> None:
     assert [p.name for p in path.parent.iterdir()] == [f"a{suffix}"]
 
 
-def test_a_format_that_cannot_hold_so_many_pixels_is_told_before(tmp_path: Path) -> None:
+def test_a_format_too_small_for_the_image_is_refused_before_writing(tmp_path: Path) -> None:
     wide = Image.new("RGB", (16400, 1))
     with pytest.raises(
         UserError, match=r"wide\.webp: WEBP holds at most 16383 pixels a side, not 16400 x 1; png holds"
@@ -65,7 +65,7 @@ def test_unknown_ending_is_refused(tmp_path: Path) -> None:
         images.write_image(gradient(), tmp_path / "a.jpegg")
 
 
-def test_metadata_travels_without_the_orientation(tmp_path: Path) -> None:
+def test_metadata_is_kept_without_the_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Maker"
     gradient(20, 12).save(tmp_path / "turned.jpg", exif=exif, icc_profile=b"profile", quality=100, subsampling=0)
@@ -156,7 +156,7 @@ def test_mask_to_pil_rounds() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
-def test_what_has_no_end_is_not_read_as_a_whole(tmp_path: Path) -> None:
+def test_an_endless_file_is_not_read_completely(tmp_path: Path) -> None:
     assert images._bytes("/dev/zero") is None
     with pytest.raises(UserError, match="/dev/zero is not an image that can be read"):
         images.read_image("/dev/zero")

@@ -52,7 +52,7 @@ def away(one: Image.Image, other: Image.Image) -> float:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("to", ["jpg", "png", "webp"])
-def test_camera_data_travel_from_every_form(form: str, to: str, tmp_path: Path) -> None:
+def test_camera_metadata_is_kept_from_every_format(form: str, to: str, tmp_path: Path) -> None:
     photo = images.open_photo(io.BytesIO(saved(form, camera(6))))
     assert photo.image.size == (24, 40) and away(photo.image, picture().transpose(Image.Transpose.ROTATE_270)) < 4
     path = images.write_image(photo.image, tmp_path / f"a.{to}", exif=photo.exif)
@@ -77,7 +77,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_wrong_entries_are_left_out_and_the_others_kept(wrong: tuple, tmp_path: Path) -> None:
+def test_invalid_metadata_entries_are_dropped_and_others_kept(wrong: tuple, tmp_path: Path) -> None:
     tag, kind, value = wrong
     cell = struct.pack("<i", value) if isinstance(value, int) else value if isinstance(value, bytes) else b"\x26\0\0\0"
     entries = sorted([(tag, kind, 1, cell.ljust(4, b"\0")), (DESCRIPTION, 2, 4, b"abc\0")])
@@ -93,7 +93,7 @@ def test_wrong_entries_are_left_out_and_the_others_kept(wrong: tuple, tmp_path: 
 
 
 @pytest.mark.parametrize("exif", [b"b'Exif\\x00\\x00II*'", b"Exif\0\0", b"Exif\0\0not a tiff", b"Exif\0\0II*\0"])
-def test_exif_that_is_none_leaves_the_pixels(exif: bytes) -> None:
+def test_invalid_exif_does_not_affect_the_pixels(exif: bytes) -> None:
     for form in ("png", "jpg", "webp"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,7 +116,7 @@ def test_a_png_whose_text_or_checksum_is_wrong_is_read() -> None:
         assert away(photo.image, picture()) == 0
 
 
-def test_what_is_left_out_is_said_once_to_who_edits_and_not_in_training() -> None:
+def test_dropped_metadata_is_reported_once_when_editing_and_not_in_training() -> None:
     data = io.BytesIO(saved("png", b"Exif\0\0not a tiff"))
     with pytest.warns(UserWarning, match=r"EXIF\) of a\.png are damaged"):
         images.open_photo(data, "a.png")
@@ -126,7 +126,7 @@ def test_what_is_left_out_is_said_once_to_who_edits_and_not_in_training() -> Non
 
 
 @pytest.mark.parametrize("tag", [DESCRIPTION, 0x927C], ids=["in the main part", "maker note"])
-def test_more_than_a_jpg_holds_is_said_and_left_out(tag: int, tmp_path: Path) -> None:
+def test_metadata_too_large_for_a_jpg_is_reported_and_dropped(tag: int, tmp_path: Path) -> None:
     exif = camera()
     if tag == DESCRIPTION:
         exif[tag] = "prompt " * 12_000
@@ -157,7 +157,7 @@ def _place(data: bytes, form: str) -> slice:
     form=st.sampled_from(FORMS),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
 )
-def test_changed_bytes_of_metadata_never_cost_the_pixels(
+def test_corrupted_metadata_never_affects_the_pixels(
     form: str, changes: list[tuple[float, int]], tmp_path: Path
 ) -> None:
     whole = _WHOLE.setdefault(form, saved(form, camera(6)))
@@ -196,7 +196,7 @@ def _as_python_gives_it(data: bytes) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(form=st.sampled_from(FORMS), place=st.floats(0, 1), byte=st.integers(0, 255), cut=st.floats(0, 1))
-def test_a_damaged_file_is_read_or_one_line(form: str, place: float, byte: int, cut: float) -> None:
+def test_a_damaged_file_is_read_or_a_one_line_error(form: str, place: float, byte: int, cut: float) -> None:
     data = bytearray(_WHOLE.setdefault(form, saved(form, camera(6))))
     data[int(place * (len(data) - 1))] = byte
     if cut < 0.3:
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_read_or_one_line(form: str, place: float, byte: int, 
                 assert str(error).startswith("fuzzed") and "\n" not in str(error)
 
 
-def test_every_form_that_phones_and_cameras_write(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_every_format_of_phones_and_cameras_is_read(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
     face = draw_face(1, 64)
     for ending in (".jpe", ".jfif", ".mpo", ".gif", ".ppm", ".avif", ".jp2", ".tga", ".bmp", ".apng"):
         kind = {".jpe": "JPEG", ".jfif": "JPEG", ".apng": "PNG", ".jp2": "JPEG2000"}.get(ending, ending[1:].upper())

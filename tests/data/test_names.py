@@ -53,7 +53,7 @@ def test_two_names_of_one_image_are_refused() -> None:
         matched(["anna/0.png"], {"0.png": 1, "anna/0.png": 2}, kind="masks")
 
 
-def test_matching_says_how_both_are_named() -> None:
+def test_unmatched_names_are_shown_from_both_sides() -> None:
     assert matched(PEOPLE, {"ben/2.png": 5, "other.png": 6}) == {"ben/2.png": 5}
     with pytest.raises(UserError, match=r"images are named like 'anna/0\.png', masks like 'x\.png'"):
         matched(PEOPLE, {"x.png": 1}, kind="masks")
@@ -66,7 +66,7 @@ def test_short_names_keep_folders_only_where_needed() -> None:
     assert bare("a.b/c") == "a.b/c" and bare("c.tar.PNG") == "c.tar" and clean(" a//b/./c ") == "a/b/c"
 
 
-def test_the_hash_split_tells_people_apart_and_keeps_moved_files() -> None:
+def test_the_hash_split_separates_people_and_ignores_moved_files() -> None:
     flat = [f"{i:05d}.png" for i in range(400)]
     assert assign(HashSplit(), [f"a/b/{name}" for name in flat]) == [HashSplit()(name) for name in flat]
     one_each = [f"person{i}/face.jpg" for i in range(400)]
@@ -75,7 +75,7 @@ def test_the_hash_split_tells_people_apart_and_keeps_moved_files() -> None:
     assert assign(HashSplit(0.5, 0), [*flat, *PEOPLE])[:400] == assign(HashSplit(0.5, 0), flat)
 
 
-def test_splits_by_number_refuse_two_of_one_number(tmp_path: Path) -> None:
+def test_splits_by_number_refuse_duplicate_numbers(tmp_path: Path) -> None:
     (tmp_path / "map").write_text("0 1 a.jpg\n1 2 b.jpg\n")
     (tmp_path / "part").write_text("a.jpg 0\nb.jpg 2\n")
     celeba = CelebAHQSplit(tmp_path / "map", tmp_path / "part")
@@ -86,7 +86,7 @@ def test_splits_by_number_refuse_two_of_one_number(tmp_path: Path) -> None:
     assert assign(OnePart("val"), PEOPLE) == ["val"] * 6
 
 
-def test_masks_of_people_meet_their_own_faces(tmp_path: Path, draw_face) -> None:
+def test_masks_are_matched_to_the_faces_of_their_person(tmp_path: Path, draw_face) -> None:
     import numpy as np
     from PIL import Image
 

@@ -30,7 +30,7 @@ def test_two_faces_keep_their_tracks_whatever_their_order() -> None:
     assert np.allclose(np.diff(centres(tracks[0])[:, 0]), -4) and np.allclose(np.diff(centres(tracks[1])[:, 0]), 4)
 
 
-def test_a_gap_is_survived_up_to_its_length_and_filled() -> None:
+def test_gaps_up_to_the_limit_are_bridged_and_filled() -> None:
     frames = [[] if t in (5, 6) else [face(100 + 3 * t, 90)] for t in range(12)]
     assert [len(track.faces) for track in follow(frames, gap=1)] == [5, 5]
     (track,) = follow(frames, gap=2)
@@ -46,7 +46,7 @@ def test_a_cut_begins_another_track() -> None:
 
 
 @given(window=st.integers(1, 15), speed=st.floats(-8, 8), count=st.integers(1, 25))
-def test_even_motion_is_left_alone(window: int, speed: float, count: int) -> None:
+def test_uniform_motion_is_unchanged(window: int, speed: float, count: int) -> None:
     track = Track({t: face(200 + speed * t, 50, 60 + t) for t in range(count)})
     whole = smooth(track, window)
     for t in range(count):

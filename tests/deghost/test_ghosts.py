@@ -64,7 +64,7 @@ def ghosts(generator: StyleGAN2, bank: Bank, tmp_path_factory: pytest.TempPathFa
     return write(generator, bank, tmp_path_factory.mktemp("ghosts"), batch=1)
 
 
-def test_ghosts_are_the_same_whatever_the_batch(
+def test_ghosts_do_not_depend_on_the_batch_size(
     generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
 ) -> None:
     other = write(generator, bank, tmp_path, batch=3)
@@ -76,7 +76,7 @@ def test_ghosts_are_the_same_whatever_the_batch(
     assert len(drawn) == 5
 
 
-def test_another_seed_draws_other_ghosts(generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path) -> None:
+def test_ghosts_depend_on_the_seed(generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path) -> None:
     other = write(generator, bank, tmp_path, batch=5, seed=1)
     assert all(torch.equal(a["photo"], b["photo"]) for a, b in zip(ghosts, other, strict=True))
     assert not any(torch.equal(a["edited"], b["edited"]) for a, b in zip(ghosts, other, strict=True))
@@ -112,7 +112,7 @@ def test_without_disturbance_a_sample_has_no_ghost(generator: StyleGAN2, bank: B
         assert (row["inverted"] - row["photo"]).abs().max() < 0.01
 
 
-def test_a_real_face_is_its_own_target_and_dominates(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+def test_the_target_of_a_real_face_is_the_photo(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
     photo = generator.synthesis(sample_codes(generator, 1, 9)).clamp(-1, 1)
     made = writer(generator, bank, tmp_path, modes=("paper",)).ghost(photo, None, "photo.png")
     read = {key: made[key].float() / 127.5 - 1 for key in IMAGES}
@@ -140,7 +140,7 @@ def test_strengths_lie_in_their_range_and_have_both_signs(generator: StyleGAN2, 
     assert all(list(edits) == names for names, edits in drawn)
 
 
-def test_a_target_with_the_edit_is_the_truly_edited_sample_under_its_cover(
+def test_an_edited_target_is_the_edited_sample_under_the_same_occluders(
     generator: StyleGAN2, bank: Bank, tmp_path: Path
 ) -> None:
     code = sample_codes(generator, 1, 9)
@@ -164,12 +164,12 @@ def test_a_real_face_keeps_its_edit_and_has_no_known_target(generator: StyleGAN2
     assert inside.any() and bool(((made["coarse"].int() - made["edited"].int())[inside].abs() <= 1).all())
 
 
-def test_another_target_is_refused(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+def test_an_unknown_target_is_refused(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="edited"):
         writer(generator, bank, tmp_path, target="editd")
 
 
-def test_ghosts_say_whether_their_target_is_known(
+def test_ghosts_record_whether_their_target_is_known(
     generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
 ) -> None:
     assert ghosts[0]["known"].tolist() == [1.0]
@@ -181,7 +181,7 @@ def test_ghosts_say_whether_their_target_is_known(
     assert Ghosts(tmp_path)[0]["known"].tolist() == [0.0]
 
 
-def test_names_make_seeds_and_files() -> None:
+def test_seeds_and_files_follow_the_names() -> None:
     assert name_seed("a.png", 0) == name_seed("a.png", 0) != name_seed("a.png", 1) != name_seed("b.png", 0)
     assert 0 <= name_seed("a.png", 0) < 2**63 and name_seed("caf\udce9.png", 0) != name_seed("café.png", 0)
     names = ["00000/my face.png", "00000__my face.png", "00000/my_face.png", "00000__my_face.png", "caf\udce9.png"]
@@ -194,7 +194,7 @@ def test_ghosts_collate(ghosts: Ghosts) -> None:
     assert batch["coarse"].shape == (5, 3, 32, 32) and batch["coarse"].min() >= -1 and batch["mask"].max() <= 1
 
 
-def test_packed_ghosts_are_the_same_and_are_not_made_again(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+def test_packed_ghosts_are_equal_and_not_rendered_again(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
     from oodgan.deghost.ghosts import SHARD, pack
 
     single = list(write(generator, bank, tmp_path, batch=2))

@@ -69,7 +69,7 @@ def inputs(data: dict[str, Tensor]) -> list[Tensor]:
     return [data[key] for key in ("coarse", "photo", "inverted", "edited", "mask", "code")]
 
 
-def test_it_starts_next_to_the_identity(generator: StyleGAN2) -> None:
+def test_an_untrained_deghoster_is_close_to_the_identity(generator: StyleGAN2) -> None:
     data = ghosts(generator)
     fine = a_network(generator)(*inputs(data))
     assert fine.shape == data["coarse"].shape
@@ -96,7 +96,7 @@ def test_fields_are_bounded(generator: StyleGAN2) -> None:
     assert blend.min() >= 0 and blend.max() <= 1 and shift.abs().max() <= 0.2
 
 
-def test_the_generators_prior_and_the_inputs_matter(generator: StyleGAN2) -> None:
+def test_the_result_depends_on_the_prior_and_on_the_inputs(generator: StyleGAN2) -> None:
     data = ghosts(generator)
     network = a_network(generator, wild=True)
     fine = network(*inputs(data))
@@ -113,7 +113,7 @@ def test_every_parameter_is_used(generator: StyleGAN2) -> None:
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
-def test_gan_training_lowers_the_loss_and_leaves_the_generator_alone(generator: StyleGAN2, tmp_path: Path) -> None:
+def test_gan_training_lowers_the_loss_and_does_not_change_the_generator(generator: StyleGAN2, tmp_path: Path) -> None:
     frozen = {name: value.clone() for name, value in generator.state_dict().items()}
     torch.manual_seed(0)
     critic = Discriminator(32, channel_multiplier=1, max_channels=8)
@@ -143,7 +143,7 @@ def test_without_a_gan_loss_there_is_one_optimiser(generator: StyleGAN2) -> None
     assert module.discriminator is None and len(module.configure_optimizers()) == 1
 
 
-def test_a_remover_comes_back_from_its_file_and_is_refused_for_another_generator(
+def test_a_remover_is_loaded_from_its_file_and_refused_for_another_generator(
     generator: StyleGAN2, tmp_path: Path
 ) -> None:
     network = a_network(generator, wild=True)

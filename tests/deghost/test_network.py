@@ -46,7 +46,7 @@ class WaveletLike(nn.Module):
 
 
 @pytest.mark.parametrize(("in_size", "out_size"), [(8, 32), (16, 32), (8, 16)])
-def test_sizes(in_size, out_size):
+def test_output_sizes(in_size, out_size):
     network = Deghoster(tiny(), **{**SMALL, "in_size": in_size, "out_size": out_size})
     assert network(coarse(size=in_size)).shape == (2, 3, out_size, out_size)
 
@@ -120,7 +120,7 @@ def test_strips_and_a_prior_made_where_it_is_read_change_nothing(monkeypatch):
 
 
 @torch.no_grad()
-def test_it_reads_the_coarse_image_alone_at_its_own_size(network):
+def test_the_published_network_reads_only_the_coarse_image_at_its_own_size(network):
     large = coarse(size=64)
     small = torch.nn.functional.interpolate(large, (16, 16), mode="area")
     torch.testing.assert_close(network(large, large, -large), network(small))
@@ -145,7 +145,7 @@ def test_round_trip_of_the_stored_tensors(network):
     torch.testing.assert_close(other(coarse()), network(coarse()))
 
 
-def test_wrong_input_is_said(network):
+def test_wrong_input_is_reported(network):
     for sizes in ({"in_size": 32}, {"in_size": 12}, {"in_size": 16, "out_size": 64}, {"in_size": 16, "out_size": 16}):
         with pytest.raises(UserError, match="powers of two"):
             Deghoster(tiny(), **{**SMALL, **sizes})

@@ -92,7 +92,7 @@ def test_the_mask_is_where_the_edit_is_and_nowhere_else(maskers) -> None:
     assert mask[..., 40:, :].max() < 0.05 and mask[..., :, 40:].max() < 0.05, "the other edit's region stays out"
 
 
-def test_a_weak_edit_has_the_mask_of_a_strong_one(maskers) -> None:
+def test_the_mask_does_not_depend_on_the_strength(maskers) -> None:
     image = an_image(1)
     weak, strong = (maskers["guided"](image, edited_at(image, "hat", by=by), ["hat"]) for by in (0.05, 0.5))
     assert (weak - strong).abs().mean() < 0.02
@@ -112,7 +112,7 @@ def test_several_names_unite_their_masks_each_on_its_own_scale(maskers) -> None:
     assert torch.equal(paper, torch.maximum(one, two))
 
 
-def test_an_attributes_own_threshold_is_its_own(network: DiffCAM, regions: Tensor) -> None:
+def test_thresholds_of_single_attributes_affect_only_them(network: DiffCAM, regions: Tensor) -> None:
     image = an_image(5)
     edited = edited_at(image, "hat", "mouth")
     usual, own = (
@@ -123,7 +123,7 @@ def test_an_attributes_own_threshold_is_its_own(network: DiffCAM, regions: Tenso
     assert own[..., 40:58, 40:58].mean() < 0.75 * usual[..., 40:58, 40:58].mean()
 
 
-def test_images_of_a_batch_do_not_mix(maskers) -> None:
+def test_images_of_a_batch_are_independent(maskers) -> None:
     image = an_image(3, 2)
     edited = torch.cat([edited_at(image[:1], "hat"), edited_at(image[1:], "hat", by=0.05)])
     for masker in maskers.values():
@@ -132,7 +132,7 @@ def test_images_of_a_batch_do_not_mix(maskers) -> None:
         assert torch.allclose(together, alone, atol=1e-4)
 
 
-def test_a_look_at_several_edits_serves_for_all_their_masks(maskers) -> None:
+def test_one_forward_pass_gives_the_masks_of_several_edits(maskers) -> None:
     image = an_image(4)
     edits = {name: edited_at(image, name) for name in NAMES}
     for masker in maskers.values():
@@ -143,7 +143,7 @@ def test_a_look_at_several_edits_serves_for_all_their_masks(maskers) -> None:
             assert torch.allclose(again, masker(image, edited, [name]), atol=1e-4)
 
 
-def test_a_box_mean_is_a_box_mean() -> None:
+def test_the_box_mean_equals_average_pooling() -> None:
     x = torch.rand(1, 1, 9, 9)
     assert torch.equal(blur(x, 0), x)
     assert torch.allclose(blur(x, 2)[0, 0, 4, 5], x[0, 0, 2:7, 3:8].mean(), atol=1e-6)
@@ -193,7 +193,7 @@ def test_a_masker_is_built_from_its_weights_and_refused_for_another_generator(
         build({**cfg, "weights": None}, generator, bank)
 
 
-def test_strength_scales_the_mask_and_leaves_the_first_masker_alone(maskers: dict[str, Masker]) -> None:
+def test_strength_scales_the_mask_of_a_copy(maskers: dict[str, Masker]) -> None:
     pair = an_image(7), edited_at(an_image(7), "mouth")
     for masker in maskers.values():
         plain = masker(*pair, ["mouth"])

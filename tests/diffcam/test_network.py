@@ -66,7 +66,7 @@ def test_empty_map_is_zero_never_nan():
     assert out[3].min() == 0 and out[3].max() == 1
 
 
-def test_rounding_of_a_constant_map_is_no_mask():
+def test_a_constant_map_gives_an_empty_mask():
     for size in ((1, 1), (4, 4)):
         maps = torch.full(size, 0.0398) * (1 + 2e-7 * torch.rand(size))
         assert normalise_maps(maps[None], (64, 64)).max() == 0
@@ -84,7 +84,7 @@ def test_normalisation_keeps_height_and_width_apart():
 
 
 @pytest.mark.parametrize("layers", [[5, 8], [4, -1], [2, 5, 8]])
-def test_several_layers_make_finer_maps_that_still_sum_to_the_logit(layers):
+def test_maps_of_several_layers_are_finer_and_sum_to_the_logit(layers):
     torch.manual_seed(0)
     network = DiffCAM("resnet18", 3, layers=layers).eval()
     single = DiffCAM("resnet18", 3).eval().maps(images(1), images(1, seed=1))[1]
@@ -93,7 +93,7 @@ def test_several_layers_make_finer_maps_that_still_sum_to_the_logit(layers):
     torch.testing.assert_close(maps.mean((2, 3)) + network.fc.bias, logits, rtol=1e-3, atol=1e-3)
 
 
-def test_a_pooling_that_knows_places_still_sums_to_the_logit():
+def test_maps_of_grid_pooling_sum_to_the_logit():
     torch.manual_seed(0)
     network = DiffCAM("resnet18", 3, layers=[2, 5, 8], grid=3, relative=True).eval()
     logits, maps = network.maps(images(2), images(2, seed=1))
@@ -105,7 +105,7 @@ def test_a_pooling_that_knows_places_still_sums_to_the_logit():
     torch.testing.assert_close(pooled.sum(), features[0].mean())
 
 
-def test_relative_features_forget_how_strong_a_change_was():
+def test_relative_features_do_not_depend_on_the_strength():
     torch.manual_seed(0)
     network = DiffCAM("alexnet", 3, layers=[2, 5], cut=6, trainable_from=6, relative=True).eval()
     result = network.target_features(images(2), images(2, seed=1))
@@ -169,7 +169,7 @@ def test_backbone_weights_from_a_torchvision_file(tmp_path):
         DiffCAM("resnet18", 2, weights=tmp_path / "small.pth")
 
 
-def test_wrong_settings_are_said():
+def test_wrong_settings_are_reported():
     with pytest.raises(UserError, match="did you mean 'resnet101'"):
         DiffCAM("resnet10")
     with pytest.raises(UserError, match="layers 0 to 8"):

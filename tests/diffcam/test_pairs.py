@@ -81,7 +81,7 @@ def test_drawn_pairs_differ_by_their_direction_only(renderer: PairRenderer) -> N
         assert changed[own > 0].min() > 0.005 and changed[own == 0].max() < 1e-6
 
 
-def test_strengths_have_both_senses_unless_told_otherwise(bank: Bank) -> None:
+def test_strengths_have_both_signs_by_default(bank: Bank) -> None:
     def signs(both: bool) -> set[bool]:
         made = PairRenderer(Painter(), bank, 64, 64, 2, both_senses=both)  # type: ignore[arg-type]
         rng, result = torch.Generator().manual_seed(0), set()
@@ -93,7 +93,7 @@ def test_strengths_have_both_senses_unless_told_otherwise(bank: Bank) -> None:
     assert signs(True) == {True, False} and signs(False) == {True}
 
 
-def test_a_second_call_keeps_whole_shards_and_makes_missing_ones_again(
+def test_a_second_call_keeps_complete_shards_and_renders_missing_ones(
     renderer: PairRenderer, network: DiffCAM, shards: list[Path]
 ) -> None:
     assert len(shards) == 2 and len(Pairs(shards)) == 96
@@ -170,7 +170,7 @@ def test_training_learns_to_name_the_edit_and_keeps_trained_tensors_only(
 
 
 @pytest.mark.network
-def test_confusions_and_the_place_of_maps_are_measured_while_training(
+def test_confusions_and_map_locations_are_logged_in_training(
     network: DiffCAM, shards: list[Path], renderer: PairRenderer, tmp_path: Path
 ) -> None:
     import csv

@@ -32,7 +32,7 @@ def test_edits_add_up_commute_and_invert(bank: Bank):
 
 
 @pytest.mark.parametrize("edits", [{}, {"smile": 0.0}, {"smile": 0, "beard": 0.0}])
-def test_nothing_asked_changes_nothing(bank: Bank, edits: dict):
+def test_an_empty_edit_changes_nothing(bank: Bank, edits: dict):
     codes = torch.randn(2, 16, 512)
     assert torch.equal(bank.apply(codes, edits), codes)
 
@@ -44,7 +44,7 @@ def test_a_strength_for_each_image(bank: Bank):
         torch.testing.assert_close(edited[image], strength * bank["smile"])
 
 
-def test_the_codes_given_are_not_changed_and_keep_their_type(bank: Bank):
+def test_codes_are_not_modified_and_keep_their_type(bank: Bank):
     codes = torch.zeros(1, 16, 512, dtype=torch.float64)
     assert bank.apply(codes, {"smile": 1.0}).dtype == torch.float64
     assert not codes.any()
@@ -68,7 +68,7 @@ def test_the_id_depends_on_names_their_order_and_vectors(bank: Bank):
     assert len(ids) == 4
 
 
-def test_subset_keeps_the_order_asked_for(bank: Bank):
+def test_subset_keeps_the_requested_order(bank: Bank):
     part = bank.subset(["beard", "smile"])
     assert part.names == ("beard", "smile") and part.index("smile") == 1
     assert torch.equal(part["smile"], bank["smile"])
@@ -111,7 +111,7 @@ def test_codes_of_another_shape(bank: Bank, shape: tuple[int, ...]):
         bank.apply(torch.zeros(shape), {"smile": 1.0})
 
 
-def test_another_latent_space_names_both_sides(bank: Bank):
+def test_an_error_about_latent_spaces_names_both(bank: Bank):
     with pytest.raises(UserError, match=r"mobile_ffhq-00000000.*stylegan2-32-abc"):
         bank.fit(_generator("stylegan2-32-abc", 8))
 
@@ -127,12 +127,12 @@ def test_another_latent_space_names_both_sides(bank: Bank):
         (("a", "b"), torch.stack([torch.ones(16, 512), torch.zeros(16, 512)]), "'b' is zero"),
     ],
 )
-def test_what_makes_no_bank(names: tuple[str, ...], vectors: torch.Tensor, message: str):
+def test_invalid_banks_are_refused(names: tuple[str, ...], vectors: torch.Tensor, message: str):
     with pytest.raises(UserError, match=message):
         Bank(names, vectors, "g")
 
 
-def test_files_that_are_no_bank(tmp_path: Path):
+def test_files_that_are_not_banks_are_refused(tmp_path: Path):
     from safetensors.torch import save_file
 
     with pytest.raises(UserError, match="no direction bank at"):
@@ -145,7 +145,7 @@ def test_files_that_are_no_bank(tmp_path: Path):
         Bank.load(tmp_path / "other.safetensors")
 
 
-def test_the_shipped_bank_is_whole():
+def test_the_shipped_bank_is_complete():
     bank = Bank.load("ffhq", _generator("mobile_ffhq-00000000", 16))
     wanted = [
         "smile",

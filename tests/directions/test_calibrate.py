@@ -10,17 +10,17 @@ from oodgan.directions.calibrate import Check, find_step, useful_range
 from oodgan.directions.card import write_card
 
 
-def test_a_step_that_reaches_the_target():
+def test_calibration_finds_the_step_that_reaches_the_target():
     length, why = find_step(lambda s: (0.5 * s, 1 - 0.05 * s), target=2.0, identity=0.5)
     assert why == "target" and length == pytest.approx(4.0)
 
 
-def test_the_identity_ends_it_first():
+def test_calibration_stops_at_the_identity_limit():
     length, why = find_step(lambda s: (0.5 * s, 1 - 0.2 * s), target=2.0, identity=0.5)
     assert why == "identity" and length == pytest.approx(2.5)
 
 
-def test_a_score_that_turns_and_one_that_never_gets_there():
+def test_calibration_handles_scores_that_turn_or_never_reach_the_target():
     turning = {True: 1.0, False: 0.2}
     length, why = find_step(lambda s: (turning[s < 3], 0.9), target=2.0, identity=0.5)
     assert why == "turned" and length < 4

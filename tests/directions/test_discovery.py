@@ -39,7 +39,7 @@ def test_probes_find_the_painters_directions(painter, painted: Path):
 
 
 @pytest.mark.network
-def test_samples_are_kept_and_added_to(painter, painted: Path, tmp_path: Path):
+def test_cached_samples_are_kept_and_extended(painter, painted: Path, tmp_path: Path):
     small = _discovery(painted, samples=100, cache=str(tmp_path / "cache")).discover(painter)
     stored = sorted((tmp_path / "cache").iterdir())
     again = _discovery(painted, samples=100, cache=str(tmp_path / "cache")).discover(painter)
@@ -95,7 +95,7 @@ def test_linear_models_agree_on_a_plain_problem(model: str):
     assert _cosine(fit_linear(codes, scores, model, 0.05), truth) > 0.95
 
 
-def test_conditional_leaves_the_others_alone():
+def test_conditional_directions_do_not_move_other_attributes():
     normal, others = torch.randn(32), torch.randn(3, 32)
     direction = conditional(normal, torch.cat([others, others[:1]]))
     torch.testing.assert_close(others @ direction, torch.zeros(3), atol=1e-5, rtol=0)
@@ -111,7 +111,7 @@ def test_layer_ranges(text: object, layers: list[int]):
 
 
 @pytest.mark.parametrize("text", ["7-4", "a", "0-8", "-1", ""])
-def test_layer_ranges_that_are_none(text: str):
+def test_invalid_layer_ranges_are_refused(text: str):
     with pytest.raises(UserError, match="layers"):
         parse_layers(text, 8)
 

@@ -38,7 +38,7 @@ def test_every_format_gives_the_same(tmp_path: Path, generator: StyleGAN2):
 
 
 @pytest.mark.parametrize("shape", [(512,), (1, 512), (1, 1, 512)])
-def test_a_boundary_of_w_moves_all_layers(tmp_path: Path, generator: StyleGAN2, shape: tuple[int, ...]):
+def test_a_direction_in_w_moves_all_layers(tmp_path: Path, generator: StyleGAN2, shape: tuple[int, ...]):
     vector = torch.randn(shape)
     np.save(tmp_path / "boundary.npy", vector.numpy())
     result = _import(generator, str(tmp_path / "boundary.npy"), scale=3.0)
@@ -77,7 +77,7 @@ def test_style_space_directions_become_codes(tmp_path: Path, generator: StyleGAN
         from_styles(styles[:-1], generator)
 
 
-def test_a_hostile_pickle_is_refused_unread(tmp_path: Path, generator: StyleGAN2):
+def test_a_malicious_pickle_is_refused_unread(tmp_path: Path, generator: StyleGAN2):
     marker = tmp_path / "ran"
 
     class Evil:
@@ -117,7 +117,7 @@ def test_mistakes(tmp_path: Path, generator: StyleGAN2):
         ImportDiscovery(None)
 
 
-def test_directions_as_others_keep_them(tmp_path: Path, generator: StyleGAN2):
+def test_directions_in_any_container_and_number_type_are_read(tmp_path: Path, generator: StyleGAN2):
     """Tensors that want gradients, of any number type and layout, in dictionaries and pickles."""
     vector = torch.randn(8, 512)
     half = vector.bfloat16()
@@ -133,7 +133,7 @@ def test_directions_as_others_keep_them(tmp_path: Path, generator: StyleGAN2):
         torch.testing.assert_close(result, half.float() if path.stem == "half" else vector)
 
 
-def test_what_is_no_direction_is_one_line(tmp_path: Path, generator: StyleGAN2):
+def test_files_that_are_not_directions_are_one_line_errors(tmp_path: Path, generator: StyleGAN2):
     torch.save({"a": {"x": torch.ones(512), "y": torch.ones(512)}}, tmp_path / "several.pt")
     torch.save(["text"], tmp_path / "text.pt")
     torch.save(torch.ones(512, dtype=torch.complex64), tmp_path / "complex.pt")
@@ -152,7 +152,7 @@ def test_what_is_no_direction_is_one_line(tmp_path: Path, generator: StyleGAN2):
     assert isinstance(result, torch.Tensor) and result.shape == (512,)
 
 
-def test_a_folder_says_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_skipped_files_of_a_folder_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     np.save(tmp_path / "Smile.npy", np.ones(512))
     (tmp_path / "README.txt").write_text("about")
     with caplog.at_level("WARNING"):

@@ -66,7 +66,7 @@ def test_celeba_with_its_signs(tmp_path: Path):
         ("labels.xls", "x", "expected"),
     ],
 )
-def test_one_line_for_each_mistake(tmp_path: Path, name: str, text: str, message: str):
+def test_mistakes_are_one_line_errors(tmp_path: Path, name: str, text: str, message: str):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as error:
         read_labels(tmp_path / name)
@@ -102,7 +102,7 @@ def test_geometry_follows_the_face():
     assert measure(_mask(), light)["blond"] > plain["blond"]
 
 
-def test_what_is_hidden_is_left_out():
+def test_hidden_files_are_left_out():
     image, mask = np.full((256, 256, 3), 128, np.uint8), _mask()
     mask[110:130, 80:176] = 3
     result = measure(mask, image)

@@ -26,7 +26,7 @@ def bench(painter, painted: Path) -> Bench:
 
 
 @pytest.mark.network
-def test_what_changes_outside_of_the_place_shrinks(painter, bench: Bench, tmp_path: Path, caplog) -> None:
+def test_polishing_reduces_the_change_outside_the_region(painter, bench: Bench, tmp_path: Path, caplog) -> None:
     # In all layers, so that the disc below and the upper half grow together.
     direction = (painter.disc.weight[0] * 3).expand(4, -1).clone()
     polisher = Polisher(steps=25, codes=8, components=8, lr=0.1, cache=tmp_path)
@@ -54,14 +54,14 @@ def test_what_changes_outside_of_the_place_shrinks(painter, bench: Bench, tmp_pa
 
 @pytest.mark.network
 @pytest.mark.parametrize("place", [[0.1, 0.2, 0.3], [0.5, 0, 0.4, 1], [0, 0, 1, 1.2]])
-def test_a_place_that_is_none_is_told(bench: Bench, place: list[float]) -> None:
+def test_an_invalid_region_is_refused(bench: Bench, place: list[float]) -> None:
     with pytest.raises(UserError, match=r"disc\.polish\.place=.*left, top, right, bottom"):
         Polisher()(bench, "disc", torch.zeros(4, 512), place)
 
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_what_is_to_be_spared_moves_less(painter, bench: Bench) -> None:
+def test_spared_attributes_move_less(painter, bench: Bench) -> None:
     direction = (painter.disc.weight[0] * 3).expand(4, -1).clone()
     everywhere = [0.0, 0.0, 1.0, 1.0]  # so that only the scores say what is to be kept
     polisher = Polisher(steps=20, codes=8, components=8, lr=0.1)
@@ -92,11 +92,11 @@ def test_what_is_to_be_spared_moves_less(painter, bench: Bench) -> None:
         ({"polish": {"plase": []}}, "option of smile.polish: 'plase' .did you mean 'place'"),
     ],
 )
-def test_an_unknown_option_is_told_before_anything_is_done(options: dict, message: str) -> None:
+def test_an_unknown_option_is_reported_before_any_work(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ProbeDiscovery("labels.csv", "images", {"smile": options, "glasses": {}})
 
 
-def test_nothing_to_do_is_told() -> None:
+def test_zero_steps_are_refused() -> None:
     with pytest.raises(UserError, match="steps=0"):
         Polisher(steps=0)

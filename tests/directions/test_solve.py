@@ -23,7 +23,7 @@ def _effects(scores: list[list[float]], identity: tuple[float, float] = (0.0, 0.
     return Effects(torch.tensor(scores)[:, None].expand(2, 5, 2), faces, torch.zeros(2, 5, 192))
 
 
-def test_a_step_of_another_attribute_cancels_what_should_not_move():
+def test_steps_of_other_attributes_cancel_unwanted_movement():
     effects = _effects([[1.0, 0.5], [0.0, 1.0]])
     free = solve(effects, 0, OWN, Prices(others=100, own=1e-4, foreign=1e-4))
     assert torch.allclose(free, torch.tensor([1.0, -0.5]), atol=1e-2)
@@ -31,20 +31,20 @@ def test_a_step_of_another_attribute_cancels_what_should_not_move():
     assert torch.allclose(dear, torch.tensor([1.0, 0.0]), atol=1e-2)
 
 
-def test_the_wanted_movement_is_one_and_identity_has_its_price():
+def test_the_requested_movement_is_one_and_identity_is_penalised():
     effects = _effects([[1.0, 0.0], [1.0, 0.0]], identity=(1.0, 0.1))
     weights = solve(effects, 0, torch.tensor([True, True]), Prices())
     assert float(weights.sum()) == pytest.approx(1.0, abs=1e-5) and weights[1] > 5 * weights[0] > 0
 
 
-def test_steps_that_move_nothing_are_told():
+def test_steps_without_effect_are_reported():
     with pytest.raises(UserError, match="longer steps"):
         solve(_effects([[0.0, 1.0], [0.0, 1.0]]), 0, OWN, Prices())
     with pytest.raises(UserError, match="at least 4"):
         Solver(samples=2)
 
 
-def test_codes_regressed_on_scores_lie_where_samples_are():
+def test_regressed_codes_lie_among_the_samples():
     """Two correlated scores: the codes' change with one of them leaves the other, and keeps off idle dimensions."""
     torch.manual_seed(0)
     codes = torch.randn(4000, 512) * 0.01

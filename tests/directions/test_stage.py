@@ -34,7 +34,7 @@ def test_import_writes_a_bank_a_card_and_a_contact_sheet(tmp_path: Path):
     assert "| smile |" in (artifact / "card.md").read_text() and (artifact / "pictures" / "sheet.jpg").is_file()
 
 
-def test_a_mistake_is_one_line(tmp_path: Path):
+def test_a_mistake_is_a_one_line_error(tmp_path: Path):
     done = _oodgan("directions=ffhq", "~directions.count", f"root={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: this stage makes directions")
@@ -53,7 +53,7 @@ def test_both_halves_of_the_probes_are_written(painter, painted: Path, tmp_path:
 
 
 @pytest.mark.network
-def test_what_has_a_place_is_polished_and_calibrated_anew(painter, painted: Path):
+def test_attributes_with_a_region_are_polished_and_recalibrated(painter, painted: Path):
     attributes = {"top": {"target": 1.0}, "disc": {"target": 1.0}}
     banks = []
     for polish in (None, {"place": [0.0, 0.5, 1.0, 1.0], "target": 0.7}):

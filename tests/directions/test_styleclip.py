@@ -156,7 +156,7 @@ def test_a_mapper_becomes_its_mean_step(
     assert "direction curly: the mean step of a mapper; single steps have a mean cosine of 0." in caplog.text
 
 
-def test_files_that_do_not_fit_are_one_line(tmp_path: Path, generator: StyleGAN2) -> None:
+def test_files_that_do_not_fit_are_one_line_errors(tmp_path: Path, generator: StyleGAN2) -> None:
     good = written(tmp_path, generator)
     np.save(tmp_path / "narrow.npy", np.ones((7, DIM), np.float32))
     (tmp_path / "S").write_bytes(pickle.dumps(["names", 1]))

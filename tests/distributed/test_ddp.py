@@ -51,7 +51,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [case[0] for case in CASES])
-def test_two_processes_take_the_steps_of_one(runs, kind):
+def test_two_processes_take_the_same_steps_as_one(runs, kind):
     from oodgan.training import checkpoints
 
     one, two = (checkpoints.load(runs / n / kind / "checkpoints/last.ckpt") for n in ("1", "2"))

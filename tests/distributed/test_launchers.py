@@ -83,7 +83,7 @@ def check(root, run):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(shutil.which("slurmctld")), reason="test_slurm.py has a real SLURM")
-def test_tasks_of_slurm_spread_a_stage(place):
+def test_slurm_tasks_share_a_stage(place):
     root, words = place
     more = ["accelerator=cpu", "devices=2", *EXACT]
     result = srun(2, ["diffcam", "run=slurm", "trainer=slurm", *more, *words])
@@ -126,7 +126,7 @@ class Once(pl.Callback):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_it_had_lived(tmp_path):
+def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_weights(tmp_path):
     from safetensors.torch import load_file
 
     (tmp_path / "dies.py").write_text(DIES)

@@ -73,7 +73,7 @@ def test_a_studys_trials_run_on_a_ray_of_its_own_and_are_pruned(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_cluster_is_a_one_line_error(tmp_path):
     pytest.importorskip("ray", reason="no Ray here: pip install 'oodgan[ray]'")
     done = command(tmp_path, "hydra=ray", "hydra.launcher.init.address=127.0.0.1:1", *FAST, "seed=1,2")
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -151,7 +151,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_whose_time_is_over_is_queued_again_and_ends_as_one_that_was_not(slurm, uninterrupted, tmp_path):
+def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm, uninterrupted, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
     waits = "++callbacks.waits._target_=waits.UntilTold"
     script = job(tmp_path, *SPREAD, waits)
@@ -179,7 +179,7 @@ def test_a_job_that_was_cancelled_is_not_queued_again(slurm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_lost_node_costs_no_more_than_the_steps_since_the_last_checkpoint(slurm, uninterrupted, tmp_path):
+def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(slurm, uninterrupted, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
     script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.UntilTold")
     number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
@@ -194,7 +194,7 @@ def test_a_lost_node_costs_no_more_than_the_steps_since_the_last_checkpoint(slur
 
 
 @pytest.mark.slow
-def test_a_sweep_is_of_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
+def test_a_sweep_starts_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
     words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.tasks_per_node=2", *SPREAD, *FAST]
     words += ["diffcam.fit.max_steps=2", "diffcam.fit.lr=1e-3,1e-2", "sweep=two"]
     done = oodgan_here(slurm, tmp_path, "diffcam", "-m", *words)
@@ -210,7 +210,7 @@ def test_a_sweep_is_of_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweeps_job_whose_time_is_over_goes_on(slurm, tmp_path):
+def test_a_timed_out_job_of_a_sweep_continues(slurm, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
     words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=1", *FAST]
     words += ["hydra.launcher.signal_delay_s=20", "++callbacks.waits._target_=waits.UntilTold", "sweep=late"]
@@ -234,7 +234,7 @@ def test_a_sweeps_job_whose_time_is_over_goes_on(slurm, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_slurm_refuses_is_one_line(slurm, tmp_path):
+def test_what_slurm_refuses_is_a_one_line_error(slurm, tmp_path):
     words = ["diffcam", "-m", *FAST, "hydra=slurm_cpu", "hydra.launcher.partition=nowhere", "seed=1,2"]
     done = oodgan_here(slurm, tmp_path, *words)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -242,7 +242,7 @@ def test_what_slurm_refuses_is_one_line(slurm, tmp_path):
     assert "invalid partition" in lines[0].lower()
 
 
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_cluster_is_a_one_line_error(tmp_path):
     environment = {**os.environ, "PATH": "/nowhere"}
     command = [*OODGAN, "diffcam", "-m", "hydra=slurm", *FAST, "seed=1,2"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
@@ -252,7 +252,7 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_batch_script_without_srun_runs_alone_and_says_so(slurm, tmp_path):
+def test_a_batch_script_without_srun_runs_as_one_process_and_warns(slurm, tmp_path):
     command = " ".join([*OODGAN, "diffcam", *FAST, "diffcam.fit.max_steps=1"])
     number = slurm.sbatch(f"#!/bin/bash\ncd {tmp_path}\n{command}\n", "-N1", "-n2", f"--output={tmp_path}/out")
     assert slurm.wait(number, ("COMPLETED", "FAILED", "CANCELLED"))["JobState"] == "COMPLETED"

@@ -61,7 +61,7 @@ def face(draw_face) -> Image.Image:
     return draw_face(3, size=64)
 
 
-def test_the_steps_follow_the_figure(editor: Editor, face: Image.Image) -> None:
+def test_the_steps_run_in_the_order_of_the_figure(editor: Editor, face: Image.Image) -> None:
     edit = editor.edit(face, {"smile": 1.0}, aligned=True)
     t = dict(edit.tensors)
     assert list(t) == list(IMAGES)
@@ -75,7 +75,7 @@ def test_the_steps_follow_the_figure(editor: Editor, face: Image.Image) -> None:
     assert edit.label == "smile +1"
 
 
-def test_the_remover_gets_everything_and_has_the_last_word(editor: Editor, face: Image.Image) -> None:
+def test_the_remover_gets_all_images_and_makes_the_result(editor: Editor, face: Image.Image) -> None:
     seen: dict[str, Tensor] = {}
 
     def remover(**given: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def test_the_remover_gets_everything_and_has_the_last_word(editor: Editor, face:
     assert torch.equal(seen["w_plus"], edit.w_plus - 0.5 * editor.bank["age"])
 
 
-def test_nothing_is_computed_before_it_is_asked_for(editor: Editor, face: Image.Image) -> None:
+def test_images_are_computed_lazily(editor: Editor, face: Image.Image) -> None:
     edit = editor.edit(face, {"smile": 1.0}, aligned=True)
     assert Counting.calls == 0 and set(edit.seconds) == {"align"}
     assert edit.edited.size == (32, 32)
@@ -108,7 +108,7 @@ def test_a_photo_is_inverted_once_for_all_its_edits(editor: Editor, face: Image.
     assert Counting.calls == 2
 
 
-def test_strength_0_marks_nothing_and_leaves_the_photo(editor: Editor, face: Image.Image) -> None:
+def test_strength_0_gives_an_empty_mask_and_the_photo(editor: Editor, face: Image.Image) -> None:
     for edits in ({}, {"smile": 0.0}):
         edit = editor.edit(face, edits, aligned=True)
         assert not edit.tensors["mask"].any()
@@ -138,7 +138,7 @@ def test_all_forms_of_a_photo_give_the_same(editor: Editor, draw_face, tmp_path:
         ("nowhere.png", "no such file: nowhere.png"),
     ],
 )
-def test_what_is_no_photo_is_refused(editor: Editor, picture: object, message: str) -> None:
+def test_invalid_photos_are_refused(editor: Editor, picture: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         editor.edit(picture, {"smile": 1.0}, aligned=True)  # type: ignore[call-overload]
 
@@ -161,7 +161,7 @@ def test_an_attribute_that_diffcam_does_not_know_is_refused(editor: Editor, face
         editor.edit(face, {"smile": 1.0}, aligned=True)
 
 
-def test_pasting_changes_only_where_the_result_does(editor: Editor, draw_face) -> None:
+def test_pasting_changes_only_changed_pixels(editor: Editor, draw_face) -> None:
     wide = Image.new("RGB", (96, 64), (40, 90, 160))
     wide.paste(draw_face(3, size=64), (16, 0))
     edit = editor.edit(wide, {"smile": 1.0}, aligned=True)
@@ -240,7 +240,7 @@ def test_the_shipped_parts_edit_a_real_photo(astronaut: Image.Image) -> None:
     assert np.array_equal(*corners)
 
 
-def test_a_mask_of_the_users_own_narrows_the_edit_or_stands_in_its_place(editor: Editor, face: Image.Image) -> None:
+def test_an_own_mask_multiplies_or_replaces_the_mask(editor: Editor, face: Image.Image) -> None:
     drawn = np.zeros((64, 64), np.uint8)
     drawn[:32] = 255  # the upper half may change
     edits = {"smile": 1.0}
@@ -256,7 +256,7 @@ def test_a_mask_of_the_users_own_narrows_the_edit_or_stands_in_its_place(editor:
     assert not editor.edit(face, {"smile": 0.0}, aligned=True, mask=drawn, mask_mode="replace").tensors["mask"].any()
 
 
-def test_an_own_mask_lies_where_the_photo_does(editor: Editor, face: Image.Image) -> None:
+def test_an_own_mask_is_aligned_with_the_photo(editor: Editor, face: Image.Image) -> None:
     """Cut out with the face: a crop of the photo's pixels as mask is the crop of the photo."""
     from oodgan.data.detect import Face
 
@@ -276,7 +276,7 @@ def test_an_own_mask_of_another_size_is_refused(editor: Editor, face: Image.Imag
         editor.edit(face, {"smile": 1.0}, aligned=True, mask=np.zeros((64, 64), np.uint8), mask_mode="add")
 
 
-def test_a_parser_keeps_the_mask_to_what_the_attribute_may_reach(editor: Editor, face: Image.Image) -> None:
+def test_a_parser_limits_the_mask_to_the_attributes_parts(editor: Editor, face: Image.Image) -> None:
     from oodgan.parsing.classes import NAMES
     from oodgan.parsing.parser import Parser
     from oodgan.parsing.reach import Limits, Reach
@@ -298,7 +298,7 @@ def test_a_parser_keeps_the_mask_to_what_the_attribute_may_reach(editor: Editor,
     assert age[:, :, :16].any()  # an attribute that may reach all
 
 
-def test_the_residual_lets_go_of_what_is_taken_away(editor: Editor) -> None:
+def test_residuals_are_zero_at_removed_parts(editor: Editor) -> None:
     from oodgan.parsing.classes import NAMES
     from oodgan.parsing.parser import Parser
     from oodgan.parsing.reach import Limits, Reach

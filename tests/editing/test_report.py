@@ -44,7 +44,7 @@ def edits(draw_face: Callable[..., Image.Image]) -> list[SimpleNamespace]:
     return result
 
 
-def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, edits: list, run_folder: Path) -> None:
+def test_the_page_is_self_contained(tmp_path: Path, edits: list, run_folder: Path) -> None:
     table = [{"edit": e.label, "identity kept": np.float32(0.9123), "LPIPS": 0.02, "seconds": 3.1} for e in edits]
     page = report(tmp_path / "out", edits, {"diffcam": run_folder, "empty": tmp_path}, table, title="demo <1>")
     text = page.read_text()
@@ -76,7 +76,7 @@ def test_curves_are_read_and_drawn(run_folder: Path) -> None:
     assert draw("run", result) == draw("run", result) and b"<svg" in draw("run", result)
 
 
-def test_a_sheet_keeps_pictures_whole() -> None:
+def test_a_sheet_does_not_crop_pictures() -> None:
     tall = Image.new("RGB", (50, 100), (255, 0, 0))
     drawn = np.asarray(sheet([[tall, tall], [tall]], ("one", "two"), ("a", "b"), size=200))
     red = (drawn == (255, 0, 0)).all(axis=2).sum()

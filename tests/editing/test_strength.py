@@ -24,7 +24,7 @@ NOTES = {"range": [-1.5, 1.5], "samples": SAMPLES}
 @pytest.mark.parametrize(
     ("value", "target"), [("auto", None), ("+1.0sd", 1.0), ("1 sd", 1.0), ("-.5sd", -0.5), (Target(2.0), 2.0)]
 )
-def test_targets_are_read(value: object, target: float | None) -> None:
+def test_targets_are_parsed(value: object, target: float | None) -> None:
     result = parse("smile", value)
     assert isinstance(result, Target) and result.sd == target
     assert parse("smile", str(result)) == result
@@ -44,7 +44,7 @@ def test_targets_are_read(value: object, target: float | None) -> None:
         (None, "finite number"),
     ],
 )
-def test_what_is_no_strength_is_refused(value: object, message: str) -> None:
+def test_invalid_strengths_are_refused(value: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse("smile", value)
 
@@ -65,7 +65,7 @@ class Looks:
 
 @pytest.mark.parametrize("gain", [0.4, 0.7, 1.0, 1.6, 3.0])
 @pytest.mark.parametrize("shape", ["as samples", "linear", "late"])
-def test_the_change_asked_for_is_found(gain: float, shape: str) -> None:
+def test_the_requested_change_is_reached(gain: float, shape: str) -> None:
     curves: dict[str, Callable[[float], float]] = {
         "as samples": lambda s: gain * Course(NOTES, 1.5).moves[3] * (s / 1.5) ** 1.7,
         "linear": lambda s: gain * 2 * s,
@@ -79,19 +79,19 @@ def test_the_change_asked_for_is_found(gain: float, shape: str) -> None:
     assert choice.strength in looks.strengths
 
 
-def test_where_the_face_follows_samples_one_preview_is_enough() -> None:
+def test_one_preview_is_enough_where_the_face_follows_the_samples() -> None:
     looks = Looks(lambda s: 2.0 * s)
     assert looks.seek(2.0).strength == 1.0 and looks.strengths == [1.0]
 
 
-def test_the_other_side_is_sought_with_negative_strengths() -> None:
+def test_negative_changes_use_negative_strengths() -> None:
     looks = Looks(lambda s: 0.4 * s)
     choice = looks.seek(-0.4, end=-1.5)
     assert choice.reached and choice.strength == pytest.approx(-1.0, abs=0.25) and max(looks.strengths) < 0
     assert choice.change == pytest.approx(-0.4, abs=0.1)
 
 
-def test_out_of_reach_ends_at_the_useful_range() -> None:
+def test_an_unreachable_change_ends_at_the_useful_range() -> None:
     looks = Looks(lambda s: 0.3 * s)
     choice = looks.seek(2.0)
     assert not choice.reached and choice.strength == 1.5 and choice.change == pytest.approx(0.45)
@@ -111,7 +111,7 @@ def test_no_strength_goes_below_the_identity_floor() -> None:
     assert looks.seek(1.4, floor=0.2).reached
 
 
-def test_nobody_left_at_any_strength_leaves_the_face_alone() -> None:
+def test_a_face_that_no_strength_keeps_is_left_unchanged() -> None:
     choice = Looks(lambda s: s, lambda s: 0.1).seek(1.0)
     assert not choice.reached and choice.strength == 0 and choice.identity == 1
 
@@ -166,7 +166,7 @@ PHOTO = torch.full((3, 8, 8), 0.1)
 
 
 @pytest.mark.network
-def test_the_editor_edits_with_what_was_chosen(grey: Editor) -> None:
+def test_the_editor_uses_the_chosen_strength(grey: Editor) -> None:
     edit = grey.edit(PHOTO, {"age": 0.5, "smile": "+1sd"}, aligned=True)
     assert edit.edits == {"age": 0.5, "smile": pytest.approx(1.0, abs=0.1)} and list(edit.chosen) == ["smile"]
     choice = edit.chosen["smile"]
@@ -179,7 +179,7 @@ def test_the_editor_edits_with_what_was_chosen(grey: Editor) -> None:
 
 
 @pytest.mark.network
-def test_auto_asks_for_what_strength_1_shows_on_samples(grey: Editor) -> None:
+def test_auto_requests_the_change_of_strength_1_on_samples(grey: Editor) -> None:
     choice = grey.edit(PHOTO, {"smile": "auto"}, aligned=True).chosen["smile"]
     assert choice.target == 2.0
     assert not choice.reached and choice.strength == 1.5 and choice.change == pytest.approx(1.5, abs=1e-3)
@@ -187,7 +187,7 @@ def test_auto_asks_for_what_strength_1_shows_on_samples(grey: Editor) -> None:
 
 
 @pytest.mark.network
-def test_the_residuals_way_through_the_edit_counts(grey: Editor) -> None:
+def test_previews_include_the_transferred_residuals(grey: Editor) -> None:
     class Half:
         def __call__(self, generator: object, inversion: Inversion, edited: Tensor) -> Inversion:
             return Inversion((inversion.w_plus + edited) / 2)
@@ -197,7 +197,7 @@ def test_the_residuals_way_through_the_edit_counts(grey: Editor) -> None:
     assert choice.reached and choice.strength == pytest.approx(1.2, abs=0.2)
 
 
-def test_numbers_seek_nothing(grey: Editor) -> None:
+def test_numbers_start_no_search(grey: Editor) -> None:
     edit = grey.edit(PHOTO, {"smile": 1.0}, aligned=True)
     assert edit.chosen == {} and set(edit.seconds) == {"align"}
 
@@ -210,12 +210,12 @@ def test_numbers_seek_nothing(grey: Editor) -> None:
         ({"smile": "autoo"}, "did you mean 'auto'"),
     ],
 )
-def test_what_cannot_be_sought_is_refused_before_any_work(grey: Editor, edits: dict[str, str], message: str) -> None:
+def test_impossible_searches_are_refused_before_any_work(grey: Editor, edits: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         grey.edit("nowhere.png", edits)
 
 
-def test_directions_that_were_not_measured_have_no_auto(grey: Editor) -> None:
+def test_auto_needs_a_measured_direction(grey: Editor) -> None:
     grey.bank = Bank(grey.bank.names, grey.bank.vectors, "grey-0", "grey-0")
     with pytest.raises(UserError, match=r"does not record the change at strength 1: use smile: \+1sd"):
         grey.checked({"smile": "auto"})
@@ -226,12 +226,12 @@ def test_directions_that_were_not_measured_have_no_auto(grey: Editor) -> None:
     ("settings", "message"),
     [({"identity": 1.5}, "identity=1.5"), ({"previews": 0}, "previews=0"), ({"tolerance": 0.0}, "tolerance=0.0")],
 )
-def test_settings_that_make_no_search_are_refused(settings: dict[str, float], message: str) -> None:
+def test_invalid_search_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=f"search.{message}"):
         Search(**settings)  # type: ignore[arg-type]
 
 
-def test_the_probes_that_seek_are_not_those_that_judge() -> None:
+def test_search_and_evaluation_use_different_probes() -> None:
     from oodgan.directions.probes import SHIPPED_PROBES
 
     seek, judge = Search().probes, Probes.load(SHIPPED_PROBES)
@@ -244,7 +244,7 @@ def test_the_probes_that_seek_are_not_those_that_judge() -> None:
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_a_real_face_shows_what_was_asked_for(shared: Path) -> None:
+def test_a_real_face_shows_the_requested_change(shared: Path) -> None:
     from oodgan.directions.probes import SHIPPED_PROBES, ImageProbe
 
     editor = Editor.from_pretrained("mobile_ffhq")

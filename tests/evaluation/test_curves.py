@@ -48,7 +48,7 @@ def job(**methods):
     return made, np.concatenate(list(methods.values()), 1)
 
 
-def test_lazy_editing_loses():
+def test_an_edit_that_does_not_reach_the_change_is_not_ranked():
     """It has the best likeness at every strength, and is not even placed where the attribute has to change."""
     made, table = job(lazy=scores(20, 0.1, 0.1), honest=scores(20, 0.8, 0.3), rough=scores(20, 0.8, 0.6))
     result = equal_change(made, table, {"smile": 0.6})
@@ -66,7 +66,7 @@ def test_lazy_editing_loses():
     assert draw(result)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_the_interval_of_an_interpolated_likeness_covers_it_as_often_as_it_says():
+def test_intervals_of_interpolated_identity_have_the_stated_coverage():
     hits = 0
     for seed in range(150):
         part = scores(25, 0.8, 0.3, noise=0.1, seed=seed)
@@ -76,7 +76,7 @@ def test_the_interval_of_an_interpolated_likeness_covers_it_as_often_as_it_says(
     assert 130 <= hits <= 149  # 142 wanted, a little fewer with 25 photos
 
 
-def test_ends_that_are_not_reached_are_open_on_the_bad_side():
+def test_unreached_ends_of_intervals_are_open():
     part = scores(12, 0.42, 0.3, noise=0.15)  # hardly gets to 0.6 with the strongest edit
     curve = Curve((0.5, 1, 1.5), part[..., 2], {IDENTITY: part[..., 0], LPIPS: part[..., 1]})
     at = float(part[..., 2].mean(0)[-1]) - 1e-3

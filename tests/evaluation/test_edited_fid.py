@@ -37,7 +37,7 @@ def attribute(table, present, name="Smiling"):
     return {"name": name, "present": present, "table": str(table)}
 
 
-def test_those_without_the_attribute_are_edited_and_compared_with_those_that_have_it(table):
+def test_photos_without_the_attribute_are_edited_and_compared_with_photos_that_have_it(table):
     names = [str(i) for i in range(COUNT)]
     assert Attribute.from_config(attribute(table, True)).sides(names) == (["0", "2", "5"], ["1", "3", "4", "6"])
     assert Attribute.from_config(attribute(table, False)).sides(names) == (["1", "3", "4", "6"], ["0", "2", "5"])

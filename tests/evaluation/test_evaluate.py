@@ -73,7 +73,7 @@ def test_whole_evaluation(folders, capsys):
     assert not (folders / "out/progress").exists()
 
 
-def test_finished_work_is_not_done_again(folders, monkeypatch):
+def test_finished_work_is_not_repeated(folders, monkeypatch):
     evaluate.run(config(folders))
     monkeypatch.setattr(score, "Scorer", None)
     evaluate.run(config(folders))

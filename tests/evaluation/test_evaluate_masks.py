@@ -49,7 +49,7 @@ def test_masks_of_a_folder_are_measured(edited):
     assert "mask_area ↓" in row[0] and "mask_share_on_parts ↑" in row[0] and "n/a" in row[3]
 
 
-def test_no_share_on_parts_without_parsing_or_for_an_edit_of_the_whole_face(edited):
+def test_no_share_on_parts_without_parsing_or_for_edits_of_the_whole_face(edited):
     methods = {"edited": str(edited / "edited")}
     evaluate.run(config(edited, methods=methods, edits={"smile": 1.0}))
     assert "mask_share_on_parts" not in result(edited)["methods"]["edited"]
@@ -61,7 +61,7 @@ def test_no_share_on_parts_without_parsing_or_for_an_edit_of_the_whole_face(edit
 ARCFACE = {"_target_": "oodgan.nn.arcface.ArcFace"}
 
 
-def test_a_recogniser_of_the_users_own_is_a_column_of_its_name(edited):
+def test_a_recogniser_of_the_user_is_a_column_of_its_name(edited):
     from oodgan.nn.arcface import IRSE50
 
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_wrong_input_is_one_line_of_the_command(folders, message, capsys, monkeypatch):  # noqa: F811
+def test_wrong_input_is_a_one_line_error_of_the_command(folders, message, capsys, monkeypatch):  # noqa: F811
     monkeypatch.chdir(folders)
     WRONG[message](folders)
     words = ["photos=photos", "methods={near: near}", "metrics=quick", "metrics.resolution=32", "probes=null"]
@@ -109,7 +109,7 @@ def test_wrong_input_is_one_line_of_the_command(folders, message, capsys, monkey
     assert printed[0].startswith("error: ") and message in printed[0]
 
 
-def test_out_of_range_pictures_of_a_method_are_one_line(folders):  # noqa: F811
+def test_out_of_range_pictures_of_a_method_are_one_line_errors(folders):  # noqa: F811
     """Files hold bytes, so only a method's own picture can leave the range; it is refused before it is written."""
     from oodgan.evaluation.pairs import match
     from oodgan.evaluation.protocol import Protocol
@@ -128,7 +128,7 @@ def test_out_of_range_pictures_of_a_method_are_one_line(folders):  # noqa: F811
     assert not pairs[0].results["plain"].exists()
 
 
-def test_a_parser_tells_the_regions_of_photos_without_masks(edited):
+def test_a_parser_gives_the_regions_of_photos_without_masks(edited):
     from oodgan.parsing.classes import NAMES
     from oodgan.parsing.network import ParserNetwork
     from oodgan.weights import trained

@@ -18,7 +18,7 @@ def brightness(images):
     return images.mean((1, 2, 3))
 
 
-def test_the_drift_of_the_inversion_is_no_part_of_the_edit():
+def test_the_inversions_drift_is_not_counted_as_edit():
     """Scores are brightness. The inversion is 0.3 brighter than the photo, the edit adds 0.2 to it, and the result has
     half of the edit: 0.1 / 0.2 = 50 %, not 0.1 / (0.3 + 0.2) = 20 %."""
     photos = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 - 0.5
@@ -52,7 +52,7 @@ def test_edit_kept_is_a_ratio_of_sums_with_an_interval():
     assert edit_kept(np.ones(3), np.zeros(3), **SETTINGS) == {"count": 0}
 
 
-def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
+def test_bootstrap_intervals_have_the_stated_coverage():
     rng = np.random.default_rng(1)
     hits = 0
     for i in range(200):

@@ -40,7 +40,7 @@ def test_geometry_does_not_depend_on_pose_size_or_place():
 
 
 @pytest.mark.network
-def test_no_face_is_nothing_to_measure():
+def test_photos_without_a_face_are_not_measured():
     assert torch.isnan(Landmarks(mouth_width)(torch.zeros(2, 3, 128, 128))).all()
 
 
@@ -55,7 +55,7 @@ def test_only_what_is_edited_is_judged_and_in_the_direction_of_the_edit():
         build(["age_years"], {"age": 1.0}, 64)
 
 
-def test_the_foot_tells_guides_from_judges():
+def test_the_footnote_separates_guides_from_judges():
     text = foot(
         [
             "lpips_alex_v0.1",

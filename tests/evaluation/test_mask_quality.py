@@ -48,7 +48,7 @@ def measure(parts, **kinds):
     return MaskQuality(*parts, kinds, ["smile", "age"], scores)
 
 
-def test_known_masks_get_what_they_are_worth(parts):
+def test_known_masks_get_the_expected_scores(parts):
     upper, none = Kind(Fixed(slice(0, 32)), "alpha"), Kind(Fixed(slice(0, 0)), "alpha")
     quality = measure(parts, upper=upper, all=Kind(Fixed(slice(0, 64)), "difference"), none=none)
     for face in quality.held_out(5):
@@ -159,7 +159,7 @@ def test_the_stage_measures_samples_and_photos(tmp_path, draw_face, capsys):
     assert "### 2 photos" in capsys.readouterr().out
 
 
-def test_one_line_for_what_cannot_be_measured(tmp_path, draw_face):
+def test_unmeasurable_inputs_are_one_line_errors(tmp_path, draw_face):
     from oodgan.stages import masks
 
     (tmp_path / "photos").mkdir()

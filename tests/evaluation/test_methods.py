@@ -72,7 +72,7 @@ def photo():
     return (torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(2)) / 127.5 - 1).float()
 
 
-def test_each_method_is_its_step(maker, photo):
+def test_each_method_returns_its_steps_image(maker, photo):
     edit = {"smile": 1.0}
     both = {method: maker.produce(method, photo, edit) for method in BUILT_IN}
     made, masks = ({method: pair[i] for method, pair in both.items()} for i in (0, 1))
@@ -108,7 +108,7 @@ def test_methods_of_one_photo_and_strength_share_the_edit(maker, photo, monkeypa
     assert not torch.equal(maker.produce("ours", -photo, edit)[0], made[-1])
 
 
-def test_every_method_but_the_inversion_has_a_row_a_strength():
+def test_every_method_except_the_inversion_has_one_row_per_strength():
     methods = {"inversion": "inversion", "mine": "ours", "theirs": {1: "b", 0.5: "a"}, "one": "folder"}
     rows = variants(methods, [1.5, 0.5])
     assert list(rows) == ["inversion", "mine@0.5", "mine@1.5", "theirs@0.5", "theirs@1", "one"]
@@ -139,7 +139,7 @@ def test_unknown_names(maker, photo):
         maker.produce("plain", photo, {"smil": 1.0})
 
 
-def test_paper_replaces_mask_composition_and_pasting_and_what_is_said_besides():
+def test_the_paper_method_replaces_mask_composition_and_pasting_and_lists_other_differences():
     network = {"_target_": "oodgan.deghost.light.LightDeghoster", "sees": "all"}
     config = {
         "diffcam": {"weights": "mine", "mask": {"kind": "guided", "feather": 0.1}, "network": {"backbone": "vgg16"}},

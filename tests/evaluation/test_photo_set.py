@@ -37,7 +37,7 @@ def test_only_the_photos_of_the_set_are_measured(three, capsys):
         evaluate.run(config(three, set=str(three / "three.sha256")))
 
 
-def test_another_file_of_that_name_is_refused(three):
+def test_another_file_of_the_same_name_is_refused(three):
     (three / "photos/2.png").write_bytes((three / "photos/6.png").read_bytes())
     with pytest.raises(UserError, match=r"2\.png is not the photo of the set three: its sha256 is"):
         evaluate.run(config(three, set=str(three / "three.sha256")))
@@ -47,7 +47,7 @@ def test_another_file_of_that_name_is_refused(three):
         evaluate.run(config(three, set=str(three / "three.sha256")))
 
 
-def test_a_refusal_is_one_line_of_the_command(three):
+def test_a_refusal_is_a_one_line_error_of_the_command(three):
     (three / "photos/2.png").write_bytes((three / "photos/6.png").read_bytes())
     command = [sys.executable, "-m", "oodgan", "evaluate", "photos=photos", "set=three.sha256", "methods={near: near}"]
     done = subprocess.run(command, cwd=three, capture_output=True, text=True, timeout=300)
@@ -70,14 +70,14 @@ def test_wrong_sets(tmp_path, text, message):
         PhotoSet.read(tmp_path / "nowhere")
 
 
-def test_choosing_and_reporting_photos_are_apart():
+def test_choosing_and_reporting_sets_are_disjoint():
     for source in ("ood1024", "celebahq512"):
         choose, report = (PhotoSet.read(SETS / f"{source}-{name}.sha256") for name in ("choose", "report"))
         assert not set(choose.hashes) & set(report.hashes)
         assert not set(choose.hashes.values()) & set(report.hashes.values())
 
 
-def test_the_committed_sets_are_those_of_the_rule(shared, tmp_path):
+def test_committed_sets_follow_the_rule(shared, tmp_path):
     script = (SETS / "make.py").read_text()
     (tmp_path / "make.py").write_text(script)
     data = shared / "data"

@@ -43,7 +43,7 @@ def test_sheets_show_turned_photos_upright_and_sixteen_bit_as_it_is(tmp_path: Pa
     assert torch.equal(read_mask(tmp_path / "grey.png", 64), torch.from_numpy(grey.astype(np.float32))[None] / 255)
 
 
-def test_turned_photos_meet_their_results(tmp_path: Path, draw_face: Draw) -> None:
+def test_rotated_photos_are_matched_with_their_results(tmp_path: Path, draw_face: Draw) -> None:
     for i in range(3):
         turned(draw_face(i, 32), tmp_path / "photos" / f"{i}.png")
         (tmp_path / "ours").mkdir(exist_ok=True)
@@ -88,7 +88,7 @@ def test_masks_of_another_kind_are_refused_before_anything_is_scored(
         )
 
 
-def test_what_is_no_number_is_not_in_the_json_and_not_in_the_table() -> None:
+def test_nan_is_left_out_of_json_and_table() -> None:
     entry = _mean(float("nan"), 1)
     assert entry == {"count": 1} and report.number(entry) == "n/a"
     assert report.number(json.loads('{"mean": null, "count": 2}')) == "n/a"

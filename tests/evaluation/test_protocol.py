@@ -95,7 +95,7 @@ def test_the_table_marks_the_best_by_direction():
     assert lines[2:] == ["| one | 20.0 | **0.200** |", "| two | **30.0** | 0.300 |"]
 
 
-def test_order_is_worst_first():
+def test_photos_are_ordered_worst_first():
     import numpy as np
 
     values = np.array([3.0, np.nan, 1.0, 2.0])
@@ -116,7 +116,7 @@ def matched(folders, methods=None, **protocol):
     return match(folders / "photos", methods, Protocol(**SMALL | protocol), folders / "made")
 
 
-def test_match_by_name_and_only_shared_photos(folders):
+def test_photos_are_matched_by_name_and_only_shared_ones_kept(folders):
     (folders / "ours" / "3.png").unlink()
     with pytest.warns(UserWarning, match="1 of 5 photos lack"):
         pairs = matched(folders, {"ours": str(folders / "ours"), "again": "plain"})

@@ -17,7 +17,7 @@ from oodgan.inversion.feature import FeatureEncoder
 from oodgan.inversion.inverter import FeatureInverter
 
 
-def test_the_same_edit_comes_out(
+def test_openvino_gives_the_same_edit_as_torch(
     editor: Editor, make_editor: Callable[..., Editor], draw_face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
@@ -60,7 +60,7 @@ def test_residuals_are_a_second_input_of_the_generator(
         editor.synthesis(codes, residuals={8: plain.inversion.residuals[8], 16: torch.zeros(1, 16, 16, 16)})
 
 
-def test_other_weights_are_converted_anew(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_are_converted_again(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path))
     generator = editor.generator
@@ -72,7 +72,7 @@ def test_other_weights_are_converted_anew(editor: Editor, tmp_path: Path, monkey
     assert torch.allclose(other, generator.synthesis(codes), atol=1e-3)
 
 
-def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_backends_are_one_line_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean 'openvino'"):
         Editor.from_pretrained("tiny", backend="openvin")
     pytest.importorskip("openvino", reason="the export extra is not installed")

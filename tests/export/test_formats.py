@@ -31,7 +31,7 @@ from oodgan.export.parts import deployed, sample
         ("deghoster", "onnx"),
     ],
 )
-def test_a_part_gives_the_same_elsewhere(name: str, format: str, editor: Editor, tmp_path: Path) -> None:
+def test_exported_parts_give_the_same_output(name: str, format: str, editor: Editor, tmp_path: Path) -> None:
     pytest.importorskip(formats.NEEDS[format][-1], reason="the export extra is not installed")
     part = next(part for part in deployed(editor, [16]) if part.name == name)
     path = formats.write(part, sample(editor, seed=0), tmp_path, format)
@@ -49,14 +49,14 @@ def test_antialiased_resizing_as_matrix_products(old: int, new: int) -> None:
     assert torch.allclose(formats._resize_antialiased(x, (new, new)), wanted, atol=1e-5)
 
 
-def test_what_differs_or_is_not_finite_is_seen() -> None:
+def test_different_or_infinite_outputs_are_detected() -> None:
     one = torch.zeros(2, 2)
     assert check.difference([one], [one + 0.5]) == 0.5
     assert check.difference([one, one], [one, one * float("nan")]) == float("inf")
     assert check.difference([one], [torch.zeros(2, 3)]) == float("inf")
 
 
-def test_unknown_formats_and_missing_packages_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_formats_and_missing_packages_are_one_line_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean 'openvino'"):
         formats.check("openvin")
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
@@ -64,7 +64,7 @@ def test_unknown_formats_and_missing_packages_are_one_line(monkeypatch: pytest.M
         formats.check("openvino")
 
 
-def test_signals_are_still_handled_after_openvino_has_come_and_gone() -> None:
+def test_signals_are_still_handled_after_openvino() -> None:
     if find_spec("openvino") is None:
         pytest.skip("the export extra is not installed")
     # Without the stack's safekeeping the second signal kills Python: SIGSEGV, exit code -11.
@@ -97,7 +97,7 @@ print(len(seen))
     assert done.returncode == 0 and done.stdout.split() == ["4"], (done.returncode, done.stdout, done.stderr[-2000:])
 
 
-def test_openvino_reports_nothing_to_its_makers() -> None:
+def test_openvino_telemetry_is_disabled() -> None:
     if find_spec("openvino") is None:
         pytest.skip("the export extra is not installed")
     # In a process of its own: what was imported first decides.

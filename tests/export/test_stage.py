@@ -54,7 +54,7 @@ def test_all_parts_are_written_once(export: Callable[..., int], capsys: pytest.C
     assert "made with other settings (threads)" in capsys.readouterr().err
 
 
-def test_a_part_that_differs_stops_it_before_anything_is_written(
+def test_a_part_that_differs_stops_the_export_before_writing(
     export: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
@@ -72,7 +72,7 @@ def test_a_part_that_differs_stops_it_before_anything_is_written(
         ("threads=-1", "threads=-1"),
     ],
 )
-def test_wrong_words_are_one_line(
+def test_wrong_words_are_one_line_errors(
     words: str, message: str, export: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export(words) == 2

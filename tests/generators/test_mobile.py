@@ -34,7 +34,7 @@ def test_the_inverse_transform_is_orthogonal_and_each_band_is_where_it_should_be
     assert all(torch.allclose(signs[k] / 2, high[:, :, k]) for k in range(3))
 
 
-def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_graph_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable OpenVINO IR"):
         Graph(tmp_path / "absent.xml")
     (tmp_path / "net.xml").write_text("<net><layers>")
@@ -52,7 +52,7 @@ def test_wrong_codes_and_noise_are_named() -> None:
 
 @pytest.mark.network
 @torch.no_grad()
-def test_it_equals_openvinos_output_of_the_same_files(mobile: MobileGenerator) -> None:
+def test_it_equals_openvinos_output_for_the_same_files(mobile: MobileGenerator) -> None:
     openvino = pytest.importorskip("openvino", reason="openvino is in the dev extra")
     core, folder = openvino.Core(), fetch("mobile_ffhq")
     exact = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -10,7 +10,7 @@ from oodgan.generators.stylegan2 import tiny
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [4, 8, 12, 28, 32])
-def test_strips_join_without_seams(rows, monkeypatch):
+def test_strips_join_seamlessly(rows, monkeypatch):
     torch.manual_seed(0)
     up = nn.Sequential(nn.Conv2d(5, 8, 3, padding=1), nn.PixelShuffle(2))
     last = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(6, 3, 3, padding=1))
@@ -54,7 +54,7 @@ def test_a_level_is_the_next_of_the_levels():
 
 
 @torch.no_grad()
-def test_freed_blocks_can_be_given_back_on_any_system(monkeypatch):
+def test_freed_memory_can_be_returned_on_any_system(monkeypatch):
     strips.give_back()
     monkeypatch.setattr(strips, "_malloc_trim", lambda: None)
     strips.give_back()

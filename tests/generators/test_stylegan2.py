@@ -153,6 +153,6 @@ def test_public_layout_round_trip_with_kernels(generator, codes):
         (lambda g, w: StyleGAN2(32, weights="/nowhere.pt"), "no weights"),
     ],
 )
-def test_wrong_input_is_said(generator, codes, call, message):
+def test_wrong_input_is_reported(generator, codes, call, message):
     with pytest.raises(UserError, match=message):
         call(generator, codes)

@@ -13,7 +13,7 @@ def random(*shape: int) -> torch.Tensor:
 # Heights of one strip of tiles, of several, and of a number of tiles that no strip divides.
 @pytest.mark.parametrize(("count", "height", "width"), [(1, 64, 64), (2, 96, 96), (1, 44, 256), (1, 4, 1024)])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_convolution_is_that_of_torch(count, height, width, memory):
+def test_convolution_equals_torch(count, height, width, memory):
     x = random(count, 128, height, width).contiguous(memory_format=memory)
     weight, bias = random(130, 128, 3, 3) / 34, random(130)
     expected = F.conv2d(x, weight, bias, padding=1)
@@ -25,7 +25,7 @@ def test_convolution_is_that_of_torch(count, height, width, memory):
     torch.testing.assert_close(without, F.conv2d(x, weight, padding=1), rtol=0, atol=3e-5 * float(expected.abs().max()))
 
 
-def test_small_odd_and_differentiated_convolutions_are_torchs_own():
+def test_small_odd_and_differentiated_convolutions_use_torch():
     weight = random(128, 128, 3, 3).requires_grad_()
     x = random(1, 128, 64, 64)
     assert winograd.conv3x3(x, weight).requires_grad

@@ -53,7 +53,7 @@ def cached(inverter: Counting, folder: Path, settings: str = "s", limit: int = 2
     return CachedInverter(inverter, settings, folder, limit)
 
 
-def test_a_photo_is_inverted_once_and_found_bit_for_bit(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
+def test_a_cached_inversion_is_bit_identical(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
     first = cached(inverter, tmp_path).invert(photos[:2]).w_plus
     assert inverter.photos == 2 and len(list(tmp_path.iterdir())) == 2
     again = cached(inverter, tmp_path).invert(photos[[1, 0]]).w_plus
@@ -67,7 +67,7 @@ def test_only_the_unknown_photos_of_a_batch_are_computed(inverter: Counting, pho
     assert inverter.photos == 3 and torch.equal(codes[1:2], known) and not torch.equal(codes[0], codes[2])
 
 
-def test_other_pixels_and_other_settings_are_told_apart(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
+def test_the_cache_distinguishes_pixels_and_settings(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
     cached(inverter, tmp_path).invert(photos[:1])
     nearly = photos[:1].clone()
     nearly[0, 0, 0, 0] += 1e-3
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_computed_again(damage: str, inverter: Counting, photo
     assert inverter.photos == 2 and file.read_bytes() == whole
 
 
-def test_the_longest_unused_go_first(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
+def test_the_least_recently_used_entries_are_dropped_first(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
     one = cached(inverter, tmp_path)
     one.invert(photos[:1])
     (first,) = tmp_path.iterdir()
@@ -106,7 +106,7 @@ def test_the_longest_unused_go_first(inverter: Counting, photos: Tensor, tmp_pat
     assert len(left) == 2 and first in left and second not in left
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(
+def test_an_unwritable_cache_folder_is_a_warning(
     inverter: Counting, photos: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
     assert codes.shape == (1, inverter.generator.num_ws, 512) and "not kept" in caplog.text
 
 
-def test_a_kill_leaves_no_half_file(inverter: Counting, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_partial_file(inverter: Counting, tmp_path: Path) -> None:
     for delay in (0.05, 0.11, 0.17):
         child = os.fork()
         if child == 0:
@@ -133,7 +133,7 @@ def test_a_kill_leaves_no_half_file(inverter: Counting, tmp_path: Path) -> None:
     assert files and all(cache._read(file) is not None for file in files)
 
 
-def test_settings_name_all_that_decides(generator: StyleGAN2, tmp_path: Path) -> None:
+def test_cache_settings_include_all_relevant_keys(generator: StyleGAN2, tmp_path: Path) -> None:
     cfg = launch.compose("edit", ["inverter=optimisation"]).inverter
     base = cache.settings_of(cfg, generator)
     assert cache.settings_of({**cfg, "fit": {"lr": 1}}, generator) == base
@@ -146,7 +146,7 @@ def test_settings_name_all_that_decides(generator: StyleGAN2, tmp_path: Path) ->
     assert marks[0] == marks[2] != marks[1] != base
 
 
-def test_the_key_switches_it_off(generator: StyleGAN2) -> None:
+def test_the_cache_can_be_disabled(generator: StyleGAN2) -> None:
     words = ["generator=tiny", "inverter=optimisation"]
     assert isinstance(cache.build(launch.compose("edit", words), generator), CachedInverter)
     off = cache.build(launch.compose("edit", [*words, "code_cache=0"]), generator)

@@ -106,7 +106,9 @@ def test_the_gradient_is_that_of_the_squared_error(generator, codes, photos) -> 
     assert image.shape == photos.shape and float(image.abs().max()) <= 1
 
 
-def test_untrained_it_steps_against_the_gradient_and_more_passes_come_closer(generator, encoder, codes, photos) -> None:
+def test_an_untrained_encoder_descends_the_gradient_and_more_passes_are_closer(
+    generator, encoder, codes, photos
+) -> None:
     def error(passes: int, exact: int = 0) -> float:
         residual, _ = predict(encoder, generator, codes, photos, passes, exact)
         image = generator.synthesis(codes, residuals={RESOLUTION: residual}).clamp(-1, 1)
@@ -180,7 +182,7 @@ def test_optimising_the_residual_comes_closer_within_its_budget(generator, encod
         ResidualRefinement(steps=-1)
 
 
-def test_a_cached_inversion_is_that_of_the_first_time(generator, encoder, codes, photos, tmp_path: Path) -> None:
+def test_a_cached_inversion_equals_the_first(generator, encoder, codes, photos, tmp_path: Path) -> None:
     base = KnownCodes(codes)
     cached = CachedInverter(FeatureInverter(generator, base, encoder), "s", tmp_path, 2**24)
     first, again = cached.invert(photos), cached.invert(photos)

@@ -69,14 +69,14 @@ def train(which: InversionModule, folder: Path, steps: int = 4, **more) -> objec
     return fit(which, data, cfg=CFG, settings=settings, folder=folder, **more)
 
 
-def test_without_its_weight_it_is_not_there() -> None:
+def test_without_a_weight_there_is_no_discriminator() -> None:
     plain = module()
     assert plain.automatic_optimization and plain.discriminator is None
     adversarial = module(latent=0.1)
     assert not adversarial.automatic_optimization and isinstance(adversarial.discriminator, LatentDiscriminator)
 
 
-def test_the_loss_is_the_formula() -> None:
+def test_the_loss_follows_the_formula() -> None:
     torch.manual_seed(0)
     network, real, fake = LatentDiscriminator(6, 5, 3), torch.randn(4, 6), torch.randn(7, 6)
     assert [type(layer) for layer in network.network] == [nn.Linear, nn.LeakyReLU, nn.Linear, nn.LeakyReLU, nn.Linear]
@@ -87,7 +87,7 @@ def test_the_loss_is_the_formula() -> None:
     assert torch.allclose(discriminator_loss(network, real, fake, gamma=3.0), entropy + 1.5 * penalty, atol=1e-5)
 
 
-def test_codes_move_to_where_w_lies() -> None:
+def test_codes_move_towards_w() -> None:
     """Alone, the loss draws far-off codes to the mapping's distribution."""
     torch.manual_seed(0)
     generator = tiny()
@@ -115,7 +115,7 @@ def test_codes_move_to_where_w_lies() -> None:
     assert distance() < 0.6 * before
 
 
-def test_training_updates_both_and_validation_knows_nothing_of_it(tmp_path: Path) -> None:
+def test_training_updates_both_networks_and_validation_ignores_the_discriminator(tmp_path: Path) -> None:
     from oodgan.tracking.loggers import read_csv
 
     learner = module(latent=0.1)
@@ -131,7 +131,7 @@ def test_training_updates_both_and_validation_knows_nothing_of_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("crash", [2, 3])
-def test_a_resumed_run_is_the_same(crash: int, tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_weights(crash: int, tmp_path: Path) -> None:
     whole = module(latent=0.1)
     train(whole, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="crash"):

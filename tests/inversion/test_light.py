@@ -49,7 +49,7 @@ def samples(generator: StyleGAN2, tmp_path_factory: pytest.TempPathFactory) -> l
     return render_samples(generator, an_encoder(), tmp_path_factory.mktemp("samples"), 100, seed=1, size=32)
 
 
-def test_the_head_reads_what_describe_tells() -> None:
+def test_the_head_reads_the_described_features() -> None:
     encoder = an_encoder().eval()
     photos = 2 * torch.rand(2, 3, 48, 48) - 1
     described = encoder.describe(photos)
@@ -106,7 +106,7 @@ def test_shards_hold_exact_codes_with_their_features(generator: StyleGAN2, sampl
     assert row["code"].shape == (8, 512) and row["code"].dtype == torch.float32
 
 
-def test_whole_shards_are_kept(generator: StyleGAN2, samples: list[Path]) -> None:
+def test_complete_shards_are_kept(generator: StyleGAN2, samples: list[Path]) -> None:
     before = [path.stat().st_mtime_ns for path in samples]
     assert render_samples(generator, an_encoder(), samples[0].parent, 100, seed=1, size=32) == samples
     assert [path.stat().st_mtime_ns for path in samples] == before
@@ -186,7 +186,7 @@ def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generato
         build({**cfg, "encoder": {**cfg["encoder"], "hidden": 16}}, generator)
 
 
-def test_a_second_look_starts_as_nothing_and_then_compares(generator: StyleGAN2) -> None:
+def test_a_second_pass_starts_at_zero_and_then_compares(generator: StyleGAN2) -> None:
     encoder = an_encoder().eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
     once = encoder.offsets(generator, photos, 1)
@@ -199,7 +199,7 @@ def test_a_second_look_starts_as_nothing_and_then_compares(generator: StyleGAN2)
     assert torch.allclose(*encoder.correct(features, features), atol=1e-5)
 
 
-def test_gradients_reach_both_looks(generator: StyleGAN2) -> None:
+def test_gradients_reach_both_passes(generator: StyleGAN2) -> None:
     encoder = an_encoder()
     module = InversionModule(encoder, generator, {"l2": torch.nn.MSELoss()}, size=32, passes=2, occlusion=1.0)
     module.training_step({"image": 2 * torch.rand(1, 3, 32, 32) - 1}, 0).backward()
@@ -209,7 +209,7 @@ def test_gradients_reach_both_looks(generator: StyleGAN2) -> None:
     assert not any(p.requires_grad for p in encoder.correction.parameters()), "not trained where it is not used"
 
 
-def test_only_encoders_that_can_correct_themselves_look_twice(generator: StyleGAN2) -> None:
+def test_only_encoders_with_a_correction_can_run_twice(generator: StyleGAN2) -> None:
     class Once(torch.nn.Module, Encoder):
         def forward(self, photos: Tensor) -> Tensor:
             return torch.zeros(len(photos), 8, 512)
@@ -221,7 +221,7 @@ def test_only_encoders_that_can_correct_themselves_look_twice(generator: StyleGA
             encoder.offsets(generator, photos, passes)
 
 
-def test_what_is_no_encoder_is_refused(generator: StyleGAN2) -> None:
+def test_files_that_are_not_encoders_are_refused(generator: StyleGAN2) -> None:
     with pytest.raises(UserError, match=r"_target_=torch.nn.Identity: a class that derives from .*Encoder"):
         build_encoder({"encoder": {"_target_": "torch.nn.Identity"}}, generator)
 
@@ -241,7 +241,7 @@ class Eyes:
         return ()
 
 
-def test_an_encoder_serves_with_the_recogniser_that_it_was_trained_with(generator: StyleGAN2, tmp_path: Path) -> None:
+def test_an_encoder_uses_the_recogniser_of_its_training(generator: StyleGAN2, tmp_path: Path) -> None:
     encoder = an_encoder(recogniser=Eyes()).eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
     assert torch.equal(encoder.describe(photos)["identity"], Eyes()(photos))

@@ -147,7 +147,7 @@ def test_restyle_on_resnet34_has_the_public_layout():
     assert not any(name.startswith(("body.16.", "styles.2.")) for name in shapes)
 
 
-def test_wrong_settings_are_said(tmp_path):
+def test_wrong_settings_are_reported(tmp_path):
     with pytest.raises(UserError, match="did you mean 'psp_w'"):
         PSP(2, "psp_x")
     with pytest.raises(UserError, match="no weights"):

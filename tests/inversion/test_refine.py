@@ -38,7 +38,7 @@ def errors(generator: StyleGAN2, codes: Tensor, photos: Tensor) -> Tensor:
     return F.mse_loss(generator.synthesis(codes), photos, reduction="none").mean((1, 2, 3))
 
 
-def test_every_photos_loss_falls(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
+def test_the_loss_of_every_photo_falls(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
     refined = Refinement(steps=12, lr=0.1, losses=PIXELS)(generator, start, photos)
     assert refined.shape == start.shape and not refined.requires_grad
     assert (errors(generator, refined, photos) < 0.8 * errors(generator, start, photos)).all()
@@ -48,7 +48,7 @@ def test_no_steps_change_nothing(generator: StyleGAN2, start: Tensor, photos: Te
     assert torch.equal(Refinement(steps=0, losses=PIXELS)(generator, start, photos), start)
 
 
-def test_one_step_is_a_step(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
+def test_one_step_lowers_the_error(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
     refined = Refinement(steps=1, lr=0.02, losses=PIXELS)(generator, start, photos)
     assert (errors(generator, refined, photos) < errors(generator, start, photos)).all()
 
@@ -78,7 +78,7 @@ def test_delta_keeps_the_layers_offsets_alike(generator: StyleGAN2, start: Tenso
     assert spread(1e4) < 0.3 * spread(0.0)
 
 
-def test_photos_of_a_batch_do_not_mix(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
+def test_photos_of_a_batch_are_independent(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
     refine = Refinement(steps=5, losses=PIXELS)
     together = refine(generator, start, photos)
     alone = torch.cat([refine(generator, start[i : i + 1], photos[i : i + 1]) for i in range(3)])
@@ -92,7 +92,7 @@ def test_a_budget_in_seconds_is_kept(generator: StyleGAN2, start: Tensor, photos
     assert (errors(generator, refined, photos) <= errors(generator, start, photos)).all()
 
 
-def test_it_works_inside_inference_mode_and_leaves_the_generator_alone(start: Tensor, photos: Tensor) -> None:
+def test_it_works_inside_inference_mode_and_does_not_change_the_generator(start: Tensor, photos: Tensor) -> None:
     generator = tiny()  # not frozen: no gradient may pile up in it
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     with torch.inference_mode():

@@ -30,7 +30,7 @@ def edited(inversion: Inversion, size: float = 1.0) -> Tensor:
     return inversion.w_plus + size * step
 
 
-def test_whole_leaves_the_residuals_alone(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_whole_keeps_the_residuals_unchanged(generator: StyleGAN2, inversion: Inversion) -> None:
     after = Whole()(generator, inversion, edited(inversion))
     assert torch.equal(after.w_plus, edited(inversion)) and after.residuals[8] is inversion.residuals[8]
 
@@ -54,7 +54,7 @@ def test_fading_follows_the_change_of_the_activations(generator: StyleGAN2, inve
         assert bool((keep.flatten()[order].diff() <= 1e-5).all())
 
 
-def test_half_a_fade_leaves_half(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_half_a_fade_keeps_half_of_the_residual(generator: StyleGAN2, inversion: Inversion) -> None:
     codes = edited(inversion)
     full, half = (Fade(strength=s)(generator, inversion, codes).residuals[8] for s in (1.0, 0.5))
     torch.testing.assert_close(half, (inversion.residuals[8] + full) / 2)

@@ -114,9 +114,7 @@ class Drawn(list):
         return super().__getitem__(item.item if isinstance(item, Draw) else item)
 
 
-def test_a_photo_is_kept_but_where_the_edit_redraws_it_and_its_change_is_that_of_the_code(
-    tmp_path: Path, generator: StyleGAN2, bank: Bank
-) -> None:
+def test_targets_of_photos_change_only_where_the_edit_redraws(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
     class Missing(torch.nn.Module):
         inputs = ("result", "photo", "edited", "inverted")
 

@@ -131,7 +131,7 @@ def test_mobilefacenet_as_onnx_tells_people_apart(shared, tmp_path):
     assert float(same.min()) > 0.8 and float(others.max()) < 0.45 and float(others.mean()) < 0.2
 
 
-def test_one_recogniser_is_handed_to_loss_metric_and_refinement(tmp_path):
+def test_loss_metric_and_refinement_share_one_recogniser(tmp_path):
     from omegaconf import OmegaConf
 
     from oodgan.errors import UserError

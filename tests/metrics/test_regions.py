@@ -49,7 +49,7 @@ def test_share_on_parts():
 
 
 @pytest.mark.network
-def test_what_changes_on_every_face_outweighs_what_changes_at_random():
+def test_regions_prefer_consistent_changes_over_random_ones():
     rng = torch.Generator().manual_seed(0)
     change = ConsistentChange()
     for _ in range(30):

@@ -32,7 +32,7 @@ def test_read_constants_of_a_handmade_graph(tmp_path):
     np.testing.assert_array_equal(constants["one"], np.full(4, 7, np.float32))
 
 
-def test_a_cut_graph_is_refused(tmp_path):
+def test_a_truncated_graph_is_refused(tmp_path):
     path = tmp_path / "graph.pb"
     path.write_bytes(const_node("a", [1, 2, 3, 4], (4,))[:-3])
     with pytest.raises(ValueError, match="ends in the middle"):

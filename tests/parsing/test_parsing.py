@@ -22,7 +22,7 @@ def network() -> ParserNetwork:
     return ParserNetwork(len(NAMES), width=8).eval()
 
 
-def test_left_and_right_are_one_class_and_every_number_has_one() -> None:
+def test_left_and_right_share_a_class_and_every_label_has_one() -> None:
     every = torch.arange(19)
     assert sorted(n for parts in CLASSES.values() for n in parts) == every.tolist()
     classes = merged(every)
@@ -38,7 +38,7 @@ def test_an_unknown_class_is_named_with_the_nearest() -> None:
         numbers(["hats"])
 
 
-def test_a_moved_image_and_its_classes_stay_together() -> None:
+def test_augmentation_moves_image_and_classes_together() -> None:
     torch.manual_seed(0)
     classes = F.interpolate(torch.randint(0, 15, (4, 1, 4, 4)).float(), 64)[:, 0].long()
     images = (classes / 7 - 1)[:, None].expand(-1, 3, -1, -1)
@@ -48,7 +48,7 @@ def test_a_moved_image_and_its_classes_stay_together() -> None:
     assert (labels != classes).float().mean() > 0.2 and labels.unique().tolist() == classes.unique().tolist()
 
 
-def test_what_covers_a_face_is_background() -> None:
+def test_occluders_of_a_face_are_background() -> None:
     torch.manual_seed(0)
     images, classes = torch.full((8, 3, 64, 64), 0.5), torch.ones(8, 64, 64, dtype=torch.long)
     result, labels = varied(images, classes, degrees=0, scale=1, shift=0, colour=0, occlusion=1)
@@ -60,7 +60,7 @@ def test_what_covers_a_face_is_background() -> None:
     assert torch.allclose(kept, images, atol=1e-5) and torch.equal(same, classes)
 
 
-def test_dice_is_zero_for_the_truth_and_passes_unknown_pixels_over() -> None:
+def test_dice_is_zero_for_the_truth_and_ignores_unknown_pixels() -> None:
     classes = torch.randint(0, 15, (2, 16, 16), generator=torch.Generator().manual_seed(0))
     scores = 50.0 * F.one_hot(classes, 15).movedim(-1, 1).float()
     loss = DiceLoss()
@@ -73,7 +73,7 @@ def test_dice_is_zero_for_the_truth_and_passes_unknown_pixels_over() -> None:
     assert float(loss(wrong, half)) == pytest.approx(0, abs=1e-4)
 
 
-def test_frozen_blocks_stay_as_they_are() -> None:
+def test_frozen_blocks_do_not_change() -> None:
     part = ParserNetwork(len(NAMES), width=8, frozen=4).train()
     before = {name: value.clone() for name, value in part.state_dict().items()}
     part(torch.randn(2, 3, 64, 64)).square().mean().backward()

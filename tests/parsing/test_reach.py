@@ -27,7 +27,7 @@ def is_of(*names: str) -> torch.Tensor:
     return parts()[:, numbers(names)].sum(1, keepdim=True) > 0.5
 
 
-def test_what_covers_the_face_is_left_alone_and_the_limit_fades_on_the_other_side() -> None:
+def test_occluders_are_excluded_and_the_limit_fades_away_from_them() -> None:
     result = Limits(feather=0.05)(parts(), EVERYWHERE, {"freckles": 1.0})
     assert not result[is_of(*OCCLUDERS)].any()
     assert result[0, 0, 40, 50] == 1  # far from any limit
@@ -36,7 +36,7 @@ def test_what_covers_the_face_is_left_alone_and_the_limit_fades_on_the_other_sid
     assert torch.equal(Limits()(parts(), EVERYWHERE * 0.3, {"freckles": 1.0})[0, 0, 40, 50], torch.tensor(0.3))
 
 
-def test_an_attribute_reaches_its_own_parts_near_to_what_it_is_about() -> None:
+def test_an_attribute_reaches_its_parts_near_its_main_part() -> None:
     limits = Limits({"smile": Reach(["skin", "mouth"], near=["mouth"], within=0.2)}, feather=0)
     result = limits(parts(), EVERYWHERE, {"Smile": 1.0})[0, 0]
     assert result[47, 32] == 1 and result[47, 24] == 1  # on it, and near to it
@@ -49,7 +49,7 @@ def test_an_attribute_reaches_its_own_parts_near_to_what_it_is_about() -> None:
     assert limits(no_mouth, EVERYWHERE, {"smile": 1.0})[0, 0, 20, 32] == 1  # nothing to be near to
 
 
-def test_a_part_is_taken_whole_when_it_is_taken_away() -> None:
+def test_a_removed_part_is_covered_completely() -> None:
     reach = Reach(["skin", "glasses"], removes=["glasses"])
     limits, nowhere = Limits({"eyeglasses": reach}, feather=0), EVERYWHERE * 0
     assert not limits(parts(), nowhere, {"eyeglasses": 1.0}).any()
@@ -58,7 +58,7 @@ def test_a_part_is_taken_whole_when_it_is_taken_away() -> None:
     assert torch.equal(Limits({"yaw": Reach()})(parts(), EVERYWHERE, {"yaw": 1.0}), EVERYWHERE)
 
 
-def test_what_is_taken_away_lies_near_to_what_the_attribute_is_about() -> None:
+def test_removed_parts_lie_near_the_attributes_main_part() -> None:
     limits = Limits({"smile": Reach(["skin"], near=["mouth"], within=0.2, removes=["skin"])})
     taken = limits.removed(parts(), {"smile": -1.0})[0, 0]
     assert taken[47, 22] > 0.9 and taken[47, 5] == 0 and taken[20, 50] == 0
@@ -86,7 +86,7 @@ def head() -> torch.Tensor:
         ("blond", {"hair"}, {"hair"}),
     ],
 )
-def test_hair_and_skin_are_in_the_shipped_reach_of_what_changes_them(
+def test_the_shipped_reach_includes_hair_and_skin_where_needed(
     attribute: str, reached: set[str], whole: set[str]
 ) -> None:
     places = {

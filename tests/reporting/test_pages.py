@@ -55,7 +55,7 @@ def test_a_page_holds_its_sections_in_order() -> None:
     assert sources[1].startswith("data:image/svg+xml;base64,") and len(sources) == 2
 
 
-def test_names_are_text_wherever_they_stand() -> None:
+def test_names_are_escaped_everywhere() -> None:
     table = Table([HOSTILE], [[HOSTILE]])
     figure = Figure("data:,", HOSTILE, HOSTILE)
     plain = Elements(render("t", [Section("h", "t", Table(["h"], [["c"]]), [[Figure("data:,", "c", "h")]])], "t"))
@@ -65,6 +65,6 @@ def test_names_are_text_wherever_they_stand() -> None:
     assert page.all("figure")[0]["title"] == HOSTILE
 
 
-def test_nothing_is_asked_of_other_places() -> None:
+def test_pages_load_nothing_from_other_servers() -> None:
     text = render("t", [Section(rows=[[Figure(jpeg(Image.new("L", (4, 4))))]])])
     assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import""", text)

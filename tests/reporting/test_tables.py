@@ -52,5 +52,5 @@ def test_a_table_too_wide_for_the_terminal_is_turned() -> None:
         ("change_smile_probe_1a2b3c4d", None),
     ],
 )
-def test_names_tell_which_way_is_better(metric: str, lower: bool | None) -> None:
+def test_column_names_show_which_direction_is_better(metric: str, lower: bool | None) -> None:
     assert lower_is_better(metric) is lower

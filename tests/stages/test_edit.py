@@ -50,7 +50,7 @@ def test_the_second_run_skips_and_new_pictures_are_added(
     assert Path("out/coarse/a.png").is_file()
 
 
-def test_results_of_other_settings_are_not_written_over(
+def test_results_of_other_settings_are_not_overwritten(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     oodgan("photos/a.png", "edits={smile: 1.0}")
@@ -63,7 +63,7 @@ def test_results_of_other_settings_are_not_written_over(
     assert Path("out/result/a.png").read_bytes() != kept
 
 
-def test_a_foreign_file_is_not_written_over(oodgan: Callable[..., int], photos: Path) -> None:
+def test_a_foreign_file_is_not_overwritten(oodgan: Callable[..., int], photos: Path) -> None:
     Path("out/result").mkdir(parents=True)
     Path("out/result/a.png").write_text("mine")
     assert oodgan("photos/a.png", "edits={smile: 1.0}") == 2
@@ -79,7 +79,7 @@ def test_an_interrupted_photo_is_done_again(oodgan: Callable[..., int], photos: 
     assert ledger()["photos"]["a"]["finished"]
 
 
-def test_failures_are_listed_counted_and_mended(
+def test_failures_are_listed_counted_and_retried(
     oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.png").write_bytes(b"\x89PNG not really")
@@ -92,7 +92,7 @@ def test_failures_are_listed_counted_and_mended(
     assert ledger()["failures"] == {}
 
 
-def test_one_photo_alone_that_fails_is_a_plain_error(
+def test_a_single_photo_that_fails_is_an_error(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.png").write_bytes(b"nothing")
@@ -161,7 +161,7 @@ def test_inputs_are_files_folders_and_globs(
 
 
 @pytest.mark.network
-def test_a_strength_is_sought_recorded_and_told(
+def test_a_strength_is_searched_recorded_and_printed(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("photos", "edits={smile: +5sd, age: [0, 0.5]}")
@@ -193,7 +193,7 @@ def test_a_strength_is_sought_recorded_and_told(
         ("{smile: auto}", "does not record the change at strength 1"),
     ],
 )
-def test_what_cannot_be_sought_is_one_line(
+def test_impossible_searches_are_one_line_errors(
     edits: str, message: str, oodgan: Callable[..., int], small_editor: Editor, photos: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -208,7 +208,7 @@ def test_what_cannot_be_sought_is_one_line(
     assert not Path("out").exists()
 
 
-def test_an_own_mask_decides_and_is_part_of_the_settings(
+def test_an_own_mask_is_used_and_part_of_the_settings(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = np.zeros((48, 48), np.uint8)
@@ -244,7 +244,7 @@ def test_edits_can_be_asked_for_in_words(
         (["--ask", "a smile", "edits={age: 1}"], "edits and ask: give one of them"),
     ],
 )
-def test_words_that_cannot_be_edited_are_one_line(
+def test_words_that_cannot_be_edited_are_one_line_errors(
     words: list[str], message: str, oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodgan("photos/a.png", "output=out", *words) == 2

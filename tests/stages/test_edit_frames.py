@@ -40,7 +40,7 @@ def test_natural_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-def test_frames_come_out_whole_under_their_names(
+def test_whole_frames_are_written_under_their_names(
     oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "frames").mkdir()
@@ -140,7 +140,7 @@ def test_smoothed_inversions_change_less_from_frame_to_frame() -> None:
 @pytest.mark.parametrize(
     ("words", "message"), [(("window=0",), "window=0"), (("steady=2.5",), "steady=2.5"), ((), "leave aligned=true out")]
 )
-def test_what_makes_no_sense_is_refused(
+def test_contradictory_settings_are_refused(
     words: tuple[str, ...], message: str, oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodgan("photos", *EDIT, *words, aligned=not words) == 2

@@ -22,7 +22,7 @@ EDIT = "edits={smile: 1.0}"
 
 
 @pytest.mark.network
-def test_every_mode_of_a_photo_is_edited_as_it_is(
+def test_photos_of_every_mode_are_edited(
     oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "modes"
@@ -45,7 +45,7 @@ def test_every_mode_of_a_photo_is_edited_as_it_is(
 
 
 @pytest.mark.network
-def test_what_cannot_be_edited_is_one_line_each(
+def test_uneditable_inputs_are_one_line_errors(
     oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "bad"
@@ -68,7 +68,7 @@ def test_what_cannot_be_edited_is_one_line_each(
     assert "note: the face is only" in output.err and "px wide" in output.err
 
 
-def test_links_that_circle_end(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_circular_links_end(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     draw_face(1).save(folder / "a.png")
@@ -88,7 +88,7 @@ def test_a_name_may_hold_an_equals_sign_and_brackets(oodgan: Callable[..., int],
         (photos / name).rename(photos / "a.png")
 
 
-def test_kills_leave_nothing_half_written(
+def test_kills_leave_no_partial_files(
     oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
 ) -> None:
     (tmp_path / "many").mkdir()
@@ -171,7 +171,7 @@ def test_only_dead_processes_leftovers_are_swept(tmp_path: Path) -> None:
         assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
 
 
-def test_what_a_folder_holds_beside_photos_is_counted_and_named(
+def test_other_files_of_a_folder_are_counted_and_named(
     oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for ending, kind in (("jfif", "JPEG"), ("jpe", "JPEG"), ("gif", "GIF"), ("ppm", "PPM"), ("avif", "AVIF")):
@@ -184,7 +184,7 @@ def test_what_a_folder_holds_beside_photos_is_counted_and_named(
     assert "7 edited, 0 skipped" in output.out
 
 
-def test_damaged_camera_data_cost_no_photo(
+def test_photos_with_damaged_metadata_are_edited(
     oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw_face(5, 64).save(photos / "bad.jpg", exif=b"Exif\0\0not a tiff")
@@ -201,7 +201,7 @@ def test_damaged_camera_data_cost_no_photo(
         assert copy.getexif()[0x010F] == "ACME"
 
 
-def test_names_of_old_disks_long_names_and_brackets(
+def test_non_utf8_long_and_bracketed_names_are_handled(
     oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["caf\udce9.png", f"{'n' * 251}.png", f"{'写' * 83}.png", "a [bold red]b.png", ":smile:.png"]
@@ -218,7 +218,7 @@ def test_names_of_old_disks_long_names_and_brackets(
     assert len(results) == 16 and all(len(os.fsencode(path.name)) <= 255 for path in results)
 
 
-def test_strengths_that_differ_late_have_files_of_their_own(oodgan: Callable[..., int], photos: Path) -> None:
+def test_strengths_that_differ_in_late_digits_have_separate_files(oodgan: Callable[..., int], photos: Path) -> None:
     assert oodgan("photos/a.png", "edits={smile: [0.1234567, 0.1234568, 1, 1.0000001]}") == 0
     names = {path.name for path in Path("out/result").iterdir()}
     assert names == {f"a_smile+{s}.png" for s in ("0.1234567", "0.1234568", "1", "1.0000001")}

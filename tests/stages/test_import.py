@@ -120,7 +120,7 @@ def photo(tmp_path: Path, draw_face) -> Path:
 
 
 @torch.no_grad()
-def test_edit_by_converted_checkpoints_is_what_the_networks_compute(public: Public, photo: Path) -> None:
+def test_editing_with_converted_checkpoints_equals_the_networks(public: Public, photo: Path) -> None:
     out, deghoster = photo.parent / "out", f"deghoster.weights={public.root}/deghosting"
     words = [*PUBLISHED, *public.words, "deghoster=paper", deghoster, "directions.scale=4", "aligned=true"]
     saved = "save=[inverted,edited,mask,coarse]"
@@ -244,7 +244,7 @@ def test_a_converted_encoder_fits_its_own_latent_space_only(public: Public) -> N
         ("deghoster", "paper", "deghosting.pt"),
     ],
 )
-def test_without_weights_the_error_says_which_download(group: str, option: str, file: str) -> None:
+def test_missing_weights_name_the_download(group: str, option: str, file: str) -> None:
     from oodgan import generators
     from oodgan.deghost import remover
     from oodgan.diffcam import masks
@@ -261,7 +261,7 @@ def test_without_weights_the_error_says_which_download(group: str, option: str, 
     assert "\n" not in str(raised.value)
 
 
-def test_an_unconverted_checkpoint_says_how_to_convert_it(tmp_path: Path) -> None:
+def test_an_unconverted_checkpoint_names_the_convert_command(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "psp.pt")
     with pytest.raises(UserError, match=r"oodgan weights convert .*psp\.pt output=FOLDER"):
         trained.load(tmp_path / "psp.pt", "psp")

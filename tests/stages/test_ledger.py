@@ -71,7 +71,7 @@ def test_no_record_is_lost(tmp_path: Path) -> None:
     assert {e["settings"] for e in ledger.photos.values()} == set(ledger.settings)
 
 
-def test_who_comes_second_with_other_settings_is_refused_before_it_writes(tmp_path: Path) -> None:
+def test_a_concurrent_command_with_other_settings_is_refused_before_writing(tmp_path: Path) -> None:
     one, other = Ledger.open(tmp_path), Ledger.open(tmp_path)
     first, second = one.use({"smile": 1}), other.use({"smile": 2})
     one.claim("a", [tmp_path / "a.png"], False, **entry(first, "a"))
@@ -81,7 +81,7 @@ def test_who_comes_second_with_other_settings_is_refused_before_it_writes(tmp_pa
     assert Ledger.open(tmp_path).photos["a"]["settings"] == second
 
 
-def test_commands_side_by_side_record_everything(
+def test_concurrent_commands_record_everything(
     oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
 ) -> None:
     (tmp_path / "p").mkdir()
@@ -98,7 +98,7 @@ def test_commands_side_by_side_record_everything(
     assert oodgan("p", EDIT) == 0, "nothing is refused, nothing is done twice"
 
 
-def test_results_beside_the_photos(
+def test_results_may_be_written_beside_the_photos(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert oodgan("photos", EDIT, "output=photos") == 0
@@ -113,7 +113,7 @@ def test_results_beside_the_photos(
     assert oodgan("more/b.jpg", EDIT, "output=.", "replace=true") == 0
 
 
-def test_a_result_alone_is_no_photo_and_is_not_written_over(
+def test_results_are_not_edited_again_or_overwritten(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodgan("photos/a.png", EDIT) == 0

@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_every_stage_leaves_an_artifact_that_says_what_it_is(finished: Path) -> None:
+def test_every_stage_writes_an_artifact_with_a_manifest(finished: Path) -> None:
     manifests = {stage: Manifest.load(finished / "tiny" / stage / "artifact") for stage in STAGES}
     (generator,) = {manifest.generator for manifest in manifests.values()}
     assert generator and generator.startswith("stylegan2-32-")

@@ -126,7 +126,7 @@ def test_a_group_of_a_project_becomes_a_page(compare, tmp_path):
     assert page.count("data:image/png;base64,") == 1  # val/loss alone is a curve
 
 
-def test_an_unknown_project_is_one_line(compare):
+def test_an_unknown_project_is_a_one_line_error(compare):
     done = compare("wandb=me/nothing")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: wandb does not give the runs of me/nothing: Could not find project nothing")

@@ -80,7 +80,7 @@ def test_an_edit_and_a_further_training_take_a_checkpoint(chain, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", list(PARTS))
-def test_a_module_comes_back_from_its_file_alone(chain, stage):
+def test_a_module_is_loaded_from_its_file_alone(chain, stage):
     from oodgan.deghost.module import DeghostModule
     from oodgan.diffcam.module import DiffCAMModule
     from oodgan.inversion.module import InversionModule

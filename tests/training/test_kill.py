@@ -61,7 +61,7 @@ print(json.dumps({{"seen": seen, "steps": result.steps, "kills": kills}}))
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_nothing(tmp_path):
+def test_twenty_kills_lose_no_steps(tmp_path):
     from oodgan.tracking.loggers import read_csv
     from oodgan.training import checkpoints
 

@@ -85,7 +85,7 @@ def test_a_key_that_the_module_does_not_take_is_named():
 
 
 @pytest.mark.parametrize("losses", [{"l2": L2}, GAN], ids=["plain", "gan"])
-def test_a_module_comes_back_from_its_checkpoint(tmp_path, losses):
+def test_a_module_is_loaded_from_its_checkpoint(tmp_path, losses):
     module = Denoiser(losses=losses, optimizer=SGD, scheduler=WARMUP, strength=0.2)
     result = run(module, tmp_path, steps=4)
     assert checkpoints.load(result.checkpoint)["hyper_parameters"]["strength"] == 0.2

@@ -53,7 +53,7 @@ def test_what_is_logged_may_be_monitored(name):
         (part(), {"stop": {**STOPPING, "monitor": "val/x"}}, "callbacks.stop.monitor=val/x is not logged"),
     ],
 )  # fmt: skip
-def test_what_is_not_logged_is_told(config, callbacks, message):
+def test_what_is_not_logged_is_reported(config, callbacks, message):
     with pytest.raises(UserError, match=re.escape(message)):
         check(config, callbacks)
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from oodgan.training.progress import Meter, Progress, track
 
 
-def test_a_line_tells_count_speed_and_time_left(capsys):
+def test_a_progress_line_shows_count_speed_and_remaining_time(capsys):
     meter = Meter("render", 4, "images", seconds=0.0)
     for done in range(1, 5):
         meter.show(done, lambda done=done: f"loss {done}")
@@ -19,13 +19,13 @@ def test_a_line_tells_count_speed_and_time_left(capsys):
     assert re.fullmatch(r"render 4/4  [\d.]+ images/s  0 s left  loss 4", lines[-1])
 
 
-def test_lines_are_seldom_and_the_last_one_is_never_left_out(capsys):
+def test_progress_lines_are_rare_and_the_last_is_always_shown(capsys):
     assert list(track(range(50), "render", unit="shards")) == list(range(50))
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("render 1/50") and last.startswith("render 50/50")
 
 
-def test_numbers_are_asked_for_only_when_they_are_shown():
+def test_numbers_are_computed_only_when_shown():
     requested = []
     meter = Meter("train", 100)
     for done in range(1, 50):
@@ -40,7 +40,7 @@ def test_speed_counts_only_what_this_run_did(capsys, monkeypatch):
     assert "95/100  0.50 steps/s  10 s left" in capsys.readouterr().err
 
 
-def test_what_has_no_length_needs_a_total(capsys):
+def test_an_iterator_without_length_needs_a_total(capsys):
     assert list(track(iter("abc"), "read", 3)) == list("abc") and "read 3/3" in capsys.readouterr().err
     with pytest.raises(TypeError, match="total="):
         list(track(iter("abc"), "read"))

@@ -43,7 +43,7 @@ def checkpoint(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_and_the_run_that_goes_on(runs):
+def test_readme_commands_of_two_processes_and_a_resumed_run_work(runs):
     folder, _ = runs
     first, longer = checkpoint(folder / "two/diffcam"), checkpoint(folder / "longer/diffcam")
     assert (first["global_step"], longer["global_step"]) == (8, 16)

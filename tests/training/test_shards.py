@@ -25,7 +25,7 @@ class Renderer:
         return {"code": torch.rand(4, 2, generator=torch.Generator().manual_seed(seed)).T}  # not contiguous
 
 
-def test_an_interrupted_rendering_goes_on_and_gives_the_same(tmp_path: Path) -> None:
+def test_an_interrupted_rendering_continues_with_the_same_result(tmp_path: Path) -> None:
     whole = render_shards(tmp_path / "whole", "codes", 5, 3, Renderer(), "render")
     with pytest.raises(KeyboardInterrupt):
         render_shards(tmp_path / "parts", "codes", 5, 3, Renderer(last=2), "render")

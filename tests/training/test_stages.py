@@ -61,7 +61,7 @@ def test_an_interrupted_stage_ends_with_the_same_weights(tmp_path, tiny_chain, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", list(PARTS))
-def test_two_processes_stay_with_one_for_many_steps(tmp_path, tiny_chain, stage):
+def test_two_processes_equal_one_for_many_steps(tmp_path, tiny_chain, stage):
     """Adam divides by a gradient's size, so a weight whose gradient is rounding moves by the learning rate either way:
     in fp32, gradients equal to 8e-8 gave weights 2e-3 apart after one step. Rounding of doubles is 1e9 times smaller,
     and a mistake in the splitting could not hide behind it."""

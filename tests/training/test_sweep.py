@@ -79,7 +79,7 @@ def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(diffcam):
 
 
 @pytest.mark.slow
-def test_a_study_marks_crashes_goes_on_and_resumes(diffcam):
+def test_a_study_records_crashes_continues_and_resumes(diffcam):
     space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
     # A trial without steps is a trial that crashes.
     done = diffcam(*space, "diffcam.fit.max_steps=choice(4,0)", "hydra.sweeper.n_trials=6")
@@ -101,7 +101,7 @@ def test_a_study_marks_crashes_goes_on_and_resumes(diffcam):
 
 
 @pytest.mark.slow
-def test_the_study_stops_a_hopeless_trial(tmp_path, monkeypatch):
+def test_the_study_prunes_a_bad_trial(tmp_path, monkeypatch):
     import optuna
 
     sys.path.insert(0, os.path.dirname(__file__))
@@ -147,7 +147,7 @@ def test_jobs_that_run_together_get_a_gpu_each(tmp_path):
     assert free in {"2", "5"}
 
 
-def test_the_end_tells_of_all_jobs_that_failed(tmp_path, capsys):
+def test_all_failed_jobs_are_reported_at_the_end(tmp_path, capsys):
     words = ["experiment=tiny", f"root={tmp_path}/it's", "sweep=s", "diffcam.fit.batch_size=0,-1,many"]
     with pytest.raises(SystemExit) as stop:
         main(["diffcam", "-m", *words])

@@ -38,7 +38,7 @@ def test_an_unknown_keyword_is_refused_with_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["max_steps", "val_check_interval", "logger", "use_distributed_sampler", "barebones"])
-def test_what_is_fixed_here_is_refused_with_the_reason(tmp_path, key):
+def test_fixed_trainer_keywords_are_refused_with_the_reason(tmp_path, key):
     with pytest.raises(UserError, match=rf"trainer\.{key} is fixed here: \w+"):
         run(Regression(), tmp_path, **{key: 1})
 
@@ -153,13 +153,13 @@ def test_the_learning_rate_finder_finds_one(tmp_path):
         ("StochasticWeightAveraging", "it counts epochs"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(tmp_path, target, message):
+def test_impossible_trainer_values_are_refused_with_the_reason(tmp_path, target, message):
     more = {"swa_lrs": 0.1} if target == "StochasticWeightAveraging" else {}
     with pytest.raises(UserError, match=message):
         run(Denoiser(losses=GAN), tmp_path, callbacks={"added": {"_target_": LIGHTNING + target, **more}})
 
 
-def test_only_what_changes_a_result_decides():
+def test_only_settings_that_change_results_are_hashed():
     usual = {"trainer": {"precision": "32-true", "devices": 4, "profiler": "simple", "limit_val_batches": 1.0}}
     watching = {name: {"_target_": LIGHTNING + name} for name in ("LearningRateMonitor", "RichProgressBar")}
     assert deciding({**usual, "callbacks": {**watching, "none": None}}) == {}

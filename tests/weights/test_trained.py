@@ -22,7 +22,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "run" / trained.FILE
 
 
-def test_tensors_and_metadata_come_back(weights: Path) -> None:
+def test_tensors_and_metadata_are_read_back(weights: Path) -> None:
     for source in (weights, weights.parent, str(weights.parent)):
         tensors, metadata = trained.load(source, "encoder", generator="tiny-1", directions=("smile", "age"))
         assert metadata == MADE
@@ -53,7 +53,7 @@ def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> N
         ({"directions": ["age", "smile"]}, "made for directions smile, age, but age, smile is configured"),
     ],
 )
-def test_what_does_not_fit_is_refused_naming_both_sides(weights: Path, wanted: dict, message: str) -> None:
+def test_mismatched_weights_are_refused_naming_both_sides(weights: Path, wanted: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trained.load(weights, **{"part": "encoder", **wanted})
 

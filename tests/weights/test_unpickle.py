@@ -29,7 +29,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_arrays_come_back_whatever_the_protocol(protocol: int, tmp_path: Path) -> None:
+def test_arrays_are_read_for_every_pickle_protocol(protocol: int, tmp_path: Path) -> None:
     allow = None if protocol > 2 else {("_codecs", "encode")}  # how the old protocols write bytes
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps(WEIGHTS, protocol))
@@ -40,7 +40,7 @@ def test_arrays_come_back_whatever_the_protocol(protocol: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_hostile_pickle_is_refused_and_not_run(protocol: int, tmp_path: Path) -> None:
+def test_a_malicious_pickle_is_refused_and_not_executed(protocol: int, tmp_path: Path) -> None:
     data = pickle.dumps({"kernel": Hostile(tmp_path / "proof")}, protocol)
     with pytest.raises(UserError, match=r"refused.*exec"):
         load_restricted(data)
@@ -57,7 +57,7 @@ def test_neighbours_of_allowed_names_are_refused(name: str) -> None:
         load_restricted(data)
 
 
-def test_a_stand_in_takes_the_place_of_a_strange_class() -> None:
+def test_disallowed_classes_can_be_replaced() -> None:
     data = pickle.dumps(Path("x"))
     (module, name) = (type(Path("x")).__module__, type(Path("x")).__name__)
     assert load_restricted(data, replace={(module, name): lambda *parts: parts}) == ("x",)
@@ -65,7 +65,7 @@ def test_a_stand_in_takes_the_place_of_a_strange_class() -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, 10**6), st.integers(0, 255), st.integers(1, 10**6))
-def test_damage_gives_a_value_or_one_line(place: int, byte: int, end: int) -> None:
+def test_damaged_pickles_are_read_or_a_one_line_error(place: int, byte: int, end: int) -> None:
     data = bytearray(pickle.dumps(WEIGHTS))
     data[place % len(data)] = byte
     try:
@@ -74,6 +74,6 @@ def test_damage_gives_a_value_or_one_line(place: int, byte: int, end: int) -> No
         assert "pickle" in str(error)
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent"):
         load_restricted(tmp_path / "absent.pkl")
