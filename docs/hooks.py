@@ -29,10 +29,10 @@ class Key:
 
 def options() -> dict[str, list[Path]]:
     """The config files by group, the root's under an empty name; recipes of experiments last."""
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
-        found.setdefault(path.parent.relative_to(CONF).as_posix().removeprefix("."), []).append(path)
-    return found
+        files.setdefault(path.parent.relative_to(CONF).as_posix().removeprefix("."), []).append(path)
+    return files
 
 
 def head(path: Path) -> str:
@@ -63,8 +63,8 @@ def _walk(node: yaml.MappingNode, prefix: str, lines: list[str], text: str) -> I
             yield Key(path, value.value, BUILDS)
             continue
         block = not isinstance(value, yaml.ScalarNode) and not value.flow_style
-        mark = name.end_mark if block else value.end_mark
-        comment_at = lines[mark.line][mark.column + block :]
+        end = name.end_mark if block else value.end_mark
+        comment_at = lines[end.line][end.column + block :]
         comment = _after(comment_at) or _above(lines, name)
         if isinstance(value, yaml.MappingNode) and block and not _entries(value):
             if comment:
@@ -93,11 +93,11 @@ def _after(rest: str) -> str:
 
 
 def _above(lines: list[str], name: yaml.Node) -> str:
-    indent, at, found = " " * name.start_mark.column, name.start_mark.line - 1, []
+    indent, at, comments = " " * name.start_mark.column, name.start_mark.line - 1, []
     while at >= 0 and lines[at].startswith(indent + "#"):
-        found.insert(0, lines[at].strip("# "))
+        comments.insert(0, lines[at].strip("# "))
         at -= 1
-    return " ".join(found) if at >= 0 else ""  # what a file begins with is about the file
+    return " ".join(comments) if at >= 0 else ""  # what a file begins with is about the file
 
 
 def explained() -> dict[Path, list[Key]]:
@@ -105,14 +105,14 @@ def explained() -> dict[Path, list[Key]]:
     keys of every `fit` mean the same in all groups."""
     by_file = {path: keys(path) for files in options().values() for path in files if path.parent.name != RECIPES}
     known: dict[str, str] = {}
-    for key in (key for found in by_file.values() for key in found if key.comment):
+    for key in (key for keys_of_file in by_file.values() for key in keys_of_file if key.comment):
         for name in _names(key.path):
             known.setdefault(name, key.comment)
 
     def comment(key: Key) -> str:
         return key.comment or next((known[name] for name in _names(key.path) if name in known), "")
 
-    return {path: [Key(k.path, k.default, comment(k)) for k in found] for path, found in by_file.items()}
+    return {path: [Key(k.path, k.default, comment(k)) for k in keys_of_file] for path, keys_of_file in by_file.items()}
 
 
 def _names(path: str) -> list[str]:
@@ -156,10 +156,10 @@ def _without_head(path: Path) -> str:
     return re.sub(r"\A(#.*\n)+", "", path.read_text(encoding="utf-8"))
 
 
-def _table(found: list[Key]) -> str:
-    if not found:
+def _table(table_keys: list[Key]) -> str:
+    if not table_keys:
         return ""
-    rows = [f"| `{k.path}` | {_code(k.default)} | {_cell(k.comment)} |" for k in found]
+    rows = [f"| `{k.path}` | {_code(k.default)} | {_cell(k.comment)} |" for k in table_keys]
     return "\n".join(["| key | default | |", "|---|---|---|", *rows]) + "\n"
 
 

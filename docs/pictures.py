@@ -70,8 +70,8 @@ def compositions(editor: Editor) -> None:
 
 def strengths(editor: Editor) -> None:
     """One attribute at several strengths."""
-    found = editor.sweep(PHOTO, "age", [-1.5, -0.75, 0.75, 1.5])
-    write([[edit.result for edit in found]], "strengths", 256)
+    edits = editor.sweep(PHOTO, "age", [-1.5, -0.75, 0.75, 1.5])
+    write([[edit.result for edit in edits]], "strengths", 256)
 
 
 def serve(editor: Editor) -> None:

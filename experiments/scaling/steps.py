@@ -36,9 +36,9 @@ def cost(network: Any, *inputs: Tensor, backward: bool = True) -> dict[str, floa
 
     counter = FlopCounterMode(display=False)
     with counter, torch.set_grad_enabled(backward), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        found = network(*[x.requires_grad_(backward) for x in inputs])
+        output = network(*[x.requires_grad_(backward) for x in inputs])
         if backward:
-            found.sum().backward()
+            output.sum().backward()
     count = len(inputs[0])
     return {
         "gflop": round(counter.get_total_flops() / 1e9 / count, 1),
@@ -97,8 +97,8 @@ def measure() -> dict[str, Any]:
 
 def main() -> None:
     with torch.device("meta"):
-        found = measure()
-    text = json.dumps(found, indent=1)
+        measurements = measure()
+    text = json.dumps(measurements, indent=1)
     print(text)
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")

@@ -166,19 +166,19 @@ def peak(device: str) -> dict[str, float]:
     """The most memory that this process has held so far, in GB."""
     import torch
 
-    found = {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)}
+    peaks = {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)}
     if device == "cuda":
-        found["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return found
+        peaks["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return peaks
 
 
-def difference(found: Any, result: Any) -> dict[str, float]:
-    """Of another way's result from ours in float32, both in [-1, 1]."""
-    gap = (found - result).abs()
+def difference(result: Any, reference: Any) -> dict[str, float]:
+    """Return the difference of a result from the one in float32, both in [-1, 1]."""
+    gap = (result - reference).abs()
     return {
         "largest": float(f"{gap.max():.2g}"),
         "mean": float(f"{gap.mean():.2g}"),
-        "spread of the result": float(f"{result.std():.2g}"),
+        "spread of the result": float(f"{reference.std():.2g}"),
     }
 
 
@@ -195,7 +195,7 @@ def machine() -> dict[str, Any]:
 
 def ratios(measured: list[dict[str, Any]], device: str) -> dict[str, Any]:
     """Times as fast as the authors' operations, which keep nothing between edits, in the same run; and as published."""
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for run in measured:
         if run["kind"] == "authors":
             continue
@@ -212,8 +212,8 @@ def ratios(measured: list[dict[str, Any]], device: str) -> dict[str, Any]:
                     PUBLISHED_TOTAL * run["edits"] / run["cpu"]["total"], 2
                 )
             row["memory / published"] = round(run["peak_gb"] / PUBLISHED_GB, 2)
-        found[f"{run['kind']}, {run['size']} px, {run['edits']} edit{'s' * (run['edits'] > 1)}"] = row
-    return found
+        rows[f"{run['kind']}, {run['size']} px, {run['edits']} edit{'s' * (run['edits'] > 1)}"] = row
+    return rows
 
 
 def plot(measured: list[dict[str, Any]], path: Path) -> None:

@@ -58,13 +58,13 @@ def synthesis(generator: Any, codes: Tensor, fuse: Any = None) -> tuple[Tensor, 
     noises = [generator.noises.get_buffer(f"noise_{i}") for i in range(generator.num_ws - 1)]
     x = styled(generator.conv1, generator.input.input.repeat(len(codes), 1, 1, 1), codes[:, 0], noises[0])
     x = fuse(4, x) if fuse else x
-    rgb, found = to_rgb(generator.to_rgb1, x, codes[:, 1], None), {4: x}
+    rgb, activations = to_rgb(generator.to_rgb1, x, codes[:, 1], None), {4: x}
     for i, size in enumerate(generator.resolutions[1:]):
         for j in (2 * i, 2 * i + 1):
             x = styled(generator.convs[j], x, codes[:, j + 1], noises[j + 1])
         x = fuse(size, x) if fuse else x
-        rgb, found[size] = to_rgb(generator.to_rgbs[i], x, codes[:, 2 * i + 3], rgb), x
-    return rgb, found
+        rgb, activations[size] = to_rgb(generator.to_rgbs[i], x, codes[:, 2 * i + 3], rgb), x
+    return rgb, activations
 
 
 def dense(block: Any, x: Tensor) -> Tensor:

@@ -105,8 +105,8 @@ def _run(stage: str, given: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(sweep.failures() or explain(error, stage)) from error
     except UserError as error:
-        if told := sweep.failures():
-            raise UserError(told) from error
+        if failures := sweep.failures():
+            raise UserError(failures) from error
         raise
     except Exception as error:
         raise _foreign(error) from error

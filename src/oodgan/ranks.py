@@ -108,13 +108,13 @@ def drop_strays() -> None:
     """
     if world() is not None:
         return
-    told = {name: os.environ.pop(name) for name in _STRAYS if name in os.environ}
+    leftover = {name: os.environ.pop(name) for name in _STRAYS if name in os.environ}
     tasks = os.environ.get("SLURM_NTASKS", "")
     if tasks.isdigit() and int(tasks) > 1 and "SLURM_STEP_ID" not in os.environ:
         _note(f"SLURM gave this job {tasks} tasks, but srun did not start this command: it runs as one process. "
               "To use them all: srun oodgan ...")  # fmt: skip
-    elif told.get("WORLD_SIZE", "1") not in ("0", "1") or told.get("RANK", "0") != "0":
-        named = ", ".join(f"{name}={value}" for name, value in told.items())
+    elif leftover.get("WORLD_SIZE", "1") not in ("0", "1") or leftover.get("RANK", "0") != "0":
+        named = ", ".join(f"{name}={value}" for name, value in leftover.items())
         _note(f"{named} are left in the environment, but neither torchrun nor srun started this command: it runs as "
               "one process. To join several: torchrun ... -m oodgan ...")  # fmt: skip
 
