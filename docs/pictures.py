@@ -80,7 +80,7 @@ def serve(editor: Editor) -> None:
 
     from oodgan.app.page import Page
     from oodgan.app.server import Scratch
-    from oodgan.app.session import Studio
+    from oodgan.app.studio import Studio
     from oodgan.launch import compose
 
     with Scratch(keep=600) as folder, sync_playwright() as driver:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oodgan.app.session import Studio
+from oodgan.app.studio import Studio
 from oodgan.diffcam.masks import Masker
 from oodgan.diffcam.network import DiffCAM
 from oodgan.directions.bank import Bank

@@ -12,7 +12,8 @@ from PIL import Image
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodgan[app]'")
 
 from oodgan.app.batch import edit_all, zipped
-from oodgan.app.session import Controls, Studio
+from oodgan.app.session import Controls
+from oodgan.app.studio import Studio
 
 
 def test_an_unreadable_photo_does_not_stop_the_batch_and_uploads_are_deleted(

@@ -20,7 +20,8 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'oodg
 
 from oodgan.app.page import Page
 from oodgan.app.server import Scratch
-from oodgan.app.session import Controls, Studio
+from oodgan.app.session import Controls
+from oodgan.app.studio import Studio
 from oodgan.editing import Editor, settings
 from oodgan.launch import compose
 

@@ -11,7 +11,8 @@ from typing import Any
 import gradio as gr
 
 from oodgan.app.looks import KINDS, trouble
-from oodgan.app.session import Controls, Studio
+from oodgan.app.session import Controls
+from oodgan.app.studio import Studio
 from oodgan.errors import UserError
 
 NAME = "edited.zip"

@@ -8,6 +8,7 @@ import gradio as gr
 
 from oodgan.app import brush
 
+DROP = "Drop a photo to begin."
 WHOLE, CROP = "Whole photo", "Aligned crop"
 KINDS = {WHOLE: "pasted", CROP: "result"}
 """What can be downloaded -> the image of an edit."""

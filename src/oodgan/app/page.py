@@ -15,10 +15,11 @@ from starlette.middleware import Middleware
 
 from oodgan.app.batch import Batch
 from oodgan.app.brush import Brush, canvas, painted
-from oodgan.app.looks import CROP, CSS, JS, KINDS, WHOLE, theme, trouble
-from oodgan.app.server import BoundedBodies
-from oodgan.app.session import MASK_SETTINGS, QUALITIES, VIEWS, Controls, Session, Studio, numbered
-from oodgan.data.images import FORMATS
+from oodgan.app.downloads import Downloads
+from oodgan.app.looks import CSS, DROP, JS, theme, trouble
+from oodgan.app.server import BoundedBodies, free_port
+from oodgan.app.session import Controls, Session, numbered
+from oodgan.app.studio import MASK_SETTINGS, QUALITIES, VIEWS, Studio
 from oodgan.errors import UserError
 
 STEP = 0.05
@@ -27,7 +28,6 @@ _HEAD = """\
 Edit a face in a photo that its GAN has never seen. Everything outside the mask stays the photo's own pixels, and the \
 photo stays on this machine.
 """
-_DROP = "Drop a photo to begin."
 
 
 class Page:
@@ -44,7 +44,7 @@ class Page:
         port = int(self.cfg.port)
         try:
             _, address, _ = self.blocks.launch(
-                server_name=str(self.cfg.host), server_port=port or _free_port(str(self.cfg.host)),
+                server_name=str(self.cfg.host), server_port=port or free_port(str(self.cfg.host)),
                 max_file_size=f"{math.ceil(float(self.cfg.max_upload) * 1000)}kb", inbrowser=bool(self.cfg.browser),
                 share=False, prevent_thread_lock=True, quiet=True, show_error=False, allowed_paths=[],
                 footer_links=[], enable_monitoring=False, ssr_mode=False, mcp_server=False, pwa=False,
@@ -76,7 +76,7 @@ class Page:
                     self.batch = Batch(self.studio)
             with gr.Column(scale=3, min_width=480, elem_id="pictures"):
                 self._pictures()
-                self._downloads()
+                self.downloads = Downloads(self.studio, str(self.cfg.format))
         self._events()
 
     def _photo_controls(self) -> None:
@@ -124,7 +124,7 @@ class Page:
         return gr.Slider(*ends, 0, step=STEP, label=label, elem_id=f"edit_{name}", buttons=["reset"], min_width=180)
 
     def _pictures(self) -> None:
-        self.status = gr.HTML(_DROP, elem_id="status")
+        self.status = gr.HTML(DROP, elem_id="status")
         self.compare = gr.ImageSlider(
             label="Before and after", interactive=False, max_height=760, buttons=["fullscreen"], elem_id="compare"
         )
@@ -134,22 +134,6 @@ class Page:
                 self.small[name] = gr.Image(
                     label=name, alt_text=name, interactive=False, buttons=["fullscreen"], elem_id=f"view_{name}"
                 )
-
-    def _downloads(self) -> None:
-        with gr.Row(equal_height=True):
-            self.what = gr.Radio([WHOLE, CROP], value=WHOLE, label="Download", scale=3)
-            self.form = gr.Dropdown(list(FORMATS), value=str(self.cfg.format), label="Format", min_width=110, scale=1)
-            with gr.Column(scale=2, min_width=160):
-                self.make_picture = gr.Button("Save picture", variant="primary", size="md", elem_id="make_picture")
-                self.make_settings = gr.Button("Save settings", size="md", elem_id="make_settings")
-        # A download button serves the file set before the click, so hidden buttons are clicked after the file is made.
-        self.picture_file = gr.DownloadButton(visible="hidden", elem_id="picture_file")
-        self.settings_file = gr.DownloadButton(visible="hidden", elem_id="settings_file")
-        self.mask_file = gr.DownloadButton(visible="hidden", elem_id="mask_file")
-        gr.Markdown(
-            "`oodgan edit PHOTO settings=FILE` repeats the edit from the settings file, pixel by pixel. "
-            "A mask of your own must lie beside it: save it, too."
-        )
 
     def _events(self) -> None:
         inputs = [self.session, self.face, self.quality, *self.sliders.values(), *self.mask.values()]
@@ -172,17 +156,11 @@ class Page:
         self.back.click(self._undo, inputs, [*shown, *sliders], **quiet)
         self.brush.on_use(self._draw, inputs, shown, **quiet)
         self.brush.drop.click(self._turn, inputs, [*shown, self.brush.canvas], **quiet)
-        kinds = [self.aligned, self.what, self.form]
+        kinds = [self.aligned, self.downloads.what, self.downloads.form]
         self.batch.connect(self.status, [*kinds, *inputs], lambda _, __, *v: self._controls(0, v[0], v[1:]), **quiet)
         for name, auto in self.autos.items():
             auto.click(self._auto(name), inputs, [*shown, self.sliders[name]], **quiet)
-        for button, holder, write in (
-            (self.make_picture, self.picture_file, self.studio.picture),
-            (self.make_settings, self.settings_file, self.studio.settings),
-            (self.brush.save, self.mask_file, self.studio.mask_file),
-        ):
-            made = button.click(self._download(write), [*inputs, self.what, self.form], holder, **quiet)
-            made.success(None, js=f"() => setTimeout(() => document.querySelector('#{holder.elem_id}').click(), 100)")
+        self.downloads.connect(self.brush.save, inputs, self._controls, **quiet)
         self.blocks.load(None, js=JS)
 
     def _open(
@@ -228,7 +206,7 @@ class Page:
     def _turn(self, session: Session | None, face: int, quality: str | None, *numbers: float) -> dict[Any, Any]:
         """Show a face with nothing drawn on it."""
         if session is None:
-            return {self.status: _DROP}
+            return {self.status: DROP}
         session.own = None
         shown = self._show(session, face, quality, gr.Progress(), *numbers)
         return {**shown, self.brush.canvas: canvas(self.studio.face(session, face))}
@@ -238,7 +216,7 @@ class Page:
     ) -> dict[Any, Any]:
         """Edit within what is painted."""
         if session is None:
-            return {self.status: _DROP}
+            return {self.status: DROP}
         try:
             session.own = self.studio.drawn(session, face, painted(painting), mode)
         except UserError as error:
@@ -249,7 +227,7 @@ class Page:
         """Take back the last change of a slider."""
         numbers = session.undo() if session else None
         if numbers is None:
-            return {self.status: "Nothing to undo." if session else _DROP}
+            return {self.status: "Nothing to undo." if session else DROP}
         sliders = (*self.sliders.values(), *self.mask.values())
         return {
             **self._show(session, face, quality, gr.Progress(), *numbers),
@@ -271,7 +249,7 @@ class Page:
     ) -> dict[Any, Any]:
         """Edit as the controls say, and show every step."""
         if session is None:
-            return {self.status: _DROP}
+            return {self.status: DROP}
         start = time.perf_counter()
         session.record(numbers)
         try:
@@ -302,7 +280,7 @@ class Page:
         ) -> dict[Any, Any]:
             """Move the slider to where the face shows as much as asked for, and show the edit."""
             if session is None:
-                return {self.status: _DROP}
+                return {self.status: DROP}
             progress(0, desc=f"seeking the strength of {name}")
             try:
                 choice = self.studio.choose(session, self._controls(face, quality, numbers), name)
@@ -315,28 +293,3 @@ class Page:
             return {**shown, self.sliders[name]: strength}
 
         return choose
-
-    def _download(self, write: Callable[[Session, Controls, str, str], str]) -> Callable[..., str]:
-        def make(session: Session | None, face: int, quality: str | None, *values: Any) -> str:
-            *numbers, what, form = values
-            if session is None:
-                raise gr.Error(_DROP, print_exception=False)
-            try:
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always", UserWarning)
-                    file = write(session, self._controls(face, quality, numbers), KINDS[what], form)
-            except UserError as error:
-                raise gr.Error(html.escape(str(error)), print_exception=False) from error
-            for note in caught:
-                gr.Info(html.escape(str(note.message)))
-            return file
-
-        return make
-
-
-def _free_port(host: str) -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

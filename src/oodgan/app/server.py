@@ -119,3 +119,12 @@ def is_local(host: Any) -> bool:
     except ValueError:
         return False
     return address.is_loopback or address.is_unspecified
+
+
+def free_port(host: str) -> int:
+    """Return a port of `host` that no process listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

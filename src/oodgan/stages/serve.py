@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         raise UserError("oodgan serve needs gradio: pip install 'oodgan[app]'") from None
     from oodgan.app.page import Page
     from oodgan.app.server import Scratch, stay_local
-    from oodgan.app.session import Studio
+    from oodgan.app.studio import Studio
     from oodgan.editing import Editor
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end it in the same way

@@ -14,7 +14,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from oodgan.app.session import UNDO, Controls, Studio, numbered
+from oodgan.app.session import UNDO, Controls, numbered
+from oodgan.app.studio import Studio
 from oodgan.data.detect import Face
 from oodgan.editing import Editor, settings
 from oodgan.errors import UserError
