@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +20,12 @@ from oodgan.generators.mobile import MobileGenerator, inverse_haar
 from oodgan.generators.openvino_ir import Graph
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.weights import fetch
+from oodgan.weights.registry import SHIPPED
+
+
+def _made_for(shipped: str) -> str:
+    with safe_open(SHIPPED / f"{shipped}.safetensors", "pt") as file:
+        return json.loads(file.metadata()["generator"])
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +59,24 @@ def test_wrong_codes_and_noise_are_named() -> None:
         empty.synthesis(torch.zeros(1, 18, 512))
     with pytest.raises(UserError, match="const or none"):
         empty.synthesis(torch.zeros(1, 16, 512), noise="random")
+
+
+@pytest.mark.network
+def test_the_id_does_not_depend_on_the_processor(mobile: MobileGenerator) -> None:
+    """Shipped weights name the generator by its id; other instructions round the mean code differently."""
+    program = (
+        "from oodgan.generators.mobile import MobileGenerator\n"
+        "from oodgan.generators.protocol import mean_code\n"
+        "generator = MobileGenerator.from_pretrained()\n"
+        "print(generator.id, float((mean_code(generator.mapping) - generator.mean_w).abs().max()))"
+    )
+    older = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "MKL_CBWR": "COMPATIBLE"}
+    output = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | older, capture_output=True, text=True, check=True
+    ).stdout
+    made_for, difference = output.split()
+    assert made_for == mobile.id == _made_for("encoder_light")
+    assert float(difference) < 1e-5
 
 
 @pytest.mark.network

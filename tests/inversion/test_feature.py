@@ -18,6 +18,7 @@ from oodgan.inversion.feature_module import FeatureModule
 from oodgan.inversion.inverter import FeatureInverter
 from oodgan.inversion.protocol import Inverter
 from oodgan.inversion.value import Inversion, concatenate
+from oodgan.nn.resize import resize_area
 from oodgan.weights import trained
 
 RESOLUTION = 8
@@ -143,6 +144,23 @@ def test_training_moves_the_last_pass_and_lowers_the_error(generator, encoder, c
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     assert all(p.grad is not None for p in encoder.parameters())
     assert not any("generator" in name for name, _ in module.named_parameters())
+
+
+def test_training_on_full_images_compares_them_reduced(generator, codes, photos) -> None:
+    torch.manual_seed(0)
+    encoder = FeatureEncoder(generator.feature_channels[RESOLUTION], RESOLUTION, 16, (8, 8, 8), (1, 1, 1))
+    batch = {"image": photos}
+    results = []
+    for exact in (0, 1):
+        module = FeatureModule(encoder, generator, KnownCodes(codes), PIXELS, passes=1, exact=exact).eval()
+        known = module.predictions(encoder, batch)
+        residuals = {RESOLUTION: predict(encoder, generator, codes, photos, 1, exact).residual}
+        full = resize_area(generator.synthesis(codes, residuals=residuals), 16)
+        preview = generator.synthesis(codes, size=16, residuals=residuals)
+        torch.testing.assert_close(known["result"], full if exact else preview)
+        torch.testing.assert_close(module(photos, codes), residuals[RESOLUTION])
+        results.append(known["result"].detach())
+    assert float((results[0] - results[1]).abs().max()) > 1e-3
 
 
 def test_exact_activations_teach_samples_alone(generator, encoder, codes, photos) -> None:

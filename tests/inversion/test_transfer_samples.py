@@ -22,6 +22,7 @@ from oodgan.inversion.transfer_samples import (
     render_transfer_samples,
 )
 from oodgan.inversion.value import Inversion
+from oodgan.nn.resize import resize_area
 
 
 class Nearby:
@@ -142,6 +143,28 @@ def test_targets_of_photos_change_only_where_the_edit_redraws(tmp_path: Path, ge
     torch.testing.assert_close(known["inverted"][1:], generator.synthesis(batch["w_plus"][1:], size=32).clamp(-1, 1))
     module.losses.total(module.losses(known)).backward()
     assert float(network.gate.weight.grad.abs().sum()) > 0
+
+
+def test_exact_samples_and_results_are_reduced_full_images(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
+    class Watching(Nearby):
+        def invert(self, photos: Tensor) -> Inversion:
+            self.photos = photos
+            return super().invert(photos)
+
+    seen = []
+    for exact in (False, True):
+        inverter = Watching(generator)
+        shards = render_transfer_samples(generator, inverter, Layers(), tmp_path / str(exact), 8, 0, 16, exact)
+        row = {key: value[None] for key, value in TransferSamples(shards, bank)[0].items() if isinstance(value, Tensor)}
+        size = None if exact else 16
+        truth = covered(resize_area(generator.synthesis(row["code"], size=size), 16), row)
+        torch.testing.assert_close(inverter.photos[:1], truth, atol=0.02, rtol=0)  # codes are stored in half precision
+        network = TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), 1)  # untrained: residuals are kept
+        known = TransferModule(network, generator, exact=exact)._known(network, row)
+        edited = generator.synthesis(row["w_plus"] + row["step"], size=size, residuals={8: row["residual"]})
+        torch.testing.assert_close(known["result"], resize_area(edited, 16), atol=1e-4, rtol=1e-4)
+        seen.append(known["result"].detach())
+    assert float((seen[0] - seen[1]).abs().max()) > 1e-3
 
 
 def test_the_most_changed_positions_are_redrawn_and_the_rest_is_not() -> None:
