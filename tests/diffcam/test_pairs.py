@@ -117,6 +117,29 @@ def test_mirrored_pairs_stand_beside_the_others(
     assert torch.allclose(pooled[:, 0].flatten(0, 1), plain.data["pooled"], atol=1e-5)
 
 
+def test_networks_with_other_features_share_the_rendered_images(
+    bank: Bank, network: DiffCAM, shards: list[Path], tmp_path: Path
+) -> None:
+    class Counting(Painter):
+        calls = 0
+
+        def synthesis(self, w_plus: Tensor, noise: str = "const", size: int | None = None) -> Tensor:
+            self.calls += 1
+            return super().synthesis(w_plus, noise, size)
+
+    painter, images = Counting(), tmp_path / "images"
+    renderer = PairRenderer(painter, bank, size=256, network_size=64, edits_per_code=2)  # type: ignore[arg-type]
+    first = render_pairs(renderer, network, tmp_path / "first", 96, 3, images)
+    rendered = painter.calls
+    assert rendered and [path.read_bytes() for path in first] == [path.read_bytes() for path in shards]
+    torch.manual_seed(0)
+    other = DiffCAM("vgg16", 2, layers=[8], cut=9, trainable_from=23)
+    second = Pairs(render_pairs(renderer, other, tmp_path / "second", 96, 3, images))
+    assert painter.calls == rendered and torch.equal(second.data["label"], Pairs(first).data["label"])
+    fresh = Pairs(render_pairs(renderer, other, tmp_path / "fresh", 96, 3))
+    assert torch.equal(second.data["pooled"], fresh.data["pooled"])
+
+
 def test_pooled_features_are_what_the_network_pools(
     renderer: PairRenderer, network: DiffCAM, shards: list[Path], tmp_path: Path
 ) -> None:

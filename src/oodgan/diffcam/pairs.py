@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -15,6 +17,7 @@ from oodgan.data.images import to_uint8
 from oodgan.diffcam.network import DiffCAM, pool
 from oodgan.directions.bank import Bank
 from oodgan.errors import UserError
+from oodgan.files import save_tensors
 from oodgan.generators.protocol import Generator, sample_codes
 from oodgan.inversion.inverter import Inverter
 from oodgan.inversion.layers import Layers
@@ -108,38 +111,62 @@ class PairRenderer:
         return F.interpolate(images, (self.network_size, self.network_size), mode="area")
 
 
-def render_pairs(renderer: PairRenderer, network: DiffCAM, folder: Path, count: int, seed: int) -> list[Path]:
+def render_pairs(
+    renderer: PairRenderer, network: DiffCAM, folder: Path, count: int, seed: int, images: Path | None = None
+) -> list[Path]:
     """Write at least `count` pairs into shards, and as many mirrored ones beside them; existing shards are kept.
 
     A shard holds `label` and, when only the network's head trains, `pooled` features; else uint8 images `inverted` and
-    `edited`.
+    `edited`. `images` is a folder of rendered images that networks with other features share; None: none.
     """
     per_shard = max(1, _SHARD // renderer.edits_per_code)
     shards = -(-count // (per_shard * renderer.edits_per_code))
     network.eval()
 
     def render(own: int) -> dict[str, Tensor]:
-        return _shard(renderer, network, per_shard, own)
+        if images is None or not network.only_head_trains:
+            return _described(network, _images(renderer, per_shard, own), renderer.mirrored)
+        path = images / f"images_{own}.safetensors"
+        if not path.exists():
+            images.mkdir(parents=True, exist_ok=True)
+            save_tensors(path, _images(renderer, per_shard, own))
+        device = renderer.generator.mean_w.device
+        shared = {key: value.to(device) for key, value in load_file(path).items()}
+        return _described(network, shared, renderer.mirrored)
 
     return render_shards(folder, "pairs", shards, seed, render, f"render {count} edited pairs")
 
 
-@torch.no_grad()
-def _shard(renderer: PairRenderer, network: DiffCAM, codes: int, seed: int) -> dict[str, Tensor]:
+def _images(renderer: PairRenderer, codes: int, seed: int) -> dict[str, Tensor]:
+    """Draw uint8 `inverted` (C, 3, n, n), `edited` (C, E, 3, n, n) and `label` (C, E)."""
     rng = torch.Generator().manual_seed(seed)
+    drawn = [renderer.draw(rng, seed * 1009 + i) for i in range(codes)]
+    return {
+        "inverted": torch.cat([to_uint8(inverted) for inverted, _, _ in drawn]).contiguous(),
+        "edited": torch.stack([to_uint8(edited) for _, edited, _ in drawn]).contiguous(),
+        "label": torch.stack([labels for _, _, labels in drawn]),
+    }
+
+
+@torch.no_grad()
+def _described(network: DiffCAM, images: Mapping[str, Tensor], mirrored: bool) -> dict[str, Tensor]:
+    """Return the rows of a shard: for each code its pairs, then their mirror images."""
     parts: dict[str, list[Tensor]] = {}
-    for i in range(codes):
-        inverted, edited, labels = renderer.draw(rng, seed * 1009 + i)
-        views = [(inverted, edited), (inverted.flip(3), edited.flip(3))]
-        for before, after in views if renderer.mirrored else views[:1]:
+    for inverted, edited, labels in zip(images["inverted"], images["edited"], images["label"], strict=True):
+        views = [(inverted[None], edited), (inverted[None].flip(3), edited.flip(3))]
+        for before, after in views if mirrored else views[:1]:
             row = {"label": labels}
             if network.only_head_trains:
-                row["pooled"] = pool(network.target_features(before, after), network.grid)
+                row["pooled"] = pool(network.target_features(_floats(before), _floats(after)), network.grid)
             else:
-                row |= {"inverted": to_uint8(before).expand(len(labels), -1, -1, -1), "edited": to_uint8(after)}
+                row |= {"inverted": before.expand(len(labels), -1, -1, -1), "edited": after}
             for key, value in row.items():
                 parts.setdefault(key, []).append(value)
     return {key: torch.cat(values).contiguous() for key, values in parts.items()}
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
 
 
 class Pairs(Dataset[dict[str, Any]]):
@@ -155,7 +182,7 @@ class Pairs(Dataset[dict[str, Any]]):
         row: dict[str, Any] = {"label": self.data["label"][index], "name": f"pair {index}"}
         if "pooled" in self.data:
             return row | {"pooled": self.data["pooled"][index]}
-        images = {key: self.data[key][index].float() / 127.5 - 1 for key in ("inverted", "edited")}
+        images = {key: _floats(self.data[key][index]) for key in ("inverted", "edited")}
         return row | images
 
 

@@ -153,6 +153,7 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
     if settings.inverted:
         made_by["inverted"] = settings.inverted
         hashes["inverting"] = common.artifact_hash(cfg, _INVERTING)
+    images = shared_folder(cfg, "pair_images", common.hash_settings(made_by, hashes))
     if network.only_head_trains:  # shards contain features, otherwise images
         made_by |= {
             "network": cfg.diffcam.network,
@@ -160,7 +161,7 @@ def _pairs(cfg: DictConfig, renderer: PairRenderer, network: DiffCAM) -> Pairs:
         }
     folder = shared_folder(cfg, "pairs", common.hash_settings(made_by, hashes))
     with locked(folder, patience=-1), _rendering(cfg, renderer, network):
-        return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed))
+        return Pairs(render_pairs(renderer, network, folder, settings.pairs, cfg.seed, images))
 
 
 _INVERTING = ("inverter", "transfer", "data")
