@@ -48,7 +48,7 @@ class ImageMetrics(EveryNthValidation):
         given = metrics if isinstance(metrics, Mapping) else {name: build(name) for name in metrics}
         self.metrics = {getattr(m, "name", key): m for key, m in given.items() if m is not None}
         self.prefix = prefix
-        self._active, self._seen, self._told = False, 0, False
+        self._active, self._seen, self._reported = False, 0, False
         self._targets: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -98,9 +98,9 @@ class ImageMetrics(EveryNthValidation):
         if isinstance(outputs, Mapping) and {"target", "result"} & set(outputs):
             step = f"{type(module).__name__}.validation_step"
             raise UserError(f"ImageMetrics needs {step} to return 'target' and 'result', got {sorted(outputs)}")
-        if not self._told:
+        if not self._reported:
             log.info("image metrics: the validation of %s produces no images to measure", type(module).__name__)
-        self._told, self._active = True, False
+        self._reported, self._active = True, False
 
     @staticmethod
     def _input(images: dict[str, Tensor], metric: str, key: str) -> Tensor:

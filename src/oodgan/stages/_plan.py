@@ -127,8 +127,8 @@ def apply_ask(cfg: DictConfig) -> DictConfig:
         raise UserError("edits and ask: give one of them")
     with_edits = cfg.copy()
     with_edits.edits = ask.parse(str(cfg.ask))
-    told = ", ".join(f"{name}: {strength:g}" for name, strength in with_edits.edits.items())
-    print(f"{cfg.ask!r}: edits={{{told}}}", file=sys.stderr, flush=True)
+    edits = ", ".join(f"{name}: {strength:g}" for name, strength in with_edits.edits.items())
+    print(f"{cfg.ask!r}: edits={{{edits}}}", file=sys.stderr, flush=True)
     return with_edits
 
 

@@ -134,7 +134,7 @@ class _Run:
         self.alone = len(jobs) == 1
         self.faces = place(jobs, plan.face, plan.window, _print) if plan.window else {}
         self.smooth = SmoothInversions(editor, jobs, self.faces, plan.steady)
-        self.sought: list[dict[str, Any]] = []
+        self.searches: list[dict[str, Any]] = []
         self.edits = [self._fixed(edits) for edits in plan.edits] if plan.window else plan.edits
         self.several = len({number for faces in self.faces.values() for number in faces}) > 1
         self.noted: set[str] = set()
@@ -146,8 +146,8 @@ class _Run:
         shown = [path for path, faces in self.faces.items() if faces]
         path = shown[len(shown) // 2]
         edit = self.editor.edit(path, edits, face=next(iter(self.faces[path].values())))
-        self.sought.append({**_sought(edit, 0), "frame": path.name})
-        _print(f"strengths of all frames, chosen on {path.name}: {_told(edit)}")
+        self.searches.append({**_search_record(edit, 0), "frame": path.name})
+        _print(f"strengths of all frames, chosen on {path.name}: {_choices(edit)}")
         return edit.edits
 
     def over(self, jobs: Sequence[Job]) -> dict[str, str]:
@@ -182,13 +182,13 @@ class _Run:
             if plan.window:
                 entry["tracks"] = list(self.faces[job.path]) if self.several else [None] * len(every[0])
             numbers = numbers_of(entry)
-            sought = self.sought or [
-                _sought(edit, face) for edits in every for face, edit in enumerate(edits) if edit.chosen
+            searches = self.searches or [
+                _search_record(edit, face) for edits in every for face, edit in enumerate(edits) if edit.chosen
             ]
-            if sought:
-                entry["sought"] = sought
-            if sought and not self.sought:
-                _print("  " + "; ".join(_told(edit) for edits in every for edit in edits if edit.chosen))
+            if searches:
+                entry["sought"] = searches
+            if searches and not self.searches:
+                _print("  " + "; ".join(_choices(edit) for edits in every for edit in edits if edit.chosen))
             ledger.claim(job.name, plan.files(job, numbers), plan.replace, **entry)
             seconds = _write(every, photo, job, plan, numbers)
         notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
@@ -213,13 +213,13 @@ class _Run:
             self.noted.add(kind)
 
 
-def _sought(edit: Edit, face: int) -> dict[str, Any]:
+def _search_record(edit: Edit, face: int) -> dict[str, Any]:
     """Return the record of searched strengths."""
     chosen = {name: choice.as_dict() for name, choice in edit.chosen.items()}
     return {"face": face, "edits": edit.edits, "chosen": chosen}
 
 
-def _told(edit: Edit) -> str:
+def _choices(edit: Edit) -> str:
     return ", ".join(f"{name} {choice}" for name, choice in edit.chosen.items())
 
 
