@@ -14,6 +14,7 @@ from oodgan.tracking.artifacts import plain
 
 PARTS = ("generator", "inverter", "transfer", "directions", "diffcam", "compose", "deghoster", "search", "parser")
 PLAIN = ("edits", "aligned", "face", "save", "format", "quality", "backend", "mask", "mask_mode")
+_NESTING = 50
 _HEAD = "# The settings of an edit: oodgan edit PHOTO settings=THIS_FILE output=FOLDER makes it again.\n"
 
 
@@ -70,12 +71,8 @@ def read(cfg: DictConfig) -> DictConfig:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    from yaml import AliasToken, scan
-
     with reading(path, "settings file"):
-        # Nested references could expand to gigabytes; files written by the page have none.
-        if any(isinstance(token, AliasToken) for token in scan(path.read_text(encoding="utf-8"))):
-            raise UserError("it contains YAML references (&, *), which settings files never have")
+        _check_tokens(path.read_text(encoding="utf-8"))
         loaded = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(loaded, dict):
         raise UserError(f"settings={path} is not a settings file of the web page (oodgan serve)")
@@ -83,6 +80,19 @@ def _load(path: Path) -> dict[str, Any]:
         if key not in (*PLAIN, *PARTS):
             raise unknown(f"key in {path}", str(key), (*PLAIN, *PARTS))
     return {str(key): value for key, value in loaded.items()}
+
+
+def _check_tokens(text: str) -> None:
+    """Raise UserError for YAML that would need much time or memory; files written by the page have none of it."""
+    import yaml
+
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise UserError("it contains YAML references (&, *), which settings files never have")
+        depth += type(token).__name__.endswith("StartToken") - type(token).__name__.endswith("EndToken")
+        if depth > _NESTING:
+            raise UserError(f"it is nested more than {_NESTING} deep, which settings files never are")
 
 
 def _checked(name: str, part: Any, path: Path) -> Any:
