@@ -5,6 +5,8 @@ PIP_ARGS ?=
 JOBS ?= 2
 STAMP := .venv/.installed
 RUN := .venv/bin/python
+# Whole files to each process, in the order of tests/conftest.py
+TESTS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast coverage lint docs clean-venv
 .DELETE_ON_ERROR:
@@ -23,14 +25,14 @@ demo: setup
 # The weights come first and once: test processes that run side by side must not download the same file.
 test: setup
 	.venv/bin/oodgan weights fetch all
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile --durations=60 --durations-min=10
+	$(TESTS) --durations=60 --durations-min=10
 
 test-fast: setup
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network"
+	$(TESTS) -m "not slow and not network"
 
 # Lines and branches that the quick tests run, as a table and in htmlcov/; tests in subprocesses count too.
 coverage: setup
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not network" \
+	$(TESTS) -m "not slow and not network" \
 		--cov --cov-report=term:skip-covered --cov-report=html
 
 lint: setup

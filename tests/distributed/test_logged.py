@@ -39,8 +39,22 @@ EXPECTED = {
     "deghost": {"train/l2", "train/gan", "train/discriminator", "val/l2", "val/l2_coarse", "val/loss", *MEASURED},
 }
 
+PROCESSES = (2, 3, 4)
+# Started by torchrun, so that each process imports everything once for all stages.
+MANY = """
+import sys
 
-PROCESSES = dict.fromkeys(("codes", "images", "diffcam", "deghost"), (2, 3, 4))
+sys.path[:0] = {path!r}
+import oodgan
+from oodgan.ranks import joined
+from test_logged import STAGES, train
+
+with joined() as follow:
+    if follow:
+        sys.exit(follow())
+    for name in STAGES:
+        train({chain!r}, {folder!r}, name, {processes})
+"""
 
 
 def run(stage, root, *words):
@@ -48,23 +62,41 @@ def run(stage, root, *words):
     return launch.run(stage, ["experiment=tiny", f"root={root}", *(bank if stage == "diffcam" else []), *words])
 
 
-def logged(chain, folder, name, processes, *words):
+def train(chain, folder, name, processes, *words):
     stage, *own = STAGES[name]
     fit = [f"{FITS[name]}.max_steps=2", f"{FITS[name]}.batch_size=12", f"{FITS[name]}.val_every=1"]
     many = ["trainer=ddp", f"devices={processes}"] if processes > 1 else []
-    place = folder / str(processes)
-    run(stage, chain, *own, *fit, *MORE.get(name, []), *many, *SAME, FID, f"folder={place}", *words)
-    (path,) = place.glob("training/*/metrics.csv")
+    place = f"folder={folder}/{processes}/{name}"
+    run(stage, chain, *own, *fit, *MORE.get(name, []), *many, *SAME, FID, place, *words)
+
+
+def logged(folder, name, processes):
+    (path,) = (folder / str(processes) / name).glob("training/*/metrics.csv")
     return {(step, key): value for step, key, value in read_csv(path)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_chain):
+    """A folder with the trainings of all stages by one process and by each other number of them."""
+    folder, path = tmp_path_factory.mktemp("logged"), [str(Path(__file__).parent), *sys.path[:2]]
+    for name in STAGES:
+        train(tiny_chain, folder, name, 1)
+    for processes in PROCESSES:
+        script = folder / f"{processes}.py"
+        script.write_text(MANY.format(path=path, chain=str(tiny_chain), folder=str(folder), processes=processes))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
+        done = subprocess.run([sys.executable, *torchrun], capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(STAGES))
-def test_every_logged_number_is_the_same_for_any_number_of_processes(tmp_path, tiny_chain, name):
-    one = logged(tiny_chain, tmp_path, name, 1)
+def test_every_logged_number_is_the_same_for_any_number_of_processes(trained, name):
+    one = logged(trained, name, 1)
     assert {key for _, key in one} >= EXPECTED[name]
-    for processes in PROCESSES[name]:
-        many = logged(tiny_chain, tmp_path, name, processes)
+    for processes in PROCESSES:
+        many = logged(trained, name, processes)
         assert many.keys() == one.keys()
         for key, value in one.items():
             assert many[key] == pytest.approx(value, abs=1e-6, rel=1e-6), (processes, key)
@@ -105,14 +137,15 @@ def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp
 @pytest.mark.slow
 def test_a_limited_validation_sees_the_same_images(tmp_path, tiny_chain):
     """Two batches of five images are ten images, also for three processes that take two each at a time."""
-    limit = "inverter.fit.images.limit_val=1"
-    one, three = (logged(tiny_chain, tmp_path, "images", processes, limit) for processes in (1, 3))
+    for processes in (1, 3):
+        train(tiny_chain, tmp_path, "images", processes, "inverter.fit.images.limit_val=1")
+    one, three = (logged(tmp_path, "images", processes) for processes in (1, 3))
     assert three == pytest.approx(one, abs=1e-6, rel=1e-6)
 
 
 @pytest.mark.slow
-def test_more_processes_than_images_are_refused(tmp_path, tiny_chain, capfd):
+def test_more_processes_than_images_are_refused(tmp_path, tiny_chain):
     from oodgan.errors import UserError
 
     with pytest.raises(UserError, match=r"1 image\(s\) of validation cannot be shared by 2 processes"):
-        logged(tiny_chain, tmp_path, "diffcam", 2, "diffcam.fit.held_out=1")
+        train(tiny_chain, tmp_path, "diffcam", 2, "diffcam.fit.held_out=1")
