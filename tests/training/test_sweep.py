@@ -28,10 +28,25 @@ def diffcam(tmp_path_factory, tiny_chain):
     root = tmp_path_factory.mktemp("sweeps")
     known = ["directions=bank", f"directions.path={tiny_chain}/tiny/directions/artifact", "~directions.count"]
 
-    def run(*words):
-        return command("diffcam", "-m", "experiment=tiny", f"root={root}", f"cache={tiny_chain}/cache", *known, *words)
+    sweep = ["diffcam", "-m", "experiment=tiny", f"root={root}", f"cache={tiny_chain}/cache", *known]
 
-    run.root = root
+    def run(*words):
+        return command(*sweep, *words)
+
+    run.root, run.sweep = root, sweep
+    return run
+
+
+@pytest.fixture
+def here(capsys):
+    """`here(*words)`: exit code and stderr of a command in this process, which has imported everything already."""
+
+    def run(*words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([*words])
+        return stop.value.code, capsys.readouterr().err
+
     return run
 
 
@@ -40,7 +55,7 @@ def states(folder):
 
 
 @pytest.mark.slow
-def test_four_jobs_are_skipped_when_finished_and_compared(diffcam):
+def test_four_jobs_are_skipped_when_finished_and_compared(diffcam, here):
     place, words = diffcam.root, ("sweep=lr", "diffcam.fit.lr=1e-3,1e-2", "seed=1,2")
     done = diffcam("hydra=joblib", "hydra.launcher.n_jobs=2", *words)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -50,15 +65,15 @@ def test_four_jobs_are_skipped_when_finished_and_compared(diffcam):
     assert len({i["id"] for i in identities}) == 4 and {i["group"] for i in identities} == {"lr"}
     (folder / "3" / "job.json").unlink()
     before = (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns
-    again = diffcam(*words)
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert again.stderr.count("is finished already") == 3
+    code, message = here(*diffcam.sweep, *words)
+    assert code == 0, message[-2000:]
+    assert message.count("is finished already") == 3
     assert states(folder)[3] == "finished"
     assert (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns == before
-    other = diffcam("sweep=lr", "diffcam.fit.lr=5e-3,6e-3")
-    assert other.returncode == 2 and "belongs to another job" in other.stderr
-    shown = command("compare", "sweep=lr", f"root={place}", f"output={place}/page")
-    assert shown.returncode == 0, shown.stderr[-2000:]
+    code, message = here(*diffcam.sweep, "sweep=lr", "diffcam.fit.lr=5e-3,6e-3")
+    assert code == 2 and "belongs to another job" in message
+    code, message = here("compare", "sweep=lr", f"root={place}", f"output={place}/page")
+    assert code == 0, message[-2000:]
     table = (place / "page" / "comparison.md").read_text()
     assert "diffcam.fit.lr" in table and "±" in table and len(table.splitlines()) == 4
     assert "data:image/png" in (place / "page" / "comparison.html").read_text()
@@ -79,7 +94,7 @@ def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(diffcam):
 
 
 @pytest.mark.slow
-def test_a_study_records_crashes_continues_and_resumes(diffcam):
+def test_a_study_records_crashes_continues_and_resumes(diffcam, here):
     space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
     # A trial without steps is a trial that crashes.
     done = diffcam(*space, "diffcam.fit.max_steps=choice(4,0)", "hydra.sweeper.n_trials=6")
@@ -94,9 +109,10 @@ def test_a_study_records_crashes_continues_and_resumes(diffcam):
     assert len(first) == 6 and {"COMPLETE", "FAIL"} <= set(first.values())
     finished = sum(state in ("COMPLETE", "PRUNED") for state in first.values())
     assert "failed: max_steps is 0" in done.stderr
-    again = diffcam(*space, "diffcam.fit.max_steps=choice(4,0)", f"hydra.sweeper.n_trials={finished}")
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert f"{finished} of {finished} trials finished" in again.stderr
+    more = ("diffcam.fit.max_steps=choice(4,0)", f"hydra.sweeper.n_trials={finished}")
+    code, message = here(*diffcam.sweep, *space, *more)
+    assert code == 0, message[-2000:]
+    assert f"{finished} of {finished} trials finished" in message
     assert trials() == first
 
 
