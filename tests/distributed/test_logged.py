@@ -1,6 +1,5 @@
 """What the fit stages log is the same for 1, 2, 3 and 4 processes, on odd numbers of validation images."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,24 +109,14 @@ def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp
         f"lpips: {{_target_: oodgan.metrics.lpips.LPIPS}}, fid: {{_target_: oodgan.metrics.distribution.FID, {SEEDED}}}"
     )
     identity = "identity: {_target_: oodgan.metrics.similarity.Identity}"
-    words = [
-        "deghost",
-        "experiment=tiny",
-        f"root={tiny_chain}",
-        *STAGES["deghost"][1:],
-    ]
-    words += ["deghoster.fit.max_steps=1", "accelerator=cpu"]
-    words += ["trainer.precision=64-true", f"callbacks.metrics.metrics={{{place}, {identity}}}"]
-    tests = Path(__file__).parents[1] / "training"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])}
+    words = [*STAGES["deghost"][1:], "deghoster.fit.max_steps=1", "accelerator=cpu", "trainer.precision=64-true"]
+    words.append(f"callbacks.metrics.metrics={{{place}, {identity}}}")
     result = []
     for processes in (1, 2):
         many = ["trainer=ddp", f"devices={processes}"] if processes > 1 else []
-        command = [sys.executable, "-m", "oodgan", *words, *many, f"folder={tmp_path}/{processes}"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-2000:]
-        (path,) = (tmp_path / str(processes)).glob("training/*/metrics.csv")
-        result.append({key: value for _, key, value in read_csv(path) if key.startswith("val/")})
+        assert run("deghost", tiny_chain, *words, *many, f"folder={tmp_path}/{processes}/deghost") == 0
+        values = logged(tmp_path, "deghost", processes)
+        result.append({key: value for (_, key), value in values.items() if key.startswith("val/")})
     one, two = result
     assert {"val/fid_seeded", "val/lpips_alex_v0.1", "val/ssim_gauss11", "val/identity_facenet_20180408"} <= set(one)
     assert one["val/fid_seeded"] > 1e-3 and 0 < one["val/lpips_alex_v0.1"] < 1
