@@ -34,7 +34,14 @@ from oodgan.weights import trained
 
 RESOLUTION, WS = 64, 10  # at 32 px the maps of ResNet-101 are a single pixel, which says nothing of where
 CONF = launch.config_folder()
-PUBLISHED = ["generator=stylegan2", "inverter=psp", "directions=import", "diffcam=paper", "compose=paper"]
+PUBLISHED = [
+    "generator=stylegan2",
+    "inverter=psp",
+    "directions=import",
+    "diffcam=paper",
+    "compose=paper",
+    "parser=none",
+]
 
 
 def small_generator(seed: int) -> StyleGAN2:

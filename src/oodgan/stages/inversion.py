@@ -53,10 +53,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.inverter.fit.codes.max_steps and not encoder.describes:
         raise UserError(f"inverter={cfg.inverter.name} is trained on images only: set inverter.fit.codes.max_steps=0")
     results: dict[str, FitResult] = {}
+    images = _images(cfg)
     if cfg.inverter.fit.codes.max_steps:
         results["codes"] = _phase(cfg, generator, encoder, _codes(cfg, generator, encoder), "codes", settings_hash)
     if cfg.inverter.fit.images.max_steps:
-        images = instantiate(cfg.data, size=cfg.inverter.fit.size)
         results["images"] = _phase(cfg, generator, encoder, images, "images", settings_hash)
     feature = None
     if cfg.inverter.get("residual") and cfg.inverter.fit.features.max_steps:
@@ -76,6 +76,12 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         counts={"samples": cfg.inverter.fit.samples},
     )
     return {"objective": list(results.values())[-1].objective}
+
+
+def _images(cfg: DictConfig) -> Any:
+    """Open the photos of the later phases before the first one, so that a wrong folder is told at once."""
+    features = cfg.inverter.get("residual") and cfg.inverter.fit.features.max_steps
+    return instantiate(cfg.data, size=cfg.inverter.fit.size) if cfg.inverter.fit.images.max_steps or features else None
 
 
 def _description(cfg: DictConfig, generator: Generator, encoder: Encoder) -> dict[str, Any]:

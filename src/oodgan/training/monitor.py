@@ -22,7 +22,7 @@ def check_monitors(cfg: Config, group: str) -> None:
         UserError: a name that is not logged.
     """
     callbacks = cfg.get("callbacks") or {}
-    for place, settings in _trainings(cfg[group], group):
+    for place, settings in _trainings(cfg.get(group) or {}, group):
         monitored = dict(_monitored(place, settings, callbacks))
         logged = _by_module(settings.get("module") or {})
         if logged is None or all(_among(name, logged) for name in monitored.values()):
