@@ -1,4 +1,4 @@
-"""What the authors' networks compute, under weights that a rule rebuilds.
+"""Outputs of the authors' networks for weights that are rebuilt from a rule.
 
 `published_networks_seedS.npz` holds outputs, `..._layouts.json[.gz]` the tensors' names, shapes and scales: a
 tensor is a constant (`fixed`), zeros (int64), or `offset + scale * randn` seeded by crc32 of its full name.
@@ -37,7 +37,7 @@ class Reference:
         return self._randn(name, shape)
 
     def weights(self, network: str, prefix: str = "") -> dict[str, torch.Tensor]:
-        """Tensors of `network` whose name starts with `prefix`, which is cut off."""
+        """Returns the tensors of `network` whose name starts with `prefix`, without the prefix."""
         state = {}
         for name, entry in self.layouts[network].items():
             if not name.startswith(prefix):

@@ -1,4 +1,4 @@
-"""The published files, rebuilt from their layouts, converted, and compared with what the authors' networks compute."""
+"""The published files, rebuilt from their layouts and converted, give the outputs of the authors' networks."""
 
 import tempfile
 from pathlib import Path
@@ -14,14 +14,14 @@ from oodgan.inversion.psp import PSP
 
 @pytest.fixture
 def folder():
-    """Gone after the test: these files are of gigabytes, and pytest keeps its own folders for three runs."""
+    """Deleted after the test: these files take gigabytes, and pytest keeps its own folders for three runs."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_diff_cam_weight(reference, folder):
+def test_converted_diff_cam_weights_give_the_published_logits(reference, folder):
     torch.save(reference.weights("diffcam"), folder / "diff_cam_weight.pt")
     network = load_diffcam(convert(folder / "diff_cam_weight.pt", folder / "out"))
     inverted = reference.rnd("inv", 2, 3, 256, 256).clamp(-1, 1)
@@ -30,7 +30,7 @@ def test_diff_cam_weight(reference, folder):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_psp_ffhq_encode(reference, folder):
+def test_converted_psp_weights_give_the_published_codes(reference, folder):
     state = {f"encoder.{name}": t for name, t in reference.weights("psp.encoder").items()}
     state |= {f"decoder.{name}": t for name, t in reference.weights("psp.decoder").items()}
     opts = {"encoder_type": "GradualStyleEncoder", "start_from_latent_avg": True, "output_size": 1024}
@@ -43,7 +43,7 @@ def test_psp_ffhq_encode(reference, folder):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_deghosting(reference, folder):
+def test_converted_deghosting_weights_give_the_published_image(reference, folder):
     torch.save(reference.weights("deghosting"), folder / "deghosting.pt")
     network = load_deghoster(convert(folder / "deghosting.pt", folder / "out"))
     image = network(reference.rnd("coarse128", 1, 3, 128, 128).clamp(-1, 1))

@@ -13,7 +13,7 @@ from oodgan.generators.stylegan2 import StyleGAN2
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_deghoster_agrees(reference):
+def test_the_deghoster_gives_the_published_image(reference):
     network_state, generator_state = from_published_deghoster(reference.weights("deghosting"))
     generator = StyleGAN2(1024)
     generator.load_public(generator_state, latent_avg=torch.zeros(512))
@@ -27,14 +27,14 @@ def test_deghoster_agrees(reference):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_discriminator_agrees(reference):
+def test_the_discriminator_gives_the_published_logits(reference):
     network = Discriminator(1024).eval()
     network.load_state_dict(from_mmgen_discriminator(reference.weights("discriminator")))
     reference.check("discriminator.logit", network(reference.rnd("real1024", 2, 3, 1024, 1024).clamp(-1, 1)))
 
 
 @torch.inference_mode()
-def test_losses_agree(reference):
+def test_the_losses_equal_the_published_ones(reference):
     loss = PerceptualLoss(pretrained=False)
     loss.features.network.load_state_dict(reference.weights("perceptual.vgg", prefix="vgg_layers."))
     fake = reference.rnd("fake128", 1, 3, 128, 128).clamp(-1, 1)

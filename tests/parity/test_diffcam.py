@@ -6,7 +6,7 @@ from oodgan.diffcam.network import DiffCAM
 
 
 @torch.inference_mode()
-def test_logits_and_masks_agree(reference):
+def test_logits_and_class_activation_maps_equal_the_published_ones(reference):
     network = DiffCAM("resnet101", 17).eval()
     network.load_state_dict(reference.weights("diffcam"))
     inverted = reference.rnd("inv", 2, 3, 256, 256).clamp(-1, 1)

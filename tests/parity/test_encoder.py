@@ -6,7 +6,7 @@ from oodgan.inversion.psp import GradualStyleEncoder
 
 
 @torch.inference_mode()
-def test_encoder_agrees(reference):
+def test_the_encoder_gives_the_published_codes(reference):
     with torch.device("meta"):
         encoder = GradualStyleEncoder(18).eval()
     encoder.load_state_dict(reference.weights("psp.encoder"), assign=True)

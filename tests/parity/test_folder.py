@@ -1,4 +1,4 @@
-"""Further seeds are taken from the folder that OODGAN_REFERENCE names, beside the stored one."""
+"""OODGAN_REFERENCE names a folder with more seeds, which are checked besides the stored one."""
 
 import os
 import shutil
@@ -12,17 +12,24 @@ HERE = Path(__file__).parent
 
 
 def put(folder: Path, seed: str) -> None:
-    """The stored outputs and layouts under another seed's name."""
+    """Copy the stored outputs and layouts under another seed's name."""
     for file in (HERE / "data").glob("published_networks_seed0*"):
         shutil.copy(file, folder / file.name.replace("seed0", f"seed{seed}"))
 
 
 @pytest.mark.slow
-def test_every_seed_of_the_folder_is_checked(tmp_path):
-    put(tmp_path, "00")  # the same seed spelled otherwise: has to agree
-    put(tmp_path, "1")  # outputs that seed 1 does not give: has to fail
+def test_every_seed_in_the_reference_folder_is_checked(tmp_path):
+    put(tmp_path, "00")  # the same seed in another spelling: must pass
+    put(tmp_path, "1")  # not the outputs of seed 1: must fail
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", f"{HERE / 'test_deghost.py'}::test_losses_agree"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rA",
+            f"{HERE / 'test_deghost.py'}::test_the_losses_equal_the_published_ones",
+        ],
         env={**os.environ, "OODGAN_REFERENCE": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -30,6 +37,6 @@ def test_every_seed_of_the_folder_is_checked(tmp_path):
     )
     lines = result.stdout.splitlines()
     for seed, outcome in (("0", "PASSED"), ("00", "PASSED"), ("1", "FAILED")):
-        named = f"test_losses_agree[published_networks_seed{seed}]"
+        named = f"test_the_losses_equal_the_published_ones[published_networks_seed{seed}]"
         assert any(line.startswith(outcome) and named in line for line in lines), result.stdout
     assert "perceptual.loss: relative error" in result.stdout

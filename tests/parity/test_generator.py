@@ -19,7 +19,7 @@ def stats(image: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_mapping_and_decoder_agree(reference):
+def test_mapping_and_synthesis_give_the_published_outputs(reference):
     generator = StyleGAN2(1024)
     generator.load_public(reference.weights("psp.decoder"), latent_avg=torch.zeros(512))
     reference.check("mapping.w", generator.mapping(reference.rnd("z", 2, 512)))
