@@ -46,13 +46,13 @@ PartitionName=p Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YE
 """
 
 
-def missing() -> list[str]:
-    """The programs of SLURM and munge that are not installed here."""
+def missing_programs() -> list[str]:
+    """Returns the programs of SLURM and munge that are not installed here."""
     return [name for name in PROGRAMS if not shutil.which(name)]
 
 
 class Cluster:
-    """Two nodes `n1` and `n2` of two CPUs. Their names are in no table of hosts: SLURM alone knows the addresses."""
+    """Two nodes `n1` and `n2` of two CPUs. No host table lists their names: only SLURM knows the addresses."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,7 +94,7 @@ class Cluster:
             self.run("kill", path.read_text().strip(), check=False)
 
     def srun(self, *words: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
-        """Run `srun words`, its two outputs in one text."""
+        """Run `srun words`, with stdout and stderr in one text."""
         return subprocess.run(
             ["srun", *words],
             env=self.environment,
@@ -111,7 +111,7 @@ class Cluster:
         return self.run("sbatch", "--parsable", *options, str(path)).strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """What `scontrol show job` says."""
+        """Returns the fields that `scontrol show job` prints."""
         shown = self.run("scontrol", "show", "job", number, "--oneliner")
         return dict(word.partition("=")[::2] for word in shown.split() if "=" in word)
 
@@ -124,16 +124,16 @@ class Cluster:
             time.sleep(0.5)
         raise TimeoutError(f"job {number} is {shown.get('JobState')}, not {' or '.join(states)}")
 
-    def until(self, condition: Callable[[], bool], timeout: int = 600) -> None:
-        """Wait until something is so; TimeoutError when it takes too long."""
+    def wait_until(self, condition: Callable[[], bool], timeout: int = 600) -> None:
+        """Wait until the condition holds; TimeoutError when it takes too long."""
         patience = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > patience:
-                raise TimeoutError("waited in vain")
+                raise TimeoutError(f"the condition did not hold within {timeout} s")
             time.sleep(0.5)
 
-    def go_on(self, number: str | None) -> None:
-        """Let jobs that were put back into the queue start at once: SLURM would wait two minutes. None: all of them."""
+    def start_requeued(self, number: str | None) -> None:
+        """Start a requeued job (None: all of them) at once: SLURM would wait two minutes."""
         if number is not None:
             self.wait(number, ("PENDING", "RUNNING", "COMPLETED"))
         waiting = self.run("squeue", "-h", "-t", "PENDING", "-o", "%A").split() if number is None else [number]

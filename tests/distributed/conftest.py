@@ -18,7 +18,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     assert spec and spec.loader
     cluster = sys.modules["cluster"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cluster)
-    if absent := cluster.missing():
+    if absent := cluster.missing_programs():
         pytest.skip(f"no real SLURM here: {', '.join(absent)} not installed (apt-get install slurm-wlm munge)")
     made = cluster.Cluster(tmp_path_factory.mktemp("slurm", numbered=True))
     try:

@@ -34,7 +34,7 @@ def run(kind, accumulate, processes, folder):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of the same runs by one process (here) and by two."""
+    """Folders of the same runs, by one process (this one) and by two."""
     folder = tmp_path_factory.mktemp("ddp")
     script = RUN.format(small=SMALL)
     scope: dict = {}
@@ -67,7 +67,7 @@ def test_two_processes_take_the_same_steps_as_one(runs, kind):
 
 
 @pytest.mark.slow
-def test_a_failing_rank_ends_the_run(tmp_path):
+def test_a_run_fails_when_one_rank_fails(tmp_path):
     script = """
 from oodgan.errors import UserError
 from oodgan.training.spread import rank

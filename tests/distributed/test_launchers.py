@@ -12,7 +12,7 @@ import oodgan  # noqa: F401
 
 OODGAN = [sys.executable, "-m", "oodgan"]
 TINY = ["experiment=tiny", "diffcam.fit.max_steps=1", "diffcam.fit.checkpoint_every=1"]
-# What a GPU is given for speed changes the last digits, and so which of two all but equal values a maximum takes.
+# Speed settings for GPUs change the last digits, and so which of two almost equal values a maximum takes.
 EXACT = ["trainer.precision=32-true", "trainer.channels_last=false"]
 LAUNCHER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "OODGAN_SPREAD")
 
@@ -52,7 +52,7 @@ def srun(tasks, words, timeout=600):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_chain):
-    """A root with one process's run `one`, and the words that made it."""
+    """A root with the run `one` of a single process, and the command-line words of that run."""
     from oodgan import launch
 
     root = tmp_path_factory.mktemp("launchers")
@@ -83,7 +83,7 @@ def check(root, run):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(shutil.which("slurmctld")), reason="test_slurm.py has a real SLURM")
-def test_slurm_tasks_share_a_stage(place):
+def test_slurm_tasks_train_one_stage_together(place):
     root, words = place
     more = ["accelerator=cpu", "devices=2", *EXACT]
     result = srun(2, ["diffcam", "run=slurm", "trainer=slurm", *more, *words])
@@ -93,14 +93,14 @@ def test_slurm_tasks_share_a_stage(place):
 
 
 @pytest.mark.slow
-def test_a_mistake_ends_all_tasks(place):
+def test_an_unknown_key_ends_all_tasks_with_one_error(place):
     result = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *place[1]])
     assert [code for _, code in result] == [2, 2], result
     assert "unknown key 'diffcam.fit.lrr'" in result[0][0]
 
 
 @pytest.mark.slow
-def test_one_task_of_slurm_is_an_ordinary_process(place):
+def test_a_single_slurm_task_runs_as_an_ordinary_process(place):
     root, words = place
     more = ["accelerator=cpu", "devices=1", *EXACT]
     ((text, code),) = srun(1, ["diffcam", "run=task", "trainer=slurm", *more, *words])
@@ -114,7 +114,7 @@ import pytorch_lightning as pl
 
 class Once(pl.Callback):
     def __init__(self):
-        # The others meet this rank later than the trace that its former process left.
+        # The other ranks must not connect to the address that this rank's former process left in the store.
         if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "1" and os.environ.get("RANK") == "1":
             time.sleep(5)
 

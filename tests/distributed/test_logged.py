@@ -12,7 +12,7 @@ import oodgan  # noqa: F401
 from oodgan import launch
 from oodgan.tracking.loggers import read_csv
 
-# Doubles: in fp32 Adam's first step moves a weight whose gradient is rounding either way, and the numbers after it.
+# fp64: in fp32 the sign of Adam's first step is random for a weight whose gradient is only rounding error.
 SAME = ["trainer.precision=64-true", "accelerator=cpu", "trainer.log_every_n_steps=1"]
 STAGES = {
     "codes": ["inversion", "inverter.fit.images.max_steps=0", "inverter.encoder.dropout=0"],
@@ -76,7 +76,7 @@ def logged(folder, name, processes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_chain):
-    """A folder with the trainings of all stages by one process and by each other number of them."""
+    """A folder with the training runs of all stages, for each number of processes."""
     folder, path = tmp_path_factory.mktemp("logged"), [str(Path(__file__).parent), *sys.path[:2]]
     for name in STAGES:
         train(tiny_chain, folder, name, 1)
@@ -103,8 +103,8 @@ def test_every_logged_number_is_the_same_for_any_number_of_processes(trained, na
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp_path, tiny_chain):
-    """The default metrics with their real networks, FID's but for size, over 7 ghosts: 4 and 3."""
+def test_two_processes_log_the_same_fid_lpips_ssim_and_identity_as_one(tmp_path, tiny_chain):
+    """The default metrics with their real networks (a small one for FID), on 7 ghosts split 4 and 3."""
     place = (
         f"lpips: {{_target_: oodgan.metrics.lpips.LPIPS}}, fid: {{_target_: oodgan.metrics.distribution.FID, {SEEDED}}}"
     )
@@ -124,8 +124,8 @@ def test_the_command_logs_fid_lpips_ssim_and_identity_alike_in_two_processes(tmp
 
 
 @pytest.mark.slow
-def test_a_limited_validation_sees_the_same_images(tmp_path, tiny_chain):
-    """Two batches of five images are ten images, also for three processes that take two each at a time."""
+def test_a_limited_validation_uses_the_same_images_for_any_number_of_processes(tmp_path, tiny_chain):
+    """Two batches of five images are ten images, also for three processes with batches of two each."""
     for processes in (1, 3):
         train(tiny_chain, tmp_path, "images", processes, "inverter.fit.images.limit_val=1")
     one, three = (logged(tmp_path, "images", processes) for processes in (1, 3))
@@ -133,7 +133,7 @@ def test_a_limited_validation_sees_the_same_images(tmp_path, tiny_chain):
 
 
 @pytest.mark.slow
-def test_more_processes_than_images_are_refused(tmp_path, tiny_chain):
+def test_more_processes_than_validation_images_are_refused(tmp_path, tiny_chain):
     from oodgan.errors import UserError
 
     with pytest.raises(UserError, match=r"1 image\(s\) of validation cannot be shared by 2 processes"):

@@ -26,7 +26,7 @@ SEEDED = {"extractor_name": "seeded", "dim": 8}
 
 
 def extractor(images):
-    """A small seeded network: a random Inception would call all sets alike."""
+    """A small seeded network: a random Inception gives almost the same features for all sets."""
     weight = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(5))
     return torch.relu(torch.nn.functional.conv2d(images, weight, stride=3)).mean((2, 3))
 
@@ -87,7 +87,7 @@ def scores(metrics, size, processes):
     return trainer.test(Scores(metrics, dataset(size)), verbose=False)[0]
 
 
-# Each with a plausible range, so that two equal mistakes (nan, 0, nothing seen) do not pass.
+# Each with a plausible range, so that two equal mistakes (nan, 0, no image counted) do not pass.
 QUICK = {
     LPIPS: (lambda folder: LPIPS(), 0.01, 0.9),
     PSNR: (lambda folder: PSNR(), 10, 30),
@@ -107,7 +107,7 @@ LARGE = {"lpips_vgg_v0.1": (LPIPS, 32), "ms_ssim_gauss11": (MSSSIM, 176), "ident
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The quick metrics by one process and by two, {name: value} each."""
+    """The values of the quick metrics for two processes and for one, {name: value} each."""
     pytest.importorskip("onnx", reason="onnx writes the recogniser")
     folder = tmp_path_factory.mktemp("metrics")
     recogniser(folder / "face.onnx")
@@ -131,7 +131,7 @@ def recogniser(path):
 
 @pytest.mark.network
 @pytest.mark.parametrize("kind", list(QUICK), ids=lambda kind: kind.__name__)
-def test_two_processes_equal_one(both, kind):
+def test_two_processes_compute_the_same_metric_as_one(both, kind):
     order = list(QUICK)
     assert [len(values) for values in both] == [len(order)] * 2
     two, one = (list(values.values())[order.index(kind)] for values in both)
@@ -143,15 +143,15 @@ def test_two_processes_equal_one(both, kind):
 @pytest.mark.network
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(LARGE))
-def test_two_processes_equal_one_with_larger_networks(name):
+def test_two_processes_compute_the_same_metric_as_one_with_larger_networks(name):
     size = LARGE[name][1]
     (two,), (one,) = (scores([build(name)], size, processes).values() for processes in (2, 1))
     assert 0.01 < one < 0.999
     assert two == pytest.approx(one, abs=1e-6, rel=1e-6)
 
 
-def test_no_metric_is_left_out():
-    """A new metric needs a line above: these are all classes of the package and all names that a protocol can give."""
+def test_every_metric_is_tested_in_this_file():
+    """A new metric needs a line above: checks all classes of the package and all names that a protocol may use."""
     for module in pkgutil.iter_modules(oodgan.metrics.__path__, "oodgan.metrics."):
         importlib.import_module(module.name)
     result, todo = set(), [Metric]
@@ -165,7 +165,7 @@ def test_no_metric_is_left_out():
 
 
 def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
-    """What the evaluate stage writes about 9 photos by one process and by two: every kind of column it has."""
+    """Returns the evaluate stage's scores of 9 photos for one and two processes, with every kind of column."""
     import numpy as np
     from omegaconf import OmegaConf
     from PIL import Image
@@ -183,7 +183,7 @@ def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
             picture = (photo + shift + rng.integers(0, 9, photo.shape) * bool(shift)).clip(0, 255)
             Image.fromarray(picture.astype(np.uint8)).save(place[folder] / f"{i}.png")
         Image.fromarray(rng.integers(0, 256, (size, size)).astype(np.uint8)).save(place["made/mask"] / f"{i}.png")
-        labels = np.ones((size, size), np.uint8) * (i > 1)  # one photo is unknown, one a face without a mouth
+        labels = np.ones((size, size), np.uint8) * (i > 1)  # one photo has no known region, one face has no mouth
         labels[size // 2 :] = 11 if i > 2 else labels[0, 0]
         Image.fromarray(labels).save(place["parsing"] / f"{i}.png")
     recogniser(tmp_path / "face.onnx")
@@ -220,7 +220,7 @@ def same(one, two):
 
 
 @pytest.mark.network
-def test_the_evaluate_stage_on_two_processes(tmp_path, monkeypatch, draw_face):
+def test_the_evaluate_stage_gives_the_same_scores_on_two_processes(tmp_path, monkeypatch, draw_face):
     """Real processes: the same numbers, every photo scored once."""
     made = same(*evaluated(tmp_path, monkeypatch, draw_face, 48, ["psnr", "ssim_gauss11", "psnr_background_hat_cloth"]))
     kinds = ("psnr", "mask_area", "mask_share_on_parts", "identity_arcface_face_", "change_smile_", "edit_kept_smile_")
@@ -230,8 +230,8 @@ def test_the_evaluate_stage_on_two_processes(tmp_path, monkeypatch, draw_face):
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_the_whole_protocol_on_two_processes(tmp_path, monkeypatch, draw_face):
-    """The networks of protocol_v1, FID and KID by the registry's Inception among them."""
+def test_the_whole_protocol_gives_the_same_scores_on_two_processes(tmp_path, monkeypatch, draw_face):
+    """With the networks of protocol_v1, including the registry's Inception for FID and KID."""
     from oodgan.launch import compose
 
     protocol = compose("evaluate", ["photos=x", "methods={}"]).metrics

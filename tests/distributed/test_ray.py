@@ -44,7 +44,7 @@ def address():
 
 
 @pytest.mark.slow
-def test_a_sweeps_jobs_know_their_names_and_folders(address, tmp_path):
+def test_sweep_jobs_write_to_their_own_folders_and_finished_ones_are_skipped(address, tmp_path):
     ray = ["hydra=ray", f"hydra.launcher.init.address={address}"]
     done = command(tmp_path, *ray, *FAST, "sweep=two", "diffcam.fit.max_steps=2", "diffcam.fit.lr=1e-3,1e-2")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -58,7 +58,7 @@ def test_a_sweeps_jobs_know_their_names_and_folders(address, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_studys_trials_run_on_a_ray_of_its_own_and_are_pruned(tmp_path):
+def test_study_trials_run_on_a_local_ray_cluster_and_are_pruned(tmp_path):
     pytest.importorskip("ray", reason="no Ray here: pip install 'oodgan[ray]'")
     pytest.importorskip("optuna")
     ray = ["hydra=optuna", "hydra/launcher=oodgan_ray"]

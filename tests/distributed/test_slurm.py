@@ -1,4 +1,4 @@
-"""On a real SLURM of two nodes: what one process gives, time limits, lost nodes, sweeps."""
+"""On a real SLURM of two nodes: the same results as one process, time limits, lost nodes, sweeps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import oodgan  # noqa: F401
 from oodgan import launch
 
 OODGAN = [sys.executable, "-m", "oodgan"]
-# What each process draws for itself (dropout, covers of faces) is off, and no number is rounded to fewer digits.
+# Random parts that differ between processes (dropout, occluded faces) are off.
 EXACT = ["inverter.encoder.dropout=0", "inverter.fit.images.module.occlusion=0"]
 EXACT += ["inverter.fit.codes.max_steps=1", "inverter.fit.images.max_steps=1"]
 OF_STAGE = {"inversion": EXACT, "diffcam": ["diffcam.fit.max_steps=1"], "deghost": ["deghoster.fit.max_steps=1"]}
 TINY = ["experiment=tiny"]
-# channels_last has other kernels, whose last digits a maximum or Adam makes visible.
+# The kernels of channels_last differ in the last digits, which a maximum or Adam amplifies.
 SPREAD = ["trainer=slurm", "accelerator=cpu", "trainer.precision=32-true", "trainer.channels_last=false"]
 NODES = ["-N2", "--ntasks-per-node=1"]
 FAST = ["experiment=tiny", "diffcam.fit.pairs=8", "diffcam.fit.held_out=4", "diffcam.fit.region_codes=1"]
@@ -29,7 +29,7 @@ WAITS = """
 import os, time
 import pytorch_lightning as pl
 
-class UntilTold(pl.Callback):
+class WaitForSignal(pl.Callback):
     def on_train_batch_end(self, trainer, module, *_):
         from oodgan.training.callbacks import StopOnSignal
         stop = next(c for c in trainer.callbacks if isinstance(c, StopOnSignal))
@@ -40,8 +40,8 @@ class UntilTold(pl.Callback):
 """
 
 
-def oodgan_here(cluster, folder, *words, timeout=900):
-    """Run the command on this machine, outside of any job."""
+def run_outside_of_jobs(cluster, folder, *words, timeout=900):
+    """Run the command on this machine, outside any job."""
     command = [*OODGAN, *words]
     return subprocess.run(command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=timeout)
 
@@ -71,7 +71,7 @@ def assert_same_steps(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone(slurm, tmp_path_factory):
-    """A folder with the run `one`, made by one process, and the words that use its artifacts."""
+    """A folder with the run `one` of a single process, and the command-line words that use its artifacts."""
     folder = tmp_path_factory.mktemp("alone")
     words = [word for words in OF_STAGE.values() for word in words]
     assert launch.run("pipeline", ["run=one", f"root={folder}/runs", *TINY, *words]) == 0
@@ -80,13 +80,13 @@ def alone(slurm, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_trainings_over_two_nodes_take_the_steps_of_one_process(slurm, alone):
+def test_training_on_two_nodes_takes_the_same_steps_as_one_process(slurm, alone):
     folder, _ = alone
     words = [f"root={folder}/runs", "run=two", *TINY, *SPREAD]
     for stage in ("inversion", "diffcam"):
         done = slurm.srun(*NODES, *OODGAN, stage, *words, *OF_STAGE[stage])
         assert done.returncode == 0, done.stdout[-3000:]
-        assert done.stdout.count(f"{stage}: wrote") == 1  # of two tasks one writes
+        assert done.stdout.count(f"{stage}: wrote") == 1  # only one of the two tasks writes
         assert_same_steps(folder / "runs/one" / stage, folder / "runs/two" / stage)
     more = [*words, *OF_STAGE["deghost"], f"deghoster.ghosts_from={folder}/runs/one/ghosts/artifact"]
     done = slurm.srun(*NODES, *OODGAN, "deghost", *more)
@@ -95,7 +95,7 @@ def test_trainings_over_two_nodes_take_the_steps_of_one_process(slurm, alone):
 
 
 @pytest.mark.slow
-def test_ghosts_and_scores_over_two_nodes_are_those_of_one_process(slurm, alone, draw_face):
+def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, alone, draw_face):
     from safetensors.torch import load_file
 
     folder, weights = alone
@@ -119,7 +119,7 @@ def test_ghosts_and_scores_over_two_nodes_are_those_of_one_process(slurm, alone,
     result = {}
     for run, start in (("one", None), ("three", slurm.srun)):
         given = ["evaluate", f"root={folder}/runs", f"run={run}", *TINY, *weights, *judged]
-        done = start(*NODES, *OODGAN, *given, *SPREAD) if start else oodgan_here(slurm, folder, *given)
+        done = start(*NODES, *OODGAN, *given, *SPREAD) if start else run_outside_of_jobs(slurm, folder, *given)
         assert done.returncode == 0, done.stdout[-3000:]
         result[run] = json.loads((folder / "runs" / run / "evaluate/metrics.json").read_text())["methods"]
     for method, scores in result["one"].items():
@@ -152,11 +152,11 @@ def assert_same_end(one: Path, other: Path) -> None:
 @pytest.mark.slow
 def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm, uninterrupted, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
-    waits = "++callbacks.waits._target_=waits.UntilTold"
+    waits = "++callbacks.waits._target_=waits.WaitForSignal"
     script = job(tmp_path, *SPREAD, waits)
     number = slurm.sbatch(script, *NODES, "--time=1", "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
-    slurm.wait(number, ("COMPLETING",), timeout=300)  # SLURM's clock ends it
-    slurm.go_on(number)
+    slurm.wait(number, ("COMPLETING",), timeout=300)  # SLURM ends it at its time limit
+    slurm.start_requeued(number)
     shown = slurm.wait(number, ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"))
     output = (tmp_path / "out").read_text()
     assert shown["JobState"] == "COMPLETED" and shown["Restarts"] == "1", output[-3000:]
@@ -165,28 +165,28 @@ def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm
 
 
 @pytest.mark.slow
-def test_a_job_that_was_cancelled_is_not_queued_again(slurm, tmp_path):
+def test_a_cancelled_job_is_not_requeued(slurm, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
-    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.UntilTold")
+    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.WaitForSignal")
     number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
-    slurm.until(lambda: (tmp_path / "waiting").exists())
+    slurm.wait_until(lambda: (tmp_path / "waiting").exists())
     slurm.run("scancel", number)
-    slurm.until(lambda: "stopped by SIGTERM" in (tmp_path / "out").read_text())
+    slurm.wait_until(lambda: "stopped by SIGTERM" in (tmp_path / "out").read_text())
     shown = slurm.wait(number, ("CANCELLED", "FAILED", "COMPLETED"))
     assert shown["JobState"] == "CANCELLED" and shown["Restarts"] == "0"
     assert list(tmp_path.glob("runs/tiny/diffcam/training/*/checkpoints/last.ckpt"))
 
 
 @pytest.mark.slow
-def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(slurm, uninterrupted, tmp_path):
+def test_a_job_that_loses_a_node_is_requeued_and_ends_with_the_same_weights(slurm, uninterrupted, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
-    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.UntilTold")
+    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.WaitForSignal")
     number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
-    slurm.until(lambda: (tmp_path / "waiting").exists())
+    slurm.wait_until(lambda: (tmp_path / "waiting").exists())
     slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
-    slurm.until(lambda: slurm.job(number)["Restarts"] == "1")
+    slurm.wait_until(lambda: slurm.job(number)["Restarts"] == "1")
     slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
-    slurm.go_on(number)
+    slurm.start_requeued(number)
     shown = slurm.wait(number, ("COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED"))
     assert shown["JobState"] == "COMPLETED", (tmp_path / "out").read_text()[-3000:]
     assert_same_end(uninterrupted, tmp_path / "runs/tiny/diffcam")
@@ -196,7 +196,7 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(slurm, unint
 def test_a_sweep_starts_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
     words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.tasks_per_node=2", *SPREAD, *FAST]
     words += ["diffcam.fit.max_steps=2", "diffcam.fit.lr=1e-3,1e-2", "sweep=two"]
-    done = oodgan_here(slurm, tmp_path, "diffcam", "-m", *words)
+    done = run_outside_of_jobs(slurm, tmp_path, "diffcam", "-m", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "runs/sweeps/two"
     notes = [json.loads(path.read_text()) for path in sorted(folder.glob("*/job.json"))]
@@ -209,10 +209,10 @@ def test_a_sweep_starts_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_timed_out_job_of_a_sweep_continues(slurm, tmp_path):
+def test_a_sweep_job_that_times_out_is_requeued_and_finishes(slurm, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
     words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=1", *FAST]
-    words += ["hydra.launcher.signal_delay_s=20", "++callbacks.waits._target_=waits.UntilTold", "sweep=late"]
+    words += ["hydra.launcher.signal_delay_s=20", "++callbacks.waits._target_=waits.WaitForSignal", "sweep=late"]
     command = [*OODGAN, "diffcam", "-m", *words, "diffcam.fit.max_steps=4", "diffcam.fit.lr=1e-3"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=slurm.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -220,7 +220,7 @@ def test_a_timed_out_job_of_a_sweep_continues(slurm, tmp_path):
     try:
         patience = time.monotonic() + 600
         while process.poll() is None and time.monotonic() < patience:
-            slurm.go_on(None)  # SLURM waits two minutes before it starts a job once more
+            slurm.start_requeued(None)  # SLURM waits two minutes before it starts a job again
             time.sleep(2)
         output = process.communicate(timeout=60)[0]
     finally:
@@ -233,9 +233,9 @@ def test_a_timed_out_job_of_a_sweep_continues(slurm, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_slurm_refuses_is_a_one_line_error(slurm, tmp_path):
+def test_a_job_that_slurm_rejects_is_a_one_line_error(slurm, tmp_path):
     words = ["diffcam", "-m", *FAST, "hydra=slurm_cpu", "hydra.launcher.partition=nowhere", "seed=1,2"]
-    done = oodgan_here(slurm, tmp_path, *words)
+    done = run_outside_of_jobs(slurm, tmp_path, *words)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert "invalid partition" in lines[0].lower()
