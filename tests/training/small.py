@@ -43,7 +43,7 @@ class Shuffle(Sampler):
 
     def __iter__(self):
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.epoch)).tolist()
-        # Batch by batch a rank gets its share of the global batch.
+        # Each rank gets its share of every global batch.
         return iter(order[self.rank :: self.world])
 
 
@@ -136,7 +136,7 @@ class Gan(pl.LightningModule):
 
 
 class StopAt(pl.Callback):
-    """Ends the run as a crash would."""
+    """Raises an error at this step, as a crash would."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -147,7 +147,7 @@ class StopAt(pl.Callback):
 
 
 class Tv(nn.Module):
-    """A loss of a user's own: total variation of the result."""
+    """A user-defined loss: total variation of the result."""
 
     inputs = ("result",)
 
@@ -180,6 +180,6 @@ GAN = {
 
 
 def seeded_features(images):
-    """A small seeded network in FID's place: a random Inception would call all sets alike."""
+    """A small seeded network for FID: a random Inception gives almost the same features for all sets."""
     weight = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(5)).to(images)
     return torch.relu(nn.functional.conv2d(images, weight, stride=3)).mean((2, 3)).float()

@@ -1,4 +1,4 @@
-"""A training's checkpoints serve wherever weights do, and come back as modules, with nothing but the file."""
+"""Training checkpoints can be used wherever weights can, and load as modules from the file alone."""
 
 import os
 import sys
@@ -42,8 +42,8 @@ def best(chain, stage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", list(PARTS))
-def test_a_checkpoint_holds_what_the_artifact_holds(chain, stage):
-    """The artifact is the best checkpoint, to half precision, and any folder on the way means it too."""
+def test_a_checkpoint_holds_the_same_weights_as_the_artifact(chain, stage):
+    """The artifact holds the best checkpoint in half precision; each folder above the file stands for it too."""
     artifact, exported = trained.load(chain / stage / "artifact", PARTS[stage])
     path = best(chain, stage)
     for source in (path, path.parent, path.parents[1]):
@@ -58,7 +58,7 @@ def test_a_checkpoint_holds_what_the_artifact_holds(chain, stage):
 
 
 @pytest.mark.slow
-def test_an_edit_and_a_further_training_take_a_checkpoint(chain, tmp_path):
+def test_checkpoints_work_as_weights_in_editing_and_further_training(chain, tmp_path):
     from oodgan.editing import Editor
     from oodgan.generators.protocol import sample_codes
 
@@ -80,7 +80,7 @@ def test_an_edit_and_a_further_training_take_a_checkpoint(chain, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", list(PARTS))
-def test_a_module_is_loaded_from_its_file_alone(chain, stage):
+def test_a_module_loads_from_its_checkpoint_file_alone(chain, stage):
     from oodgan.deghost.module import DeghostModule
     from oodgan.diffcam.module import DiffCAMModule
     from oodgan.inversion.module import InversionModule
@@ -94,7 +94,7 @@ def test_a_module_is_loaded_from_its_file_alone(chain, stage):
     assert module.configure_optimizers()
 
 
-def test_a_foreign_checkpoint_is_to_be_converted(tmp_path):
+def test_the_error_for_a_checkpoint_of_another_project_names_the_convert_command(tmp_path):
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.0"}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="not converted yet: oodgan weights convert"):
         trained.load(tmp_path / "other.ckpt", "encoder")

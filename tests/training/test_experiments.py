@@ -1,4 +1,4 @@
-"""Every ready sweep in `experiments/` fits the commands that it calls."""
+"""Every sweep in `experiments/` uses valid keys of the commands that it calls, and runs."""
 
 import json
 import os
@@ -33,14 +33,14 @@ SMALL = {
 
 
 def calls(script, folder):
-    """The words of each `oodgan` command that a script gives."""
+    """Returns the words of each `oodgan` command that a script runs."""
     recorder = folder / "oodgan"
     log = repr(str(folder / "calls"))
     recorder.write_text(
         f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]), file=open({log}, 'a'))\n"
     )
     recorder.chmod(0o755)
-    (folder / "python").write_text("#!/bin/sh\n")  # which would merge the tables
+    (folder / "python").write_text("#!/bin/sh\n")  # replaces the Python that merges the tables
     (folder / "python").chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
     subprocess.run(
@@ -50,7 +50,7 @@ def calls(script, folder):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_sweep_composes(tmp_path, script):
+def test_each_sweeps_overrides_compose_to_a_valid_configuration(tmp_path, script):
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep
 
@@ -71,11 +71,11 @@ def test_the_sweep_composes(tmp_path, script):
 
 
 @pytest.mark.parametrize("script", EVALUATIONS)
-def test_the_evaluations_methods_are_changes_of_parts_that_exist(tmp_path, script, monkeypatch):
+def test_the_methods_of_each_evaluation_change_existing_parts(tmp_path, script, monkeypatch):
     monkeypatch.setitem(ARGUMENTS, script, ["photos"])
     monkeypatch.setenv("ROOT", str(tmp_path))
     commands = calls(script, tmp_path)
-    assert [words[0] for words in commands] == ["evaluate"] * 4  # one an edit
+    assert [words[0] for words in commands] == ["evaluate"] * 4  # one per edit
     cfg = plain(compose("evaluate", commands[0][1:]))
     rows = variants(cfg["methods"], cfg["strengths"])
     altered.check(cfg, rows.values())
@@ -84,7 +84,7 @@ def test_the_evaluations_methods_are_changes_of_parts_that_exist(tmp_path, scrip
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in EXPERIMENTS.glob("*/run.sh")))
-def test_each_has_a_question(folder):
+def test_the_readme_of_each_experiment_starts_with_a_question(folder):
     assert (EXPERIMENTS / folder / "README.md").read_text().partition("\n")[0].endswith("?") or folder == "embedded"
 
 
@@ -97,7 +97,7 @@ def run(folder, *command):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_chain, draw_face):
-    """A folder with the tiny chain's run, elsewhere than in `runs`, and a photo."""
+    """A folder with the tiny chain's run in `elsewhere` instead of `runs`, and a photo."""
     folder = tmp_path_factory.mktemp("experiments")
     shutil.copytree(tiny_chain, folder / "elsewhere")
     (folder / "photos").mkdir()
@@ -107,11 +107,11 @@ def finished(tmp_path_factory, tiny_chain, draw_face):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_sweep_runs(finished, script):
-    """All its jobs, a few steps each: one to two minutes a sweep."""
+def test_each_sweep_runs(finished, script):
+    """All its jobs with a few steps each: one to two minutes per sweep."""
     words = [*SMALL[script], *TINY]
     if script in JOBS:
-        words.append("hydra.launcher.n_jobs=1")  # one after the other: each further process would import all anew
+        words.append("hydra.launcher.n_jobs=1")  # sequential: each further process would import everything
     run(finished, "sh", str(EXPERIMENTS / script), *words)
     name = "diffcam_study" if script.endswith("study.sh") else script.partition("/")[0]
     jobs = list((finished / "elsewhere/sweeps" / name).glob("*/job.json"))
@@ -124,7 +124,7 @@ def test_the_sweep_runs(finished, script):
 
 
 @pytest.mark.slow
-def test_the_thresholds_are_evaluated(finished):
+def test_the_strength_and_threshold_experiment_runs(finished):
     """Every method on one photo, with the tiny networks."""
     parts = {"inverter": "inversion", "diffcam": "diffcam", "deghoster": "deghost"}
     weights = [f"{part}.weights=elsewhere/tiny/{stage}/artifact" for part, stage in parts.items()]

@@ -50,7 +50,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, kind, every, crash):
     assert read_csv(tmp_path / "whole/metrics.csv") == read_csv(tmp_path / "parts/metrics.csv")
 
 
-def test_training_learns_and_keeps_best_and_last(tmp_path):
+def test_training_reduces_the_loss_and_keeps_the_best_and_last_checkpoints(tmp_path):
     result = run(Gan(), tmp_path / "run", steps=40)
     values = [v for _, name, v in read_csv(tmp_path / "run/metrics.csv") if name == "val/loss"]
     assert values[-1] < 0.6 * values[0]
@@ -59,7 +59,7 @@ def test_training_learns_and_keeps_best_and_last(tmp_path):
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
 
 
-def test_a_disk_that_refuses_leaves_no_half_checkpoint(tmp_path):
+def test_a_failed_write_leaves_no_partial_checkpoint(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
     try:
@@ -70,7 +70,7 @@ def test_a_disk_that_refuses_leaves_no_half_checkpoint(tmp_path):
     assert not list((tmp_path / "run/checkpoints").iterdir())
 
 
-def test_checkpoints_hold_no_frozen_weights(tmp_path):
+def test_checkpoints_store_no_frozen_weights(tmp_path):
     module = Regression()
     result = run(module, tmp_path / "run", steps=2)
     saved = checkpoints.load(result.checkpoint)
@@ -78,7 +78,7 @@ def test_checkpoints_hold_no_frozen_weights(tmp_path):
     assert saved["frozen"] == {"teacher": module.teacher.hash}
 
 
-def test_another_frozen_network_is_refused(tmp_path):
+def test_resuming_with_another_frozen_network_is_refused(tmp_path):
     run(Regression(), tmp_path / "run", steps=2)
     other = Regression()
     other.teacher.network[0].weight.data.add_(1)
@@ -86,7 +86,7 @@ def test_another_frozen_network_is_refused(tmp_path):
         run(other, tmp_path / "run", resume="auto")
 
 
-def test_a_bad_loss_names_step_files_and_checkpoint(tmp_path):
+def test_the_error_for_a_nan_loss_names_step_images_and_last_good_checkpoint(tmp_path):
     with pytest.raises(
         UserError, match=r"loss is nan at step 5; .*img17\.png.*last good checkpoint: .*(last|best)\.ckpt"
     ):
@@ -101,7 +101,7 @@ def test_a_run_is_never_overwritten(tmp_path):
         run(Regression(), tmp_path / "run", steps=2)
 
 
-def test_loaders_that_cannot_be_made_leave_no_trace_in_torchs_classes(tmp_path):
+def test_a_failing_data_loader_leaves_torchs_classes_unpatched(tmp_path):
     class Unreadable(PointData):
         def train_dataloader(self):
             raise UserError("no images here")

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment leaves a checkpoint that loads, and going on ends where an unkilled run does."""
+"""A run killed at any moment leaves a valid checkpoint, and the resumed run ends with the same weights."""
 
 import json
 import os
@@ -61,7 +61,7 @@ print(json.dumps({{"seen": seen, "steps": result.steps, "kills": kills}}))
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_no_steps(tmp_path):
+def test_a_run_killed_twenty_times_ends_like_an_uninterrupted_one(tmp_path):
     from oodgan.tracking.loggers import read_csv
     from oodgan.training import checkpoints
 
@@ -83,7 +83,7 @@ def test_twenty_kills_lose_no_steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_after_a_whole_step_and_resumes(tmp_path, start):
+def test_ctrl_c_stops_after_a_complete_step_and_the_run_resumes(tmp_path, start):
     script = SCRIPT.format(small=str(Path(__file__).parent)).partition("train(folder")[0]
     script += "\nsettings['max_steps'] = 100000\ntrain(folder + '/run')\n"
     process = start([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, env=os.environ)

@@ -1,4 +1,4 @@
-"""The base module: optimisers, schedules and losses by config, and what checkpoints hold of them."""
+"""The base module: optimisers, schedules and losses from the config, and what checkpoints store of them."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def run(module, folder, steps=12, resume=None, callbacks=(), **more):
 
 @pytest.mark.parametrize("losses", [{"l2": L2}, GAN], ids=["plain", "gan"])
 @pytest.mark.parametrize("scheduler", [PLATEAU, WARMUP, None], ids=["plateau", "warmup", "none"])
-def test_any_optimiser_and_schedule_trains_and_resumes_exactly(tmp_path, losses, scheduler):
+def test_each_optimiser_and_schedule_resumes_with_the_same_weights(tmp_path, losses, scheduler):
     make = lambda: Denoiser(losses=losses, optimizer=SGD, scheduler=scheduler)  # noqa: E731
     whole = make()
     run(whole, tmp_path / "whole", export="last")
@@ -45,11 +45,11 @@ def test_any_optimiser_and_schedule_trains_and_resumes_exactly(tmp_path, losses,
     assert len(one["lr_schedulers"]) == (0 if scheduler is None else len(one["optimizer_states"]))
     assert len(one["optimizer_states"]) == (2 if losses is GAN else 1)
     rates = [group["lr"] for state in one["optimizer_states"] for group in state["param_groups"]]
-    # The plateau's threshold calls nothing an improvement, so that each of three validations takes a tenth.
+    # With PLATEAU's threshold no validation counts as an improvement, so each of three divides the rate by ten.
     assert rates == pytest.approx([0.05 * {id(PLATEAU): 0.001, id(WARMUP): 0.0}.get(id(scheduler), 1.0)] * len(rates))
 
 
-def test_losses_are_weighted_and_logged_and_a_users_own_counts(tmp_path):
+def test_losses_are_weighted_and_logged_including_a_user_defined_one(tmp_path):
     own = {"_target_": "small.Tv", "weight": 0.5}
     module = Denoiser(losses={"l2": L2, "tv": own, "never": {"_target_": "no.such.Loss", "weight": 0.0}})
     known = module._known(module.network, {"image": torch.rand(2, 3, 8, 8)})
@@ -61,7 +61,7 @@ def test_losses_are_weighted_and_logged_and_a_users_own_counts(tmp_path):
     assert logged == {f"{part}/{name}" for part in ("train", "val") for name in ("l2", "tv", "loss")}
 
 
-def test_a_loss_that_cannot_be_computed_is_named():
+def test_the_error_for_a_missing_loss_input_names_the_loss():
     class Wrong(torch.nn.Module):
         inputs = ("resul",)
 
@@ -71,13 +71,13 @@ def test_a_loss_that_cannot_be_computed_is_named():
         Losses({"l2": {**L2, "weight": 0.0}})
 
 
-def test_the_config_of_a_loss_may_name_its_inputs() -> None:
+def test_the_config_of_a_loss_can_select_its_inputs() -> None:
     known = {"result": torch.ones(1), "target": torch.ones(1), "photo": torch.zeros(1)}
     values = Losses({"l2": L2, "photo": {**L2, "inputs": ["result", "photo"]}})(known)
     assert float(values["l2"]) == 0 and float(values["photo"]) == 1
 
 
-def test_a_key_that_the_module_does_not_take_is_named():
+def test_the_error_for_an_unknown_module_key_names_the_key():
     with pytest.raises(UserError, match=r"unknown key of fit.module \(DiffCAMModule\) 'optimiser' \(did you mean"):
         build_module({"_target_": "oodgan.diffcam.module.DiffCAMModule", "optimiser": SGD}, network=torch.nn.Identity())
     with pytest.raises(UserError, match=r"fit.module names no _target_"):
@@ -85,7 +85,7 @@ def test_a_key_that_the_module_does_not_take_is_named():
 
 
 @pytest.mark.parametrize("losses", [{"l2": L2}, GAN], ids=["plain", "gan"])
-def test_a_module_is_loaded_from_its_checkpoint(tmp_path, losses):
+def test_a_module_loads_from_its_checkpoint(tmp_path, losses):
     module = Denoiser(losses=losses, optimizer=SGD, scheduler=WARMUP, strength=0.2)
     result = run(module, tmp_path, steps=4)
     assert checkpoints.load(result.checkpoint)["hyper_parameters"]["strength"] == 0.2
@@ -95,7 +95,7 @@ def test_a_module_is_loaded_from_its_checkpoint(tmp_path, losses):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-def test_a_checkpoint_builds_networks_only(tmp_path):
+def test_a_checkpoint_can_only_build_trusted_classes(tmp_path):
     result = run(Denoiser(optimizer=SGD), tmp_path, steps=4)
     saved = torch.load(result.checkpoint, weights_only=True)
     saved["hyper_parameters"]["losses"] = {"l2": {"_target_": "os.system", "command": "touch broken"}}

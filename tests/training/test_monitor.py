@@ -1,4 +1,4 @@
-"""A wrong name of a monitored metric is told by the command before anything is rendered."""
+"""The command reports a wrong monitored metric before it renders anything."""
 
 import re
 import sys
@@ -34,7 +34,7 @@ def check(config, callbacks):
 
 
 @pytest.mark.parametrize("name", ["val/loss", "val/code", "train/loss", "train/latent", "val/ssim_gauss11"])
-def test_what_is_logged_may_be_monitored(name):
+def test_a_logged_value_can_be_monitored(name):
     check(part(name), {"metrics": IMAGES, "stopping": {**STOPPING, "monitor": name}})
 
 
@@ -46,19 +46,19 @@ def test_what_is_logged_may_be_monitored(name):
             "inverter.fit.images.monitor=val/cod is not logged; "
             "logged are val/code, val/loss, val/ssim_gauss11",
         ),
-        (part("val/latent"), {}, "logged are val/code, val/loss"),  # adversarial: it is not validated
+        (part("val/latent"), {}, "logged are val/code, val/loss"),  # adversarial: not computed in validation
         (part("val/off"), {}, "logged are val/code, val/loss"),
         (part("val/ssim_gauss11"), {}, "logged are val/code, val/loss"),
         (part(scheduler=PLATEAU), {}, "inverter.fit.images.module.scheduler.monitor=val/x is not logged"),
         (part(), {"stop": {**STOPPING, "monitor": "val/x"}}, "callbacks.stop.monitor=val/x is not logged"),
     ],
 )  # fmt: skip
-def test_what_is_not_logged_is_reported(config, callbacks, message):
+def test_monitoring_a_value_that_is_not_logged_is_an_error(config, callbacks, message):
     with pytest.raises(UserError, match=re.escape(message)):
         check(config, callbacks)
 
 
-def test_parts_of_a_users_own_may_log_anything(monkeypatch):
+def test_user_defined_classes_may_log_any_name(monkeypatch):
     own = ModuleType("own_module")
     own.Derived = type("Derived", (DiffCAMModule,), {})
     own.Declared = type("Declared", (DiffCAMModule,), {"measured": ("mine",)})
@@ -66,7 +66,7 @@ def test_parts_of_a_users_own_may_log_anything(monkeypatch):
     check(part("val/anything", _target_="own_module.Derived"), {})
     check(part("val/mine", _target_="own_module.Declared"), {})
     check(part("val/anything"), {"own": {"_target_": "own_module.Derived"}})
-    check(part("val/anything", losses=None), {})  # those of the class
+    check(part("val/anything", losses=None), {})  # the default losses of the class
     with pytest.raises(UserError, match="val/anything is not logged; logged are val/code, val/loss, val/mine"):
         check(part("val/anything", _target_="own_module.Declared"), {})
 
@@ -88,7 +88,7 @@ def test_parts_of_a_users_own_may_log_anything(monkeypatch):
         ),
     ],
 )
-def test_the_command_tells_it_first(words, key, tmp_path, capsys):
+def test_the_command_checks_the_monitor_before_rendering(words, key, tmp_path, capsys):
     stage, *more = words
     with pytest.raises(SystemExit) as stop:
         main([stage, "experiment=tiny", f"root={tmp_path}/runs", *more])

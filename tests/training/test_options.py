@@ -52,7 +52,7 @@ def test_each_option_trains(tmp_path, kind, engine, settings):
     ("precision", "dtype"),
     [("16-mixed", torch.float16), ("bf16-mixed", torch.bfloat16), ("64-true", torch.float64)],
 )
-def test_the_precision_is_the_one_that_was_asked_for(tmp_path, precision, dtype):
+def test_the_forward_pass_runs_in_the_chosen_precision(tmp_path, precision, dtype):
     seen = set()
 
     class Watched(Regression):
@@ -65,7 +65,7 @@ def test_the_precision_is_the_one_that_was_asked_for(tmp_path, precision, dtype)
     assert seen == {dtype} and weights(module).dtype == torch.float32
 
 
-def test_batch_statistics_of_several_cpu_processes_are_refused():
+def test_synchronised_batch_norm_on_several_cpu_processes_is_refused():
     from oodgan.training.engine import prepare
 
     module = Regression()
@@ -86,7 +86,7 @@ def test_compiled_networks_train_and_save_under_the_same_names(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Regression, Gan])
-def test_accumulated_batches_give_the_step_of_the_whole_batch(tmp_path, kind):
+def test_accumulated_batches_give_the_same_step_as_the_whole_batch(tmp_path, kind):
     modules = []
     for name, accumulate in (("whole", 1), ("split", 4)):
         module = kind(noise=0.0) if kind is Gan else kind()
@@ -98,7 +98,7 @@ def test_accumulated_batches_give_the_step_of_the_whole_batch(tmp_path, kind):
     assert torch.allclose(weights(modules[0]), weights(modules[1]), atol=2e-5)
 
 
-def test_clipping_bounds_a_manual_step(tmp_path):
+def test_clipping_limits_the_step_of_manual_optimisation(tmp_path):
     class Sgd(Gan):
         def configure_optimizers(self):
             return [torch.optim.SGD(n.parameters(), 1.0) for n in (self.net, self.critic)]
@@ -110,12 +110,12 @@ def test_clipping_bounds_a_manual_step(tmp_path):
     assert 1e-4 < moved <= 2e-3
 
 
-def test_a_batch_that_cannot_be_split_is_named(tmp_path):
+def test_a_batch_size_that_accumulate_does_not_divide_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"batch_size is 8.*multiple of 3"):
         run(Regression(), tmp_path, accumulate=3)
 
 
-def test_initialise_starts_new_from_old_weights(tmp_path):
+def test_initialise_copies_the_weights_of_another_run(tmp_path):
     first = run(Regression(), tmp_path / "a")
     fresh = Regression(seed=5)
     initialise(fresh, tmp_path / "a")
@@ -125,7 +125,7 @@ def test_initialise_starts_new_from_old_weights(tmp_path):
         initialise(Gan(), tmp_path / "a")
 
 
-def test_frozen_stays_frozen_and_moves():
+def test_a_frozen_network_stays_frozen_and_changes_dtype_with_its_owner():
     owner = nn.ModuleList([nn.Linear(2, 2), Frozen(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))])
     owner.train().requires_grad_(True).to(torch.float64)
     frozen = owner[1]
@@ -139,7 +139,7 @@ def test_frozen_stays_frozen_and_moves():
     assert x.grad is not None and x.grad.abs().sum() > 0
 
 
-def test_frozen_reaches_the_network_and_names_it():
+def test_frozen_passes_attributes_through_and_hashes_the_weights():
     network = nn.Linear(2, 2)
     same = nn.Linear(2, 2)
     same.load_state_dict(network.state_dict())
@@ -151,7 +151,7 @@ def test_frozen_reaches_the_network_and_names_it():
         _ = Frozen(network).nothing
 
 
-def test_ema_follows_and_shares_frozen_parts():
+def test_ema_averages_weights_and_shares_frozen_parts():
     net = nn.Sequential(nn.Linear(2, 2), Frozen(nn.Linear(2, 2)))
     ema = Ema(net, decay=0.5, warmup=False)
     start = net[0].weight.detach().clone()

@@ -1,4 +1,4 @@
-"""The sheet that each validation leaves."""
+"""The sheet of pictures that each validation writes."""
 
 import sys
 from pathlib import Path
@@ -25,12 +25,12 @@ def fit_small(folder, module):
 
 
 def pixels(picture, column, row=0, size=64, gap=4, head=18):
-    """The colour in the middle of a cell."""
+    """Returns the colour in the middle of a cell."""
     return picture.getpixel((gap + column * (size + gap) + size // 2, head + gap + row * (size + gap) + size // 2))
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_pictures_of_the_module_or_of_its_validation(tmp_path, own):
+def test_the_sheet_shows_the_modules_pictures_or_else_the_validation_results(tmp_path, own):
     from small import Regression
 
     red = torch.tensor([1.0, -1, -1])[:, None, None]
@@ -53,7 +53,7 @@ def test_pictures_of_the_module_or_of_its_validation(tmp_path, own):
         assert pixels(picture, 1, row=2) == (0, 255, 255)
 
 
-def test_without_pictures_there_is_no_sheet(tmp_path):
+def test_no_sheet_is_written_without_pictures(tmp_path):
     from small import Regression
 
     fit_small(tmp_path, Regression())

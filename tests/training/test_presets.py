@@ -1,4 +1,4 @@
-"""The trainer presets as they are (mixed precision, channels_last), on the CPU, with a StyleGAN2 in every fit."""
+"""The unchanged trainer presets (mixed precision, channels_last) on the CPU, with a StyleGAN2 in every fit."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ FITS["latent"] += ["inverter.fit.images.module.losses.latent.weight=0.1"]
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", [["trainer=gpu"], ["trainer=slurm", "devices=1"]], ids=["gpu", "slurm"])
 @pytest.mark.parametrize("fit", list(FITS))
-def test_a_preset_trains(tmp_path, tiny_chain, fit, preset):
+def test_each_trainer_preset_trains(tmp_path, tiny_chain, fit, preset):
     stage, *words = FITS[fit]
     start = PAPER if fit == "deghost_paper" else TINY
     made_before = [f"cache={tiny_chain}/cache"]

@@ -1,4 +1,4 @@
-"""What long work shows in a log: how much, how fast, how long."""
+"""Progress lines of long work in a log: count, speed and remaining time."""
 
 import re
 
@@ -19,13 +19,13 @@ def test_a_progress_line_shows_count_speed_and_remaining_time(capsys):
     assert re.fullmatch(r"render 4/4  [\d.]+ images/s  0 s left  loss 4", lines[-1])
 
 
-def test_progress_lines_are_rare_and_the_last_is_always_shown(capsys):
+def test_progress_lines_are_limited_in_rate_and_the_last_is_always_shown(capsys):
     assert list(track(range(50), "render", unit="shards")) == list(range(50))
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("render 1/50") and last.startswith("render 50/50")
 
 
-def test_numbers_are_computed_only_when_shown():
+def test_the_text_of_a_progress_line_is_computed_only_when_shown():
     requested = []
     meter = Meter("train", 100)
     for done in range(1, 50):
@@ -33,7 +33,7 @@ def test_numbers_are_computed_only_when_shown():
     assert len(requested) == 1
 
 
-def test_speed_counts_only_what_this_run_did(capsys, monkeypatch):
+def test_speed_counts_only_the_steps_of_this_run(capsys, monkeypatch):
     times = iter([100.0, 110.0])
     monkeypatch.setattr("oodgan.training.progress.time.monotonic", lambda: next(times))
     Meter("train", 100, done=90).show(95)
@@ -46,7 +46,7 @@ def test_an_iterator_without_length_needs_a_total(capsys):
         list(track(iter("abc"), "read"))
 
 
-def test_predict_loops_count_images(capsys):
+def test_progress_of_a_predict_loop_counts_images(capsys):
     class Doubled(pl.LightningModule):
         def predict_step(self, batch, _):
             return batch * 2
@@ -60,7 +60,7 @@ def test_predict_loops_count_images(capsys):
     assert [line.split()[1] for line in lines] == ["2/5", "4/5", "5/5"] and "images/s" in lines[0]
 
 
-def test_the_last_line_shows_the_last_validation(tmp_path, capsys):
+def test_the_last_progress_line_shows_the_last_validation_loss(tmp_path, capsys):
     import sys
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The training commands of the README do what they say, as they stand there."""
+"""The training commands of the README run exactly as printed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def commands():
-    """The words of each command in the README's section on processes, resumed runs and sweeps."""
+    """Returns the words of each command in the README's section on processes, resumed runs and sweeps."""
     section = README.read_text(encoding="utf-8").partition("## Several processes, resumed runs, sweeps")[2]
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     return [shlex.split(line, comments=True) for line in block.group(1).splitlines()]
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
         for first, *words in commands():
             assert first == "oodgan"
             if words[0] == "compare" or "hydra=joblib" in words:
-                shown = in_a_process_of_its_own(place, words)
+                shown = in_a_new_process(place, words)
                 continue
             with pytest.raises(SystemExit) as stop:
                 main(words)
@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
     return place / "runs", shown
 
 
-def in_a_process_of_its_own(place, words):
+def in_a_new_process(place, words):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}  # a table as wide as its keys
     command = [sys.executable, "-m", "oodgan", *words]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
@@ -63,13 +63,13 @@ def test_readme_commands_of_two_processes_and_a_resumed_run_work(runs):
     assert longer["position"]["batches"] == 2 * first["position"]["batches"]
     (curve,) = (folder / "longer/diffcam").glob("training/*/metrics.csv")
     steps = [int(line.partition(",")[0]) for line in curve.read_text().splitlines()[1:]]
-    assert min(steps) < 8 < max(steps)  # the history came along
+    assert min(steps) < 8 < max(steps)  # the curve includes the first run
     for run in ("two", "longer"):
         assert (folder / run / "diffcam/artifact/manifest.json").is_file()
 
 
 @pytest.mark.slow
-def test_the_sweeps_and_their_comparison(runs):
+def test_readme_commands_of_sweeps_and_their_comparison_work(runs):
     folder, shown = runs
     for name, count in (("rates", 4), ("study", 6)):
         states = [json.loads(p.read_text())["state"] for p in (folder / "sweeps" / name).glob("*/job.json")]

@@ -1,4 +1,4 @@
-"""Shards: rendered once, gone on with after an interruption, read back as one."""
+"""Shards: rendered once, continued after an interruption, read back as one set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oodgan.training.shards import read_shards, render_shards
 
 
 class Renderer:
-    """Two numbers a shard, drawn by its seed; breaks at its `last` call."""
+    """Random codes for a seed; the call after `last` calls raises KeyboardInterrupt."""
 
     def __init__(self, last: int | None = None) -> None:
         self.seeds: list[int] = []

@@ -1,4 +1,4 @@
-"""The end of processes that one function was spread over."""
+"""Running one function in several processes, and how they end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oodgan.errors import UserError
 from oodgan.training.spread import _ended, spread
 
 
-def test_a_process_that_does_not_end_with_the_first_one_is_an_error() -> None:
+def test_a_process_that_outlives_the_first_one_is_an_error() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         with pytest.raises(UserError, match=rf"process {child.pid} of this run did not end within 0.5 s"):
@@ -25,12 +25,12 @@ def test_a_process_that_does_not_end_with_the_first_one_is_an_error() -> None:
         child.wait()
 
 
-def test_the_exit_code_of_one_that_failed_is_kept() -> None:
+def test_the_exit_code_of_a_failed_process_is_returned() -> None:
     assert _ended(subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])) == 3
 
 
 def ranks() -> int:
-    """How many processes the group has that a call begins or goes on in."""
+    """Returns the number of processes in the group that this call joins."""
     if not dist.is_initialized():
         dist.init_process_group("gloo", rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ["WORLD_SIZE"]))
     total = torch.ones(())
@@ -38,7 +38,7 @@ def ranks() -> int:
     return int(total)
 
 
-def test_each_call_has_a_process_group_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_call_creates_and_closes_its_own_process_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import test_spread
 
@@ -51,5 +51,5 @@ def test_each_call_has_a_process_group_of_its_own(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("MASTER_PORT", raising=False)
     assert spread(1, join_one) and not dist.is_initialized()
     assert os.environ["MASTER_ADDR"] == "host" and "MASTER_PORT" not in os.environ
-    join_one()  # left behind by somebody else
+    join_one()  # a group that other code left open
     assert spread(2, test_spread.ranks) == 2 and not dist.is_initialized()

@@ -18,7 +18,7 @@ ONLY = {
     "inversion": ["inverter.fit.images.max_steps=0"],
     "images": ["inverter.fit.codes.max_steps=0", "inverter.fit.images.max_steps=8"],
 }
-# Each process draws its own dropout and covers of the faces: without them two take the steps of one.
+# Dropout and occluded faces are drawn per process: without them two processes take the same steps as one.
 DRAWN = {"inversion": ["inverter.encoder.dropout=0"], "images": ["inverter.fit.images.module.occlusion=0"]}
 DRAWN["images"] += DRAWN["inversion"]
 
@@ -46,7 +46,7 @@ def fit_stage(stage, chain, folder, *words):
 def test_an_interrupted_stage_ends_with_the_same_weights(tmp_path, tiny_chain, stage, monkeypatch):
     from oodgan.training import added
 
-    # A callback of one's own makes another training; this one stands for a crash.
+    # A user's callback changes the training hash; this one only simulates a crash.
     monkeypatch.setattr(added, "OBSERVERS", (*added.OBSERVERS, "small.StopAt"))
     fit_stage(stage, tiny_chain, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="crash"):
@@ -61,7 +61,7 @@ def test_an_interrupted_stage_ends_with_the_same_weights(tmp_path, tiny_chain, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", list(PARTS))
-def test_two_processes_equal_one_for_many_steps(tmp_path, tiny_chain, stage):
+def test_two_processes_take_the_same_steps_as_one(tmp_path, tiny_chain, stage):
     """Adam divides by a gradient's size, so a weight whose gradient is rounding moves by the learning rate either way:
     in fp32, gradients equal to 8e-8 gave weights 2e-3 apart after one step. Rounding of doubles is 1e9 times smaller,
     and a mistake in the splitting could not hide behind it."""

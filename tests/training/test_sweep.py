@@ -39,7 +39,7 @@ def diffcam(tmp_path_factory, tiny_chain):
 
 @pytest.fixture
 def here(capsys):
-    """`here(*words)`: exit code and stderr of a command in this process, which has imported everything already."""
+    """`here(*words)`: exit code and stderr of a command run in this process, which has imported everything already."""
 
     def run(*words):
         capsys.readouterr()
@@ -55,7 +55,7 @@ def states(folder):
 
 
 @pytest.mark.slow
-def test_four_jobs_are_skipped_when_finished_and_compared(diffcam, here):
+def test_finished_sweep_jobs_are_skipped_and_compared(diffcam, here):
     place, words = diffcam.root, ("sweep=lr", "diffcam.fit.lr=1e-3,1e-2", "seed=1,2")
     done = diffcam("hydra=joblib", "hydra.launcher.n_jobs=2", *words)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -80,7 +80,7 @@ def test_four_jobs_are_skipped_when_finished_and_compared(diffcam, here):
 
 
 @pytest.mark.slow
-def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(diffcam):
+def test_submitit_runs_each_job_on_one_gpu(diffcam):
     pytest.importorskip("submitit")
     done = diffcam("hydra=submitit", "sweep=cluster", "seed=1,2", "diffcam.fit.max_steps=2", "gpu_slots=[3,5]")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -90,13 +90,13 @@ def test_jobs_as_a_cluster_runs_them_each_on_a_gpu(diffcam):
     assert {job["gpu"] for job in jobs} <= {3, 5}
     identities = [json.loads(p.read_text()) for p in folder.glob("*/training/*/run.json")]
     assert len({i["id"] for i in identities}) == 2 and {i["group"] for i in identities} == {"cluster"}
-    assert list((folder / ".submitit").glob("*/*_submitted.pkl"))  # they went through submitit indeed
+    assert list((folder / ".submitit").glob("*/*_submitted.pkl"))  # submitit did run them
 
 
 @pytest.mark.slow
-def test_a_study_records_crashes_continues_and_resumes(diffcam, here):
+def test_a_study_records_crashed_trials_and_resumes(diffcam, here):
     space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
-    # A trial without steps is a trial that crashes.
+    # A trial with max_steps=0 crashes.
     done = diffcam(*space, "diffcam.fit.max_steps=choice(4,0)", "hydra.sweeper.n_trials=6")
     assert done.returncode == 0, done.stderr[-2000:]
     import optuna
@@ -117,7 +117,7 @@ def test_a_study_records_crashes_continues_and_resumes(diffcam, here):
 
 
 @pytest.mark.slow
-def test_the_study_prunes_a_bad_trial(tmp_path, monkeypatch):
+def test_a_study_prunes_a_bad_trial(tmp_path, monkeypatch):
     import optuna
 
     sys.path.insert(0, os.path.dirname(__file__))
@@ -144,7 +144,7 @@ def test_the_study_prunes_a_bad_trial(tmp_path, monkeypatch):
         fit(Regression(), PointData(), cfg=cfg, settings=settings, folder=tmp_path / "run", callbacks=[pruner])
 
 
-def test_jobs_that_run_together_get_a_gpu_each(tmp_path):
+def test_concurrent_jobs_each_get_a_different_gpu(tmp_path):
     script = (
         "import os, sys, time, oodgan\n"
         "from oodgan.training.sweep import gpu_slot\n"
@@ -169,7 +169,7 @@ def test_all_failed_jobs_are_reported_at_the_end(tmp_path, capsys):
         main(["diffcam", "-m", *words])
     assert stop.value.code == 2
     printed = capsys.readouterr().err
-    assert "Error executing job" not in printed  # Hydra's own words
+    assert "Error executing job" not in printed  # Hydra's own message
     message = printed.strip().splitlines()[-1]
     assert message.startswith("error: 3 of 3 jobs failed: 0 (diffcam.fit.batch_size=0): ")
     assert "; 1 (diffcam.fit.batch_size=-1): " in message and "; 2 (diffcam.fit.batch_size=many): " in message
@@ -177,21 +177,21 @@ def test_all_failed_jobs_are_reported_at_the_end(tmp_path, capsys):
 
 
 def job_in(folder, monkeypatch):
-    """What Hydra would say of job 0 of a sweep, whose folder this is."""
+    """Set Hydra's configuration to that of a sweep's job 0 with this output folder, and return it."""
     job = {"runtime": {"output_dir": str(folder)}, "overrides": {"task": ["a=1"]}, "job": {"num": 0}}
     hydra = OmegaConf.create({"mode": "MULTIRUN", **job})
     monkeypatch.setattr(sweep, "_hydra", lambda: hydra)
     return hydra
 
 
-def test_a_pipelines_job_is_a_run_of_its_own_that_shares_the_cache(tmp_path, monkeypatch):
+def test_a_pipeline_job_writes_its_own_run_and_shares_the_cache(tmp_path, monkeypatch):
     job_in(tmp_path / "sweeps/seeds/0", monkeypatch)
     cfg = OmegaConf.create({"stage": "pipeline", "root": str(tmp_path), "run": "tiny", "cache": "${root}/cache"})
     ran = sweep.job(cfg, lambda own: {"run": str(RunFolder.of(own).path), "cache": own.cache})
     assert ran == {"run": str(tmp_path / "sweeps/seeds/0"), "cache": str(tmp_path / "cache")}
 
 
-def test_a_job_is_run_once(tmp_path, monkeypatch):
+def test_a_finished_job_is_not_run_again(tmp_path, monkeypatch):
     hydra = job_in(tmp_path / "0", monkeypatch)
     cfg = OmegaConf.create({"folder": "elsewhere", "resume": None})
     calls = []

@@ -1,4 +1,4 @@
-"""Lightning's Trainer and callbacks as their users know them, or refused with the reason."""
+"""Lightning's Trainer and callbacks work as usual, or are refused with a reason."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad])
 
 
-def test_an_unknown_keyword_is_refused_with_the_nearest(tmp_path):
+def test_the_error_for_an_unknown_trainer_keyword_suggests_the_nearest(tmp_path):
     with pytest.raises(UserError, match=r"unknown keyword of the Trainer 'profiller' \(did you mean 'profiler'"):
         run(Regression(), tmp_path, profiller="simple")
 
@@ -43,7 +43,7 @@ def test_fixed_trainer_keywords_are_refused_with_the_reason(tmp_path, key):
         run(Regression(), tmp_path, **{key: 1})
 
 
-def test_a_fast_dev_run_leaves_nothing(tmp_path):
+def test_a_fast_dev_run_writes_nothing(tmp_path):
     seen = []
 
     class Counted(Regression):
@@ -59,7 +59,7 @@ def test_a_fast_dev_run_leaves_nothing(tmp_path):
     assert result.checkpoint is None and seen == ["train", "val"] and not (tmp_path / "run").exists()
 
 
-def test_overfitting_sees_the_same_batches(tmp_path):
+def test_overfit_batches_repeats_the_same_batches(tmp_path):
     seen = []
 
     class Watched(Regression):
@@ -71,7 +71,7 @@ def test_overfitting_sees_the_same_batches(tmp_path):
     assert len(seen) == 8 and len(set(seen)) == 2
 
 
-def test_short_epochs_train_on_the_same_stream(tmp_path):
+def test_limited_epochs_train_on_the_same_stream_of_batches(tmp_path):
     whole, parts = Regression(), Regression()
     run(whole, tmp_path / "whole")
     run(parts, tmp_path / "parts", limit_train_batches=3)
@@ -79,7 +79,7 @@ def test_short_epochs_train_on_the_same_stream(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Regression, Gan])
-def test_accumulation_and_clipping_are_lightnings_keywords_too(tmp_path, kind):
+def test_lightnings_keywords_set_accumulation_and_clipping_too(tmp_path, kind):
     made = []
     for place, keywords, settings in (
         ("trainer", {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}, {}),
@@ -93,7 +93,7 @@ def test_accumulation_and_clipping_are_lightnings_keywords_too(tmp_path, kind):
     assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2]) and not torch.equal(made[0], made[3])
 
 
-def test_objects_among_the_keywords_are_built(tmp_path):
+def test_trainer_keywords_with_a_target_are_instantiated(tmp_path):
     strategy = {"_target_": "pytorch_lightning.strategies.SingleDeviceStrategy", "device": "cpu"}
     profiler = {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": str(tmp_path), "filename": "own"}
     run(Regression(), tmp_path / "a", strategy=strategy, profiler=profiler)
@@ -102,23 +102,23 @@ def test_objects_among_the_keywords_are_built(tmp_path):
     assert "run_training_batch" in next((tmp_path / "b").glob("fit-profile*.txt")).read_text()
     sharded = {"_target_": "pytorch_lightning.strategies.FSDPStrategy", "sharding_strategy": "SHARD_GRAD_OP"}
     with pytest.raises(UserError, match="cannot be built here: The strategy `fsdp` requires a GPU"):
-        run(Regression(), tmp_path / "c", strategy=sharded)  # built with its keywords, and one line without a GPU
+        run(Regression(), tmp_path / "c", strategy=sharded)  # built with its keywords; without a GPU a one-line error
 
 
-def test_early_stopping_stops_and_leaves_a_checkpoint(tmp_path):
+def test_early_stopping_ends_the_run_and_saves_a_checkpoint(tmp_path):
     stop = {"_target_": LIGHTNING + "EarlyStopping", "monitor": "val/loss", "patience": 1, "min_delta": 100.0}
     result = run(Regression(), tmp_path, steps=40, callbacks={"stop": stop}, fit_settings={"checkpoint_every": 30})
     assert result.steps == 4 and (tmp_path / "checkpoints/last.ckpt").is_file()
 
 
-def test_lightnings_checkpoints_lie_beside_ours(tmp_path):
+def test_lightnings_checkpoints_are_written_to_their_own_folder(tmp_path):
     best = {"_target_": LIGHTNING + "ModelCheckpoint", "monitor": "val/loss", "save_top_k": 2, "filename": "{step}"}
     run(Regression(), tmp_path, callbacks={"best": best})
     assert len(list((tmp_path / "model_checkpoints").glob("step=*.ckpt"))) == 2
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_summaries_bars_and_monitors_show_what_they_show_elsewhere(tmp_path, capfd, caplog):
+def test_lightnings_summary_progress_bar_and_rate_monitor_work(tmp_path, capfd, caplog):
     shown = {
         "summary": {"_target_": LIGHTNING + "ModelSummary"},
         "bar": {"_target_": LIGHTNING + "TQDMProgressBar"},
@@ -131,18 +131,18 @@ def test_summaries_bars_and_monitors_show_what_they_show_elsewhere(tmp_path, cap
     assert logged(tmp_path, "lr-Adam")[0] == pytest.approx(0.01)
 
 
-def test_the_learning_rate_finder_finds_one(tmp_path):
+def test_the_learning_rate_finder_sets_the_rate_and_a_resumed_run_keeps_it(tmp_path):
     finder = {"_target_": LIGHTNING + "LearningRateFinder", "num_training_steps": 20, "max_lr": 1.0}
     cosine = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 1000}
     rates = {"_target_": LIGHTNING + "LearningRateMonitor"}
     module = Denoiser(optimizer={"_target_": "torch.optim.Adam", "lr": 1e-9}, scheduler=cosine)
     result = run(module, tmp_path, callbacks={"finder": finder, "rates": rates})
     assert result.steps == 8 and logged(tmp_path, "lr-Adam")[0] > 1e-7
-    assert len(logged(tmp_path, "train/loss")) == 8, "the trial itself is not logged"
+    assert len(logged(tmp_path, "train/loss")) == 8, "the steps of the search are not logged"
     again = run(Denoiser(scheduler=cosine), tmp_path, 10, {"finder": finder, "rates": rates}, resume="auto")
     assert again.steps == 10
     actual = logged(tmp_path, "lr-Adam")
-    assert actual[-1] == pytest.approx(actual[7], rel=0.01), "a resumed run keeps the rate that was found"
+    assert actual[-1] == pytest.approx(actual[7], rel=0.01), "a resumed run keeps the learning rate"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_learning_rate_finder_finds_one(tmp_path):
         ("StochasticWeightAveraging", "it counts epochs"),
     ],
 )
-def test_impossible_trainer_values_are_refused_with_the_reason(tmp_path, target, message):
+def test_unsupported_callbacks_are_refused_with_the_reason(tmp_path, target, message):
     more = {"swa_lrs": 0.1} if target == "StochasticWeightAveraging" else {}
     with pytest.raises(UserError, match=message):
         run(Denoiser(losses=GAN), tmp_path, callbacks={"added": {"_target_": LIGHTNING + target, **more}})
@@ -183,7 +183,7 @@ def test_only_settings_that_change_results_are_hashed():
         ({"limit_train_batches": "all"}, "trainer.limit_train_batches=all: a number of batches"),
     ],
 )
-def test_a_stage_refuses_values_of_the_trainer_before_it_renders(node, message):
+def test_invalid_trainer_values_are_refused_before_rendering(node, message):
     from omegaconf import OmegaConf
 
     from oodgan.stages._common import training_hash
@@ -194,7 +194,7 @@ def test_a_stage_refuses_values_of_the_trainer_before_it_renders(node, message):
     assert training_hash(OmegaConf.create({"trainer": good, "seed": 0, "stage": "diffcam"}), ())
 
 
-def test_a_ddp_strategy_by_target_may_leave_parameters_unused_as_the_named_one():
+def test_a_ddp_strategy_given_by_target_allows_unused_parameters():
     from oodgan.training.engine import strategy
 
     chosen = {"_target_": "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_view": True}

@@ -1,4 +1,4 @@
-"""Which validations a callback measures."""
+"""In which validations a callback computes its metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oodgan.errors import UserError
 from oodgan.training.validations import EveryNthValidation
 
 
-def test_each_nth_and_the_last_also_after_a_resume() -> None:
+def test_every_nth_and_the_last_validation_are_due_also_after_a_resume() -> None:
     trainer = SimpleNamespace(sanity_checking=False, max_steps=9, global_step=1)
     hook, resumed = EveryNthValidation(3), EveryNthValidation(3)
     assert [hook.due(trainer) for _ in range(4)] == [False, False, True, False]
