@@ -1,4 +1,4 @@
-"""A small editor behind the page, and a browser in front of it."""
+"""Fixtures for the app: a small editor, a browser and visitors of the page."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Counting(OptimisationInverter):
 
 @pytest.fixture(scope="session")
 def words() -> list[str]:
-    """Overrides of a configuration that is like the small editor, on a free port and with small uploads."""
+    """Overrides for a configuration like the small editor's, with a free port and a low upload limit."""
     return WORDS
 
 
@@ -90,7 +90,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 class Visit:
-    """One visitor's tab: what it asked for, and the handles of the page."""
+    """One visitor's tab: the requested URLs, and actions on the page."""
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
         options = {"viewport": {"width": 1300, "height": 1200}, **options}
@@ -106,7 +106,7 @@ class Visit:
         self.page.set_input_files("#photo input[type=file]", str(path))
 
     def crop(self, path: Path) -> None:
-        """Upload an aligned crop and wait until it was inverted."""
+        """Upload an aligned crop and wait until it is inverted."""
         self.page.check("#aligned input")
         self.upload(path)
         self.says("no edit yet")
@@ -129,7 +129,7 @@ class Visit:
         self.page.wait_for_function(f"document.querySelectorAll('#photos tr.file').length == {len(paths)}")
 
     def paint(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Draw a line on the face, from and to shares of its width and height."""
+        """Draw a line on the face, between two points given as fractions of its width and height."""
         canvas = self.page.locator("#canvas canvas")
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
@@ -144,7 +144,7 @@ class Visit:
         self.page.wait_for_function(f"document.querySelector('#status')?.innerText.includes({text!r})")
 
     def pictures(self) -> list[str]:
-        """Addresses of the pictures that are shown."""
+        """Returns the addresses of the pictures that are shown."""
         result = self.page.eval_on_selector_all("img", "all => all.map(img => img.src)")
         return [address for address in result if "/file=" in address]
 

@@ -1,4 +1,4 @@
-"""Several photos at once, without any web."""
+"""Several photos at once, without the web page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_an_unreadable_photo_does_not_stop_the_batch_and_uploads_are_deleted(
     assert first.picture is None and "notes.txt is not an image" in first.error
     assert second.picture is not None and not second.error
     assert np.array_equal(np.asarray(Image.open(second.picture)), np.asarray(Image.open(expected)))
-    assert third.picture is None and "me.png" in third.error  # it is gone by now
+    assert third.picture is None and "me.png" in third.error  # the second edit deleted the upload
 
 
 def test_results_with_the_same_name_are_numbered(tmp_path: Path) -> None:

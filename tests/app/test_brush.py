@@ -1,4 +1,4 @@
-"""What a painted mask is made of."""
+"""The painted mask: strokes sent by the page and the canvas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_strokes_become_white_and_an_empty_canvas_gives_no_mask() -> None:
         "data:image/png;base64," + "A" * LARGEST,
     ],
 )  # fmt: skip
-def test_a_painting_from_elsewhere_is_refused(painting: str) -> None:
+def test_a_painting_that_the_page_did_not_send_is_refused(painting: str) -> None:
     with pytest.raises(UserError, match="not sent by this page"):
         painted(painting)
 

@@ -1,4 +1,4 @@
-"""The page with a small editor, in a real browser: edits, downloads, wrong uploads, and what others must not see."""
+"""The page with a small editor, in a real browser: edits, downloads, wrong uploads, privacy."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_auto_moves_the_slider_to_the_chosen_strength(address: str, visit: Come,
     guest.page.click("#auto_smile")
     guest.says("Drop a photo")
     guest.crop(crop)
-    assert guest.page.locator("#auto_age").count() == 0, "age was not measured"
+    assert guest.page.locator("#auto_age").count() == 0, "age has no calibration"
     guest.page.click("#auto_smile")
     guest.says("auto smile")
     choice = studio.choose(studio.open(crop, aligned=True), Controls(0, {}, studio.mask), "smile")
@@ -85,7 +85,7 @@ def test_auto_moves_the_slider_to_the_chosen_strength(address: str, visit: Come,
     assert moved == pytest.approx(choice.strength, abs=0.026)
 
 
-def test_one_slider_is_reset_and_changes_are_undone(address: str, visit: Come, crop: Path) -> None:
+def test_reset_sets_one_slider_to_zero_and_undo_restores_it(address: str, visit: Come, crop: Path) -> None:
     guest = visit(address)
     guest.page.click("#undo")
     guest.says("Drop a photo")
@@ -189,9 +189,7 @@ def test_every_control_has_a_name_for_screen_readers(address: str, visit: Come, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_photo_result_and_sliders_below_each_other(
-    address: str, visit: Come, crop: Path, scheme: str
-) -> None:
+def test_on_a_phone_photo_result_and_sliders_are_stacked(address: str, visit: Come, crop: Path, scheme: str) -> None:
     guest = visit(address, viewport={"width": 360, "height": 740}, color_scheme=scheme)
     guest.crop(crop)
     size = guest.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
@@ -215,7 +213,7 @@ def test_visitors_do_not_see_each_others_photos(address: str, visit: Come, crop:
     assert not first.pictures()
 
 
-def test_the_uploaded_file_is_deleted_once_it_was_read(address: str, visit: Come, scratch: Path, crop: Path) -> None:
+def test_the_uploaded_file_is_deleted_after_it_is_read(address: str, visit: Come, scratch: Path, crop: Path) -> None:
     guest = visit(address)
     guest.crop(crop)
     left = [path for path in scratch.rglob("*") if path.is_file() and path.read_bytes() == crop.read_bytes()]
@@ -239,14 +237,14 @@ def test_wrong_uploads_are_reported_in_one_line(address: str, visit: Come, tmp_p
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../../../etc/passwd", "{conf}", "{conf}/config.yaml", "{scratch}", "https://example.com/"]
 )
-def test_other_files_of_the_machine_are_not_served(address: str, scratch: Path, path: str) -> None:
+def test_files_outside_the_app_are_not_served(address: str, scratch: Path, path: str) -> None:
     conf = Path(__file__).parents[2] / "conf"
     requested = path.format(conf=conf, scratch=scratch)
     answer = httpx.get(f"{address}gradio_api/file={requested}", trust_env=False)
     assert answer.status_code >= 400, answer.text
 
 
-def test_paths_of_the_machine_are_not_accepted_as_uploads(address: str, crop: Path) -> None:
+def test_server_paths_are_not_accepted_as_uploads(address: str, crop: Path) -> None:
     ids = [part["id"] for part in httpx.get(f"{address}config", trust_env=False).json()["dependencies"]]
     file = {"path": str(crop), "meta": {"_type": "gradio.FileData"}, "orig_name": "me.png"}
     values = [file, True, None, 0, 0, 0, 1.0, 0.01]  # upload, crop, session, face, two strengths, the mask's two

@@ -24,7 +24,7 @@ PATIENCE = 600  # seconds until the server has loaded, on a busy machine
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) -> Iterator[dict[str, Any]]:
-    """The command in a process of its own, ended as Ctrl-C does; `{"address": ..., "folder": ...}`."""
+    """The command in its own process, ended by SIGTERM; `{"address": ..., "folder": ..., "process": ...}`."""
     folder = tmp_path_factory.mktemp("tmp")
     log = folder / "log"
     with log.open("w") as out:
@@ -50,7 +50,9 @@ def photo(astronaut: Image.Image, tmp_path: Path) -> Path:
     return tmp_path / "eileen.png"
 
 
-def test_edit_download_and_repeat(server: dict[str, Any], visit: Callable[..., Any], photo: Path) -> None:
+def test_the_edit_command_repeats_a_downloaded_edit_exactly(
+    server: dict[str, Any], visit: Callable[..., Any], photo: Path
+) -> None:
     guest = visit(server["address"])
     guest.upload(photo)
     guest.says("no edit yet")
@@ -71,7 +73,7 @@ def test_edit_download_and_repeat(server: dict[str, Any], visit: Callable[..., A
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(again))
 
 
-def test_one_of_two_faces_can_be_chosen(server: dict[str, Any], visit: Callable[..., Any], photo: Path) -> None:
+def test_the_second_of_two_faces_can_be_chosen(server: dict[str, Any], visit: Callable[..., Any], photo: Path) -> None:
     one = Image.open(photo)
     two = Image.new("RGB", (1024, 512))
     two.paste(one, (0, 0))

@@ -1,4 +1,4 @@
-"""What surrounds the page: files that go away, connections that are refused, keys that are checked."""
+"""The server of the page: deleted files, refused connections, checked keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oodgan.launch import compose
 from oodgan.stages.serve import check
 
 
-def test_the_folder_is_private_and_deleted_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scratch_folder_is_private_and_deleted_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
     before = tempfile.gettempdir()
     with Scratch(keep=60) as folder:
@@ -44,8 +44,8 @@ def test_old_files_and_empty_folders_are_deleted_automatically() -> None:
         assert not old.parent.exists() and new.exists()
 
 
-def test_no_address_outside_this_machine_is_contacted() -> None:
-    # In a process of its own: the refusal is for good.
+def test_connections_to_other_machines_are_refused() -> None:
+    # In a subprocess: stay_local cannot be undone.
     code = """
 import asyncio, socket
 from oodgan.app.server import stay_local
@@ -73,12 +73,12 @@ print("refused")
 @pytest.mark.parametrize(
     "word", ["port=70000", "port=web", "max_upload=0", "keep=true", "queue=0", "format=gif", "quality=101"]
 )
-def test_wrong_keys_are_named(word: str) -> None:
+def test_the_error_for_an_invalid_value_names_the_key(word: str) -> None:
     with pytest.raises(UserError, match=word.partition("=")[0]):
         check(compose("serve", [word]))
 
 
-def test_no_codes_of_photos_are_kept() -> None:
+def test_the_server_does_not_cache_latent_codes() -> None:
     assert not compose("serve").get("code_cache")
 
 
@@ -100,7 +100,7 @@ def test_an_unknown_backend_is_reported() -> None:
 
 @pytest.mark.parametrize(("length", "chunks", "status"), [(b"8", 1, 200), (b"9", 1, 413), (b"x", 1, 413), (None, 2, 0)])
 def test_long_requests_are_refused(length: bytes | None, chunks: int, status: int) -> None:
-    """`chunks` of 8 bytes are sent; without a length, reading stops at the limit as if the visitor had gone."""
+    """`chunks` of 8 bytes are sent; without a content length, reading ends at the limit with a disconnect."""
     sent: list[dict[str, Any]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -116,6 +116,6 @@ def test_long_requests_are_refused(length: bytes | None, chunks: int, status: in
 
     headers = [] if length is None else [(b"content-length", length)]
     bounded = BoundedBodies(app, limit=8)
-    with ThreadPoolExecutor() as pool:  # a browser's driver may have a loop in this thread
+    with ThreadPoolExecutor() as pool:  # a browser's driver may run an event loop in this thread
         pool.submit(lambda: asyncio.run(bounded({"type": "http", "headers": headers}, receive, send))).result()
     assert [message["status"] for message in sent if "status" in message] == ([status] if status else [])

@@ -1,4 +1,4 @@
-"""A visitor's photo and edits without any web, and the settings files that repeat them."""
+"""A visitor's photo and edits without the web page, and the settings files that repeat them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOVED = Controls(0, {"smile": 0.15, "age": -1.0}, {"strength": 0.5, "feather": 0
 
 
 def read(text: str, tmp_path: Path, *words: str) -> DictConfig:
-    """What `oodgan edit` makes of a settings file."""
+    """Returns the configuration of `oodgan edit` with a settings file of this text."""
     file = tmp_path / "settings.yaml"
     file.write_text(text)
     return settings.read(compose("edit", ["input=me.png", f"settings='{file}'", *words]))
@@ -45,8 +45,8 @@ def test_a_face_is_inverted_once_and_views_have_unguessable_paths(studio: Studio
 
 
 @pytest.mark.network
-def test_auto_chooses_one_strength_on_top_of_the_others(studio: Studio, crop: Path) -> None:
-    assert not studio.can_choose("smile"), "these directions do not say what strength 1 shows"
+def test_auto_chooses_one_strength_and_keeps_the_others(studio: Studio, crop: Path) -> None:
+    assert not studio.can_choose("smile"), "these directions have no calibration"
     editor = copy.copy(studio.editor)
     notes = {"range": [-1.5, 1.5], "samples": {"strength": [1.0, 1.5], "move": [0.5, 0.7]}}
     editor.bank = dataclasses.replace(editor.bank, calibration={"smile": notes})
@@ -123,8 +123,8 @@ def test_wrong_uploads_are_reported_in_one_line_without_their_folder(
         assert "\n" not in str(error.value)
 
 
-def test_photos_written_by_phones_and_tools_are_read(studio: Studio, crop: Path, tmp_path: Path) -> None:
-    """Damaged and overlong camera data, and names as long as the file system allows."""
+def test_photos_with_damaged_exif_or_long_names_are_edited(studio: Studio, crop: Path, tmp_path: Path) -> None:
+    """Damaged and overlong EXIF data, and file names as long as the file system allows."""
     exif = Image.Exif()
     exif[0x010F], exif[0x9286] = "ACME", "prompt " * 12_000
     odd = {"damaged.jpg": b"Exif\0\0no tiff", "repr.png": b"b'Exif\\x00'", "long.png": exif.tobytes(),
@@ -138,7 +138,7 @@ def test_photos_written_by_phones_and_tools_are_read(studio: Studio, crop: Path,
             written = [Path(studio.picture(session, MOVED, "pasted", form)) for form in ("png", "jpg", "webp")]
             written.append(Path(studio.settings(session, MOVED, "pasted", "png")))
         assert all(path.is_file() and len(path.name) <= 255 for path in written), name
-        assert caught, "what is left out is told"
+        assert caught, "a warning names the dropped EXIF data"
         if data is odd["long.png"]:
             for path in written[:3]:
                 with Image.open(path) as picture:
@@ -152,7 +152,7 @@ def test_a_face_number_out_of_range_is_an_error(studio: Studio, crop: Path) -> N
         studio.subject(session, 4)
 
 
-def test_faces_are_numbered_in_the_photo(studio: Studio, crop: Path) -> None:
+def test_each_face_is_numbered_in_the_photo(studio: Studio, crop: Path) -> None:
     session = studio.open(crop, aligned=True)
     session.faces = [Face((5, 5, 40, 40), 1.0, np.zeros((5, 2)))]
     picture = numbered(session, side=48)
@@ -160,7 +160,7 @@ def test_faces_are_numbered_in_the_photo(studio: Studio, crop: Path) -> None:
     assert picture.getpixel((7, 7)) != session.photo.image.getpixel((7, 7))
 
 
-def test_settings_are_restored_exactly(studio: Studio, crop: Path, tmp_path: Path) -> None:
+def test_a_settings_file_restores_all_settings(studio: Studio, crop: Path, tmp_path: Path) -> None:
     text = Path(studio.settings(studio.open(crop, aligned=True), MOVED, "pasted", "webp")).read_text()
     assert text.startswith("# ") and "oodgan edit PHOTO settings=" in text
     cfg = read(text, tmp_path)
@@ -176,7 +176,7 @@ def test_settings_are_restored_exactly(studio: Studio, crop: Path, tmp_path: Pat
         assert result == expected
 
 
-def test_settings_of_the_openvino_backend_are_restored(
+def test_a_settings_file_restores_the_openvino_backend(
     studio: Studio, words: list[str], crop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
@@ -211,7 +211,7 @@ def test_invalid_settings_files_are_one_line_errors(tmp_path: Path, text: str, m
         read(text, tmp_path)
 
 
-def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_settings_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.yaml"):
         settings.read(compose("edit", ["settings=gone.yaml"]))
 
@@ -229,7 +229,7 @@ def test_the_command_line_overrides_the_settings_file(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_each_quality_inverts_a_face_once_and_its_settings_repeat_it(tmp_path: Path, crop: Path) -> None:
+def test_each_quality_inverts_a_face_once_and_its_settings_file_restores_it(tmp_path: Path, crop: Path) -> None:
     cfg = compose("serve", ["deghoster=none"])
     studio = Studio(Editor.from_config(cfg), cfg, tmp_path / "scratch")
     assert studio.quality == "feature"
@@ -244,7 +244,7 @@ def test_each_quality_inverts_a_face_once_and_its_settings_repeat_it(tmp_path: P
     assert read_back.inverter.residual.weights == "feature_light" and read_back.inverter.refine.steps == 0
 
 
-def test_an_inverter_without_residual_offers_no_quality(studio: Studio, crop: Path) -> None:
+def test_an_inverter_without_a_residual_has_no_quality_setting(studio: Studio, crop: Path) -> None:
     assert studio.quality == ""
     with pytest.raises(UserError, match="offers none"):
         studio.edit(studio.open(crop, aligned=True), Controls(0, {"smile": 1.0}, quality="best"))
