@@ -27,8 +27,8 @@ def _make_editor(**more: Any) -> Editor:
     encoder = LightEncoder(generator.num_ws, hidden=32, rank=4, pretrained=False, size=64)
     deghoster = LightDeghoster(generator, widths=(8, 16), prior=(16,), prior_width=8)
     torch.nn.init.normal_(deghoster.out.weight, std=0.1)
-    network = DiffCAM("alexnet", 2, layers=[1])  # at 64 px the last layers' maps are a single pixel
-    network.fc.weight.data.abs_()  # or the maps may be empty but for rounding errors, which a mask then shows at large
+    network = DiffCAM("alexnet", 2, layers=[1])  # at 64 px the last layers' feature maps are a single pixel
+    network.fc.weight.data.abs_()  # otherwise the maps may contain only rounding errors, which a mask would amplify
     masker = Masker(network, bank.names, size=64, kind="paper")
     parts = (EncoderInverter(generator, encoder), bank, masker, Remover(deghoster), {"mode": "paper"})
     return Editor(generator, *parts, **more)
@@ -41,5 +41,5 @@ def editor() -> Editor:
 
 @pytest.fixture
 def make_editor() -> Callable[..., Editor]:
-    """Makes the same editor once more; keywords are more of `Editor`'s."""
+    """Builds the same editor again; keywords are passed to `Editor`."""
     return _make_editor

@@ -1,4 +1,4 @@
-"""The editor with OpenVINO does what it does without."""
+"""The editor gives the same results with OpenVINO as with PyTorch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_openvino_gives_the_same_edit_as_torch(
     fast = make_editor(synthesis=backend.synthesis(editor.generator))
     result = dict(fast.edit(draw_face(3, size=64), {"smile": 1.0}, aligned=True).tensors)
     assert all(torch.allclose(result[name], wanted[name], atol=1e-3) for name in wanted)
-    assert not torch.equal(result["inverted"], wanted["inverted"])  # another runtime did compute it
+    assert not torch.equal(result["inverted"], wanted["inverted"])  # really computed by another runtime
     codes = torch.cat([plain.w_plus, plain.w_plus * 0.5])
     assert torch.allclose(fast.synthesis(codes), editor.generator.synthesis(codes), atol=1e-3)
 
@@ -38,7 +38,7 @@ def test_openvino_gives_the_same_edit_as_torch(
     assert torch.equal(again(codes), fast.synthesis(codes))
 
 
-def test_residuals_are_a_second_input_of_the_generator(
+def test_openvino_takes_feature_residuals_as_a_second_input(
     editor: Editor, draw_face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
@@ -60,7 +60,7 @@ def test_residuals_are_a_second_input_of_the_generator(
         editor.synthesis(codes, residuals={8: plain.inversion.residuals[8], 16: torch.zeros(1, 16, 16, 16)})
 
 
-def test_other_weights_are_converted_again(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_weights_are_converted_again(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path))
     generator = editor.generator
@@ -78,14 +78,14 @@ def test_unavailable_backends_are_one_line_errors(monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("openvino", reason="the export extra is not installed")
     with pytest.raises(UserError, match="runs on the CPU"):
         backend.check("openvino", "cuda")
-    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "openvino", None)  # simulates a missing package
     with pytest.raises(UserError, match=r"backend=openvino needs .* pip install 'oodgan\[export\]'"):
         Editor.from_pretrained("tiny", backend="openvino")
 
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_the_shipped_parts_edit_the_same_way(astronaut: Image.Image) -> None:
+def test_openvino_and_torch_give_the_same_edit_with_the_shipped_weights(astronaut: Image.Image) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
     results = []
     for name in backend.BACKENDS:

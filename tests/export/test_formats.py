@@ -1,4 +1,4 @@
-"""Exported parts give what PyTorch gives, on inputs that they were not recorded with."""
+"""Exported parts give the same outputs as PyTorch on inputs other than those of the export."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from oodgan.export.parts import deployed, sample
         ("deghoster", "onnx"),
     ],
 )
-def test_exported_parts_give_the_same_output(name: str, format: str, editor: Editor, tmp_path: Path) -> None:
+def test_exported_parts_give_the_same_output_as_pytorch(name: str, format: str, editor: Editor, tmp_path: Path) -> None:
     pytest.importorskip(formats.NEEDS[format][-1], reason="the export extra is not installed")
     part = next(part for part in deployed(editor, [16]) if part.name == name)
     path = formats.write(part, sample(editor, seed=0), tmp_path, format)
@@ -43,7 +43,7 @@ def test_exported_parts_give_the_same_output(name: str, format: str, editor: Edi
 
 
 @pytest.mark.parametrize(("old", "new"), [(640, 160), (101, 33), (40, 160)])
-def test_antialiased_resizing_as_matrix_products(old: int, new: int) -> None:
+def test_resizing_by_matrix_products_equals_antialiased_interpolation(old: int, new: int) -> None:
     x = torch.rand(1, 3, old, old + 7)
     wanted = F.interpolate(x, (new, new), mode="bilinear", antialias=True)
     assert torch.allclose(formats._resize_antialiased(x, (new, new)), wanted, atol=1e-5)
@@ -59,7 +59,7 @@ def test_different_or_infinite_outputs_are_detected() -> None:
 def test_unknown_formats_and_missing_packages_are_one_line_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean 'openvino'"):
         formats.check("openvin")
-    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "openvino", None)  # simulates a missing package
     with pytest.raises(UserError, match=r"pip install 'oodgan\[export\]'"):
         formats.check("openvino")
 
@@ -67,7 +67,7 @@ def test_unknown_formats_and_missing_packages_are_one_line_errors(monkeypatch: p
 def test_signals_are_still_handled_after_openvino() -> None:
     if find_spec("openvino") is None:
         pytest.skip("the export extra is not installed")
-    # Without the stack's safekeeping the second signal kills Python: SIGSEGV, exit code -11.
+    # Without restoring the signal stack the second signal kills Python: SIGSEGV, exit code -11.
     code = """
 import faulthandler, gc, os, signal, sys, tempfile
 from pathlib import Path
@@ -100,7 +100,7 @@ print(len(seen))
 def test_openvino_telemetry_is_disabled() -> None:
     if find_spec("openvino") is None:
         pytest.skip("the export extra is not installed")
-    # In a process of its own: what was imported first decides.
+    # In a subprocess: the result depends on what is imported first.
     code = """
 from oodgan.export import formats
 formats.need("openvino", "a test")

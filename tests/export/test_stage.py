@@ -1,4 +1,4 @@
-"""`oodgan export`: files, table and manifest, once."""
+"""`oodgan export`: files, table and manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHOICES = ["generator=tiny", "inverter=optimisation", "directions=sefa", "diffca
 
 @pytest.fixture
 def export(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`export("format=openvino")`: the stage on small networks in an empty folder; the exit code."""
+    """`export("format=openvino")`: run the stage on small networks, in an empty folder; returns the exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(editing.Editor, "from_config", classmethod(lambda cls, cfg: editor))
 
@@ -31,7 +31,9 @@ def export(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
-def test_all_parts_are_written_once(export: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_parts_are_exported_and_a_second_run_changes_nothing(
+    export: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
     assert export("format=openvino") == 0
     folder = Path("runs/default/export/artifact")
@@ -54,7 +56,7 @@ def test_all_parts_are_written_once(export: Callable[..., int], capsys: pytest.C
     assert "made with other settings (threads)" in capsys.readouterr().err
 
 
-def test_a_part_that_differs_stops_the_export_before_writing(
+def test_nothing_is_written_when_a_part_differs_from_pytorch(
     export: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino", reason="the export extra is not installed")
@@ -72,7 +74,7 @@ def test_a_part_that_differs_stops_the_export_before_writing(
         ("threads=-1", "threads=-1"),
     ],
 )
-def test_wrong_words_are_one_line_errors(
+def test_invalid_options_are_one_line_errors(
     words: str, message: str, export: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export(words) == 2
