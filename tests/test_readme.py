@@ -1,4 +1,4 @@
-"""What README.md prints is run as printed, in a folder that holds what a reader would have."""
+"""The commands and code of README.md run exactly as printed, in a folder like a reader's."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run_here(line: str) -> None:
 
 
 def serve(block: str, folder: Path, start: Callable[..., subprocess.Popen]) -> str:
-    """Start the block's one command, fetch the page at the address that it names, and end it as Ctrl-C does."""
+    """Start the block's one command, fetch the page at its address, and stop it with SIGINT."""
     command, address = block.partition("  #")[0], re.findall(r"http://\S+", block)[0]
     log, limit = folder / "serve.log", time.monotonic() + 600
     with log.open("w") as out:
@@ -94,14 +94,14 @@ def test_only_listed_readme_blocks_are_skipped() -> None:
     assert set(re.findall(r"^```(\w*)", README, flags=re.M)) == {"sh", "python", ""}
 
 
-def test_skipped_readme_commands_are_make_targets() -> None:
+def test_skipped_readme_commands_are_existing_make_targets() -> None:
     for command in NOT_RUN:
         subprocess.run(
             ["make", "-n", command.split()[1]], cwd=REPOSITORY, check=True, capture_output=True, timeout=60
         )  # fmt: skip
 
 
-def test_every_stage_is_in_the_table() -> None:
+def test_the_stages_table_lists_every_stage() -> None:
     table = README.partition("## Stages")[2].partition("\n## ")[0]
     named = {
         name for cell in re.findall(r"^\| (\[?`.*?) \|", table, flags=re.M) for name in re.findall(r"`(\w+)`", cell)
@@ -116,7 +116,7 @@ def test_every_linked_file_exists() -> None:
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_shell_blocks_run_as_printed(
+def test_shell_blocks_of_the_readme_run_as_printed(
     reader: Path, start: Callable[..., subprocess.Popen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(reader)
@@ -137,7 +137,7 @@ def test_shell_blocks_run_as_printed(
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_python_blocks_make_a_real_edit(reader: Path) -> None:
+def test_python_blocks_of_the_readme_edit_a_real_photo(reader: Path) -> None:
     for block in blocks("python"):
         (reader / "block.py").write_text(block, encoding="utf-8")
         assert "1024" in run("python block.py", reader)
