@@ -7,7 +7,7 @@ PICTURES = {"1_edit_your_own_photo": 3, "2_train_diffcam": 2, "3_find_a_directio
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_and_script_agree_and_have_no_outputs(path: Path):
+def test_notebooks_equal_their_scripts_and_have_no_outputs(path: Path):
     import jupytext
 
     script, notebook = jupytext.read(path), jupytext.read(path.with_suffix(".ipynb"))
@@ -18,7 +18,7 @@ def test_notebook_and_script_agree_and_have_no_outputs(path: Path):
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_runs(path: Path, tmp_path: Path):
+def test_each_notebook_runs(path: Path, tmp_path: Path):
     import jupytext
     from nbclient import NotebookClient
 
