@@ -1,4 +1,4 @@
-"""Polished directions keep to their place, and come out of the cache as they went in."""
+"""Polished directions change their own region, and are read back from the cache unchanged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_polishing_reduces_the_change_outside_the_region(painter, bench: Bench, 
 
     (kept,) = tmp_path.glob("polished-disc-*.safetensors")
     stamp = kept.stat().st_mtime_ns
-    # Another run's last digits are not another start; a different start is, and so are other settings.
+    # A difference in the last digits hits the cache; another initial direction or other settings do not.
     assert torch.equal(polisher(bench, "disc", direction * (1 + 1e-6), BELOW), polished)
     assert kept.stat().st_mtime_ns == stamp
     again = polisher(bench, "disc", direction * 1.2, BELOW)
@@ -61,9 +61,9 @@ def test_an_invalid_region_is_refused(bench: Bench, place: list[float]) -> None:
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_spared_attributes_move_less(painter, bench: Bench) -> None:
+def test_attributes_to_preserve_change_less(painter, bench: Bench) -> None:
     direction = (painter.disc.weight[0] * 3).expand(4, -1).clone()
-    everywhere = [0.0, 0.0, 1.0, 1.0]  # so that only the scores say what is to be kept
+    everywhere = [0.0, 0.0, 1.0, 1.0]  # so that only the scores limit the change
     polisher = Polisher(steps=20, codes=8, components=8, lr=0.1)
     plain = polisher(bench, "disc", direction, everywhere)
     spared = polisher(bench, "disc", direction, everywhere, {"top": 30})
