@@ -25,15 +25,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: several workers share whole files, and at the end a long one would keep one busy."""
+    """Run files with slow tests first: workers take whole files, and a long file at the end would delay the run."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
-def absl_leaves_stderr_open() -> Iterator[None]:
-    """absl (which OpenVINO's converter and TensorBoard import) closes whatever stderr was when it was imported as soon
-    as logging is set up anew, as a command run within the tests does; here that is pytest's own."""
+def keep_stderr_open() -> Iterator[None]:
+    """Keep absl from closing pytest's stderr. OpenVINO's converter and TensorBoard import absl, whose handler holds the
+    stderr of that moment and closes it when logging is configured again, as a command run inside a test does."""
     with pytest.MonkeyPatch.context() as patch:
         with suppress(ImportError):
             from absl.logging import PythonHandler
@@ -43,37 +43,37 @@ def absl_leaves_stderr_open() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_codes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test finds, or leaves, codes of photos in the user's cache."""
+def separate_code_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither read nor write the user's cache of latent codes."""
     os.environ["OODGAN_CODES"] = str(tmp_path_factory.mktemp("codes"))
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """A process group, or Lightning's patches of torch's loaders, would change what later tests compute."""
+def no_global_state_is_left() -> Iterator[None]:
+    """A process group, or Lightning's patches of torch's data loaders, would change the results of later tests."""
     yield
     if (torch := sys.modules.get("torch")) is not None:
         left = ["a process group"] if torch.distributed.is_initialized() else []
         loaders = (torch.utils.data.DataLoader, torch.utils.data.BatchSampler)
         left += [f"patches of {cls.__name__}" for cls in loaders if "__old__init__" in cls.__dict__]
-        assert not left, f"this test left behind: {', '.join(left)}"
+        assert not left, f"this test did not remove {', '.join(left)}"
 
 
-def _as_a_terminal_starts_it() -> None:
-    # The child is ended when this process is, however that ends; where there is no such call, by the fixture alone.
+def _end_with_parent_and_on_ctrl_c() -> None:
+    # Linux ends the child when this process ends in any way; elsewhere only the fixture ends it.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    # `make test &` ignores Ctrl-C, and what it starts would inherit that.
+    # `make test &` ignores Ctrl-C, and child processes would inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`start(command, **options)`: a `Popen` that Ctrl-C ends, and that is killed at the latest with the tests."""
+    """`start(command, **options)`: a `Popen` that Ctrl-C ends, and that is killed when the tests end."""
     started: list[subprocess.Popen[str]] = []
 
     def run(command: list[str], **options: Any) -> subprocess.Popen[str]:
-        process = subprocess.Popen(command, text=True, preexec_fn=_as_a_terminal_starts_it, **options)
+        process = subprocess.Popen(command, text=True, preexec_fn=_end_with_parent_and_on_ctrl_c, **options)
         started.append(process)
         return process
 
@@ -94,14 +94,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def astronaut() -> Image.Image:
-    """The public-domain astronaut photo that scikit-image carries, 512 x 512 RGB."""
+    """The public-domain astronaut photo in scikit-image, 512 x 512 RGB."""
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     return Image.fromarray(data.astronaut())
 
 
 @pytest.fixture(scope="session")
 def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root that holds the run `tiny` of `experiment=tiny`, from directions to deghoster; to be read only.
+    """A root folder with the run `tiny` of `experiment=tiny`, from directions to deghoster. Tests only read it.
 
     It is made once for all test processes. Stages that run with this root and a `folder` of their own find the earlier
     artifacts there, and the rendered pairs in its cache.
@@ -110,7 +110,7 @@ def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny_chain"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # as the command does: errors come through
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # as the command does: errors are raised unchanged
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for stage in ("directions", "inversion", "diffcam", "ghosts", "deghost"):

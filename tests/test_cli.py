@@ -1,4 +1,4 @@
-"""The command line around the stages: help without waiting, plain words, one line for a mistake."""
+"""The command line around the stages: fast help, plain words, one-line errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 
 def test_help_lists_every_stage_in_under_a_second() -> None:
-    # Processor time instead of the clock's, so that other work on the machine does not fail the test.
+    # CPU time instead of wall-clock time, so that a busy machine does not fail the test.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = command("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -72,14 +72,14 @@ def test_plain_words_become_overrides() -> None:
     assert positional("doctor", ["~logger"]) == ["~logger"]
 
 
-def test_a_surplus_argument_is_named() -> None:
+def test_the_error_for_a_surplus_argument_names_it() -> None:
     with pytest.raises(UserError, match="what is 'now'"):
         positional("doctor", ["now"])
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="="), min_size=1, max_size=12))
-def test_any_file_name_survives_the_override_grammar(name: str) -> None:
+def test_any_file_name_is_parsed_unchanged_by_the_override_grammar(name: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_override(f"input=[{words.quoted(name)}]").value()
@@ -127,7 +127,7 @@ def test_a_mistake_is_a_one_line_error_with_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_lists_what_is_installed(
+def test_doctor_lists_versions_weights_and_free_space(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,7 +142,7 @@ def test_doctor_lists_what_is_installed(
 
 @contextmanager
 def closed_output() -> Iterator[None]:
-    """The standard output is a pipe that nobody reads any more."""
+    """Standard output is a pipe whose reading end is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as closed, pytest.MonkeyPatch.context() as patch:
@@ -167,7 +167,7 @@ def test_a_closed_output_is_not_reported_as_a_disk_error(tmp_path: Path) -> None
         console().print("a table")
 
 
-def test_weights_are_listed_and_damage_is_found(
+def test_weights_are_listed_and_damaged_files_are_reported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from oodgan.weights.fetch import folder_of

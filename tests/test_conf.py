@@ -1,4 +1,4 @@
-"""Every option of every config group composes, and names objects that take its keys."""
+"""Every option of every config group composes, and its `_target_` accepts its keys."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-# Groups that others place below their keys.
+# Groups that other groups place below their own keys.
 PLACED = {"optimizer": "optimizer@diffcam.fit.module.optimizer", "scheduler": "scheduler@diffcam.fit.module.scheduler"}
 ELSEWHERE = ("stage", "experiment", "hydra", "fit", "loader")
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ELSEWHERE)
 CHOICES = [f"{PLACED.get(group, group)}={option}" for group in GROUPS for option in options(group)]
-# Keys beside a `_target_` that its reader takes away: a loss's weight, when a schedule moves, what is ours.
+# Keys next to a `_target_` that are not passed to it: a loss's weight, a schedule's interval, our own trainer keys.
 TAKEN = {"losses": {"weight", "inputs"}, "scheduler": {"interval", "monitor"}, "trainer": {"compile", "channels_last"}}
 TAKEN["discriminator"] = {"weights"}
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part of a config that names a `_target_`."""
+    """Yield the path and value of every part of a config that has a `_target_`."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
@@ -58,12 +58,12 @@ def check(cfg: Any) -> int:
 
 @pytest.mark.parametrize("stage", options("stage"))
 def test_every_stage_composes(stage: str) -> None:
-    assert stage in stage_names(), "a stage's config without its code"
+    assert stage in stage_names(), "this config has no stage"
     cfg = compose(stage)
     assert cfg.stage == stage and check(cfg) > 4
 
 
-def test_every_stage_of_the_command_has_its_config() -> None:
+def test_every_stage_of_the_command_has_a_config() -> None:
     assert set(stage_names()) == set(options("stage"))
 
 
@@ -76,12 +76,12 @@ def test_every_recipe_composes_with_the_pipeline(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_option_composes_and_names_what_takes_its_keys(choice: str) -> None:
+def test_every_option_composes_and_its_targets_accept_its_keys(choice: str) -> None:
     cfg = compose("pipeline", [choice])
     check(cfg)
     group, _, option = choice.partition("=")
     path = CONF / group.partition("@")[0] / f"{option}.yaml"
-    assert OmegaConf.load(path), "an option that says nothing"
+    assert OmegaConf.load(path), "the option is empty"
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_every_config_starts_with_a_description(group: str) -> None:
             assert (CONF / group / f"{option}.yaml").read_text().startswith("#"), option
 
 
-def test_recipes_change_known_keys_only() -> None:
-    """A misspelt key in a recipe would be added in silence: every key must be there without the recipe as well."""
+def test_recipes_only_change_existing_keys() -> None:
+    """A misspelt key in a recipe would be added silently, so every key must also exist without the recipe."""
     for recipe in options("experiment"):
         made = OmegaConf.load(CONF / "experiment" / f"{recipe}.yaml")
         raw = {key: value for key, value in OmegaConf.to_container(made).items() if key != "defaults"}
@@ -105,35 +105,35 @@ def test_recipes_change_known_keys_only() -> None:
             for key, value in dict(entry).items()
         ]
         plain = OmegaConf.to_container(compose("pipeline", chosen))
-        assert not list(_strange(raw, plain, recipe))
+        assert not list(_unknown_keys(raw, plain, recipe))
 
 
-_FREE = {"edits", "refine", "encoder", "network", "discriminator"}  # keywords of a constructor: see check()
+_FREE = {"edits", "refine", "encoder", "network", "discriminator"}  # arguments of a constructor: see check()
 
 
-def _strange(node: Any, known: Any, path: str) -> Iterator[str]:
+def _unknown_keys(node: Any, known: Any, path: str) -> Iterator[str]:
     for key, value in node.items():
         if key not in known:
             if path.rpartition(".")[2] not in _FREE:
                 yield f"{path}.{key}"
         elif isinstance(value, dict) and isinstance(known[key], dict):
-            yield from _strange(value, known[key], f"{path}.{key}")
+            yield from _unknown_keys(value, known[key], f"{path}.{key}")
 
 
-def test_an_installed_package_finds_the_same_configs() -> None:
+def test_the_config_folder_is_an_absolute_path_with_the_root_config() -> None:
     assert (CONF / "config.yaml").is_file() and Path(CONF).is_absolute()
 
 
 def test_every_group_is_read_by_a_stage() -> None:
-    """A stage names the groups that it reads in `READS`; settings of others are refused."""
+    """A stage lists the groups that it reads in `READS`; overrides of other groups are refused."""
     from oodgan.command.checks import groups
     from oodgan.command.usage import constant
 
     read = {group for stage in stage_names() for group in constant(stage, "READS")}
-    assert read == set(groups(CONF)), "name a new group in the READS of the stages that use it"
+    assert read == set(groups(CONF)), "add a new group to READS of the stages that use it"
 
 
-def test_cheap_parts_can_be_built() -> None:
+def test_parts_of_the_tiny_experiment_can_be_built() -> None:
     from oodgan.deghost.remover import build_network
     from oodgan.directions import build as build_bank
     from oodgan.generators import build as build_generator

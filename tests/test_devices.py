@@ -1,4 +1,4 @@
-"""The device of edits and of rendering: networks move there and come back."""
+"""The device for edits and rendering: networks are moved there and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oodgan.devices import device_of, on_accelerator
 from oodgan.errors import UserError
 
 
-def test_a_missing_accelerator_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_accelerator_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert device_of("cpu") == device_of("auto") == "cpu"
@@ -19,7 +19,7 @@ def test_a_missing_accelerator_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         device_of("gpu")
 
 
-def test_networks_are_on_the_device_inside_and_on_the_cpu_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_moved_to_the_device_and_back_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[str] = []
 
     class Network(nn.Linear):

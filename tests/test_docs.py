@@ -1,4 +1,4 @@
-"""The pages of docs/: complete, built without a warning, loading nothing from elsewhere; their commands compose."""
+"""The pages of docs/: complete, built without warnings or external resources; their commands compose."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PAGES = [
     REPOSITORY / "README.md",
     *sorted((REPOSITORY / "experiments").glob("*/README.md")),
 ]
-STANDS_FOR = {"generator=mine": "generator=tiny"}  # what a reader has made and we have not
+STANDS_FOR = {"generator=mine": "generator=tiny"}  # a config that the reader has written
 
 
 def _hooks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["docs_hooks"] = module  # dataclasses look their module up
+    sys.modules["docs_hooks"] = module  # dataclasses look up their module here
     spec.loader.exec_module(module)
     return module
 
@@ -40,7 +40,7 @@ hooks = _hooks()
 
 
 def commands(text: str) -> list[list[str]]:
-    """The command lines of a page's shell blocks, as words, without comments."""
+    """Returns the command lines of a page's shell blocks, as words, without comments."""
     result = []
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.M | re.S):
         if language not in ("", "sh", "bash"):
@@ -66,7 +66,7 @@ def test_keys_comments_and_defaults_are_read_from_the_file() -> None:
     assert any(key.path == "pipeline.edits" for key in hooks.keys(hooks.CONF / "stage" / "pipeline.yaml"))
 
 
-def test_the_page_of_keys_has_every_option_of_every_group() -> None:
+def test_the_config_page_lists_every_key_and_every_option_of_every_group() -> None:
     page = hooks.config_page()
     for group, files in hooks.options().items():
         for path in files if group else []:
@@ -76,8 +76,8 @@ def test_the_page_of_keys_has_every_option_of_every_group() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(REPOSITORY).as_posix())
-def test_commands_exist_and_take_what_is_written(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "own_parts")  # docs name its classes
+def test_documented_commands_exist_and_accept_their_arguments(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "own_parts")  # the docs use its classes
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.M)
     for words in commands(page.read_text(encoding="utf-8")):
         if words[0] == "make":
@@ -89,7 +89,7 @@ def test_commands_exist_and_take_what_is_written(page: Path, monkeypatch: pytest
 
 
 def _one_job(words: list[str]) -> list[str]:
-    """The words of one job of a sweep."""
+    """Returns the words of the first job of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import IntervalSweep
 
@@ -112,7 +112,7 @@ def _composes(stage: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["probes_ffhq", "probes_ffhq_seek"])
-def test_the_cards_figures_of_the_probes_are_the_files(name: str) -> None:
+def test_the_probes_card_gives_the_quality_stored_in_the_file(name: str) -> None:
     from oodgan.directions.probes import Probes
 
     file = hooks.SHIPPED / f"{name}.safetensors"
@@ -121,11 +121,11 @@ def test_the_cards_figures_of_the_probes_are_the_files(name: str) -> None:
     assert written == pytest.approx(dict(Probes.load(file).quality))
 
 
-def test_every_shipped_file_of_weights_has_a_card() -> None:
+def test_every_shipped_weight_file_has_a_card() -> None:
     assert {p.stem for p in hooks.SHIPPED.glob("*.safetensors")} == {p.stem for p in hooks.SHIPPED.glob("*.md")}
 
 
-def test_pictures_are_small_and_all_shown() -> None:
+def test_all_pictures_are_used_and_their_total_size_is_limited() -> None:
     pictures = list((DOCS / "pictures").iterdir())
     text = "".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
     assert [p.name for p in pictures if f"pictures/{p.name}" not in text] == []
@@ -133,7 +133,7 @@ def test_pictures_are_small_and_all_shown() -> None:
 
 
 class _Loaded(HTMLParser):
-    """Addresses that a page loads by itself, not by a click."""
+    """Addresses that a page loads without a click."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class _Loaded(HTMLParser):
         self.addresses += [address for address in kept if address]
 
 
-def test_pages_build_strictly_and_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_pages_build_without_warnings_and_load_no_external_resources(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="the docs extra is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
@@ -174,13 +174,13 @@ def test_links_to_files_resolve(page: str) -> None:
         assert (path.parent / target).exists(), target
 
 
-def test_files_that_contributors_are_sent_to_exist() -> None:
+def test_files_named_in_contributing_exist() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"`((?:src|conf|tests|docs)/[\w./-]*)`", text)
     assert len(named) > 10 and [name for name in named if not (REPOSITORY / name).exists()] == []
 
 
-def test_the_table_of_packages_is_the_order_that_imports_keep() -> None:
+def test_the_package_table_has_the_order_of_the_import_layers() -> None:
     table = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| package | contains |")[2]
     rows = re.findall(r"^\| (`.*?) \|", table.partition("## ")[0], flags=re.M)
     listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]

@@ -1,4 +1,4 @@
-"""The example of a user's own parts, run as its README says."""
+"""The example of user-defined parts runs as its README says."""
 
 import os
 import re
@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "own_parts"
 
 
 @pytest.mark.slow
-def test_parts_of_a_users_own_train_by_the_command_of_the_readme(tmp_path, draw_face):
+def test_user_defined_parts_train_with_the_command_in_the_readme(tmp_path, draw_face):
     folder = tmp_path / "mine"
     shutil.copytree(EXAMPLE, folder)
     faces = np.stack([np.asarray(draw_face(i, 32)) for i in range(24)])

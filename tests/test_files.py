@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever the disk does; JSON is strict; names fit."""
+"""Atomic file writes even with disk errors, strict JSON, file names within the limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "src" / "oodgan"
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Run something in a process of its own; its exit code, 70 for any error."""
+    """Run a function in a forked process; returns its exit code, 70 for any error."""
     child = os.fork()
     if child == 0:
         code = 70
@@ -43,7 +43,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_write_error_is_one_line_and_keeps_the_old_file(kind: str, tmp_path: Path) -> None:
+def test_a_write_error_is_a_one_line_error_and_keeps_the_old_file(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "deep" / "file"
     write_text(place, "before")
 
@@ -57,7 +57,7 @@ def test_a_write_error_is_one_line_and_keeps_the_old_file(kind: str, tmp_path: P
 
     assert in_child(work) == 0
     assert place.read_text() == "before"
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "file"], "nothing half-written"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "file"], "no partial file is left"
 
 
 def _replace(place: Path, kind: str) -> None:
@@ -70,14 +70,14 @@ def _write_folder(place: Path, kind: str) -> None:
         WRITERS[kind](folder / "file")
 
 
-def test_other_errors_are_unchanged(tmp_path: Path) -> None:
+def test_other_errors_are_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_distinguished_from_a_name_that_is_too_long(tmp_path: Path) -> None:
+def test_full_is_true_for_a_full_disk_and_not_for_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too long") as error:
         write_text(tmp_path / ("n" * 300), "x")
     assert not full(error.value)
@@ -87,14 +87,14 @@ def test_a_full_disk_is_distinguished_from_a_name_that_is_too_long(tmp_path: Pat
     assert full(error.value)
 
 
-def test_a_file_of_a_folder_is_named_by_where_it_would_be(tmp_path: Path) -> None:
+def test_the_error_for_a_file_in_a_folder_names_its_final_path(tmp_path: Path) -> None:
     message = rf"^cannot write {tmp_path / 'folder'}/n{{300}}: File name too long"
     with pytest.raises(UserError, match=message) as error, writing(tmp_path / "folder") as folder:
         write_text(folder / ("n" * 300), "x")
     assert isinstance(error.value.__cause__, OSError) and not list(tmp_path.iterdir())
 
 
-def test_processes_that_change_one_file_wait_for_each_other(tmp_path: Path) -> None:
+def test_processes_that_lock_a_file_wait_for_each_other(tmp_path: Path) -> None:
     count = tmp_path / "count"
     count.write_text("0")
 
@@ -122,7 +122,7 @@ def test_processes_that_change_one_file_wait_for_each_other(tmp_path: Path) -> N
     ("stem", "ending"),
     [("n" * 250, ".png"), ("写" * 85, "_face0_age+1.png"), ("caf\udce9" * 90, ".jpg"), ("a", ".x")],
 )
-def test_names_fit_the_file_system(stem: str, ending: str, tmp_path: Path) -> None:
+def test_long_names_are_shortened_to_the_limit_of_the_file_system(stem: str, ending: str, tmp_path: Path) -> None:
     name = fitting(stem, ending)
     assert len(os.fsencode(name)) <= LONGEST and name.endswith(ending)
     (tmp_path / name).write_text("")
@@ -131,11 +131,11 @@ def test_names_fit_the_file_system(stem: str, ending: str, tmp_path: Path) -> No
         assert name == stem + ending
 
 
-def test_names_with_folders_lie_in_folders() -> None:
+def test_a_name_with_a_folder_becomes_a_path_in_that_folder() -> None:
     assert below(Path("made"), "anna/" + "n" * 300, ".png").parent == Path("made/anna")
 
 
-def test_json_is_strict_and_keeps_odd_names(tmp_path: Path) -> None:
+def test_json_is_strict_and_keeps_names_that_are_not_ascii(tmp_path: Path) -> None:
     value = {"fid": float("nan"), "psnr": [float("inf"), np.float32(1.5)], "n": np.int64(3), "t": torch.tensor(2.0),
              "file": "caf\udce9 写真.png", "path": tmp_path}  # fmt: skip
     write_json(tmp_path / "a.json", value)
@@ -150,8 +150,8 @@ def test_json_is_strict_and_keeps_odd_names(tmp_path: Path) -> None:
     assert to_json({"a": 1}, indent=None) == '{"a": 1}\n'
 
 
-def test_no_other_place_writes_json_or_names_its_own_temporary_files() -> None:
-    """What `json.dumps` is left for is hashes, and the metadata inside of safetensors files."""
+def test_only_listed_modules_write_json_and_none_creates_temporary_files_itself() -> None:
+    """Other modules use `json.dumps` only for hashes and for metadata inside safetensors files."""
     allowed = {"files.py", "directions/bank.py", "directions/probes.py", "evaluation/protocol.py", "weights/trained.py",
                "generators/preview.py", "tracking/artifacts.py", "training/sweep.py", "deghost/ghosts.py",
                "data/conversion.py", "data/known.py"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Files that strangers made, damaged in every way: each entrance gives a value or one line, and runs nothing."""
+"""Damaged or malicious files of others: each reader returns a value or raises a one-line error, and runs no code."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def _manifest(path: Path) -> None:
 
 
 VECTOR = torch.arange(512.0)
-# name: (ending, what writes a good file, what reads it)
-ENTRANCES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
+# name: (ending, function that writes a valid file, function that reads it)
+FILE_KINDS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "checkpoint": (".pt", lambda p: torch.save({"g_ema": {"w": VECTOR}, "args": {"size": 8}}, p), read),
     "old checkpoint": (".pt", lambda p: torch.save([VECTOR], p, _use_new_zipfile_serialization=False), read),
     "training": (".ckpt", lambda p: torch.save({"state_dict": {"w": VECTOR}, "global_step": 3}, p), checkpoints.load),
@@ -128,20 +128,20 @@ def _in_folder(path: Path, name: str, load: Callable[[Path], Any]) -> Any:
     return load(folder)
 
 
-@pytest.mark.parametrize("name", ENTRANCES)
-def test_a_good_file_is_read(name: str, tmp_path: Path) -> None:
-    ending, write, load = ENTRANCES[name]
+@pytest.mark.parametrize("name", FILE_KINDS)
+def test_a_valid_file_is_read(name: str, tmp_path: Path) -> None:
+    ending, write, load = FILE_KINDS[name]
     (tmp_path / f"file{ending}").write_bytes(_saved(write, tmp_path))
-    if name == "table":  # a mapping is no partition
+    if name == "table":  # one file cannot be both the mapping and the partition
         with pytest.raises(UserError):
             load(tmp_path / f"file{ending}")
         return
     load(tmp_path / f"file{ending}")
 
 
-@pytest.mark.parametrize("name", ENTRANCES)
+@pytest.mark.parametrize("name", FILE_KINDS)
 def test_a_damaged_file_is_read_or_a_one_line_error(name: str, tmp_path: Path) -> None:
-    ending, write, load = ENTRANCES[name]
+    ending, write, load = FILE_KINDS[name]
     whole, path = _saved(write, tmp_path), tmp_path / f"file{ending}"
 
     @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -154,19 +154,19 @@ def test_a_damaged_file_is_read_or_a_one_line_error(name: str, tmp_path: Path) -
         if cut < 0.3:
             del data[int(cut / 0.3 * len(data)) :]
         path.write_bytes(bytes(data))
-        _value_or_one_line(lambda: load(path))
+        _loads_or_raises_user_error(lambda: load(path))
 
     fuzz()
     for other in (b"", b"\0" * 64, b"<!doctype html><p>Quota exceeded", b"version https://git-lfs", b"[" * 100_000):
         path.write_bytes(other)
-        _value_or_one_line(lambda: load(path))
+        _loads_or_raises_user_error(lambda: load(path))
     path.unlink()
     if name not in ("manifest", "run"):
         with pytest.raises(UserError):
             load(path)
 
 
-def _value_or_one_line(load: Callable[[], Any]) -> None:
+def _loads_or_raises_user_error(load: Callable[[], Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -193,8 +193,8 @@ TREES = st.recursive(
 
 @settings(deadline=None, max_examples=200)
 @given(TREES)
-def test_checkpoints_are_recognised_or_a_one_line_error(content: Any) -> None:
-    _value_or_one_line(lambda: recognise(content))
+def test_any_checkpoint_content_is_recognised_or_a_one_line_error(content: Any) -> None:
+    _loads_or_raises_user_error(lambda: recognise(content))
 
 
 VALUES = st.recursive(
@@ -213,7 +213,7 @@ def test_labels_of_any_shape_are_read_or_a_one_line_error(value: Any, cells: lis
     (tmp_path / "a.csv").write_text("\n".join(",".join(row) for row in cells), encoding="utf-8", errors="replace")
     (tmp_path / "a.txt").write_text("\n".join(" ".join(row) for row in cells), encoding="utf-8", errors="replace")
     for name in ("a.json", "a.csv", "a.txt"):
-        _value_or_one_line(lambda name=name: read_labels(tmp_path / name))
+        _loads_or_raises_user_error(lambda name=name: read_labels(tmp_path / name))
 
 
 def test_a_file_that_is_not_a_training_checkpoint_is_reported(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_file_that_is_not_a_training_checkpoint_is_reported(tmp_path: Path) ->
         checkpoints.load(tmp_path / "weights.ckpt")
 
 
-def test_the_file_is_named_once() -> None:
+def test_an_error_names_the_file_exactly_once() -> None:
     with pytest.raises(UserError, match=r"^label file a\.csv: no rows$"), reading("a.csv", "label file"):
         raise UserError("no rows")
     with pytest.raises(UserError, match=r"^a\.csv has no rows$"), reading("a.csv", "label file"):
@@ -257,7 +257,7 @@ OURS = {
 
 
 def test_other_modules_do_not_read_foreign_files() -> None:
-    """Who calls a reader stands in a function with `reading(...)`, below one that has it, or in the list above."""
+    """A module that calls a file reader must use `reading(...)`, or be listed above with a reason."""
     allowed = set().union(*OURS.values())
     for path in sorted(SOURCES.rglob("*.py")):
         name = path.relative_to(SOURCES).as_posix()

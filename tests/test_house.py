@@ -1,4 +1,4 @@
-"""What contributors and CI use: the workflow, pre-commit, versions that must agree, and what a bug report names."""
+"""Files for contributors and CI: the workflow, pre-commit, matching versions, the version line of bug reports."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_pre_commit_uses_the_tested_ruff() -> None:
     assert used == {f"ruff{pins()['ruff'].specifier}"}
 
 
-def test_tested_versions_lie_in_the_ranges() -> None:
+def test_tested_versions_are_within_the_allowed_ranges() -> None:
     extras = setup()["options.extras_require"]
     wanted = setup()["options"]["install_requires"] + "".join(extras[name] for name in extras)
     for requirement in map(Requirement, filter(None, wanted.splitlines())):
         pin = pins().get(requirement.name.lower())
-        if pin is not None:  # Ray is an extra of its own
+        if pin is not None:  # Ray is a separate extra
             (version,) = pin.specifier
             assert version.version in requirement.specifier, requirement
 
@@ -65,7 +65,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert load("CITATION.cff")["version"] == setup()["metadata"]["version"] == oodgan.__version__
 
 
-def test_version_names_what_a_bug_report_needs() -> None:
+def test_the_version_line_names_commit_python_and_torch() -> None:
     line = version_line()
     version = re.escape(oodgan.__version__)
     assert re.fullmatch(rf"oodgan {version} \((commit \w{{12}}(-dirty)?, )?Python 3\.\d+\.\d+, torch 2\S+, .+\)", line)
@@ -73,7 +73,7 @@ def test_version_names_what_a_bug_report_needs() -> None:
     assert done.stdout.strip() == line
 
 
-def test_a_bug_ends_with_the_line_to_report(
+def test_an_unexpected_error_ends_with_the_version_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The packages' order, which `pyproject.toml` writes down (`[tool.importlinter]`): nothing imports upwards."""
+"""The layers of packages in `pyproject.toml` (`[tool.importlinter]`): no package imports from a higher layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", CHECK], cwd=folder, capture_output=True, text=True)
 
 
-def test_imports_point_downwards() -> None:
+def test_imports_follow_the_layers() -> None:
     done = lint(REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -47,7 +47,7 @@ def test_imports_point_downwards() -> None:
     ],
     ids=["upwards", "another part's Lightning module", "a package without a place"],
 )
-def test_a_wrong_import_is_named(tmp_path: Path, file: str, line: str, message: str) -> None:
+def test_the_linter_names_a_forbidden_import(tmp_path: Path, file: str, line: str, message: str) -> None:
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     copy = tmp_path / "src" / "oodgan"
     shutil.copytree(REPOSITORY / "src" / "oodgan", copy, ignore=shutil.ignore_patterns("shipped", "__pycache__"))
@@ -58,7 +58,7 @@ def test_a_wrong_import_is_named(tmp_path: Path, file: str, line: str, message: 
     assert done.returncode == 1 and message in done.stdout, done.stdout + done.stderr
 
 
-def test_every_lightning_module_of_a_part_is_protected() -> None:
+def test_every_lightning_module_is_protected_from_imports_by_other_parts() -> None:
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
     (protected,) = (contract["protected_modules"] for contract in contracts if contract["type"] == "protected")

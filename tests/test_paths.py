@@ -1,4 +1,4 @@
-"""Where the parts of a run lie, written and found again."""
+"""The folders and files of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def touch(path: Path) -> Path:
     return path
 
 
-def test_a_configuration_names_its_folders() -> None:
+def test_a_configuration_determines_its_run_and_stage_folders() -> None:
     cfg = compose("diffcam", ["root=here", "run=mine"])
     assert StageFolder.of(cfg) == RunFolder.of(cfg).stage("diffcam") == StageFolder(Path("here/mine/diffcam"))
     elsewhere = OmegaConf.merge(cfg, {"folder": "sweeps/lr/3"})
     assert StageFolder.of(elsewhere).artifact == Path("sweeps/lr/3/artifact")
 
 
-def test_trainings_of_a_stage_are_found_with_their_phase(tmp_path: Path) -> None:
+def test_training_folders_of_a_stage_are_listed_with_their_phase(tmp_path: Path) -> None:
     stage = StageFolder(tmp_path)
     codes, images = stage.fit("0123456789abcdef", "codes"), stage.fit("0123456789abcdef", "images")
     assert stage.fits() == [] and codes != images != stage.fit("fedcba9876543210", "images")
@@ -35,7 +35,7 @@ def test_trainings_of_a_stage_are_found_with_their_phase(tmp_path: Path) -> None
     assert stage.fit("0123456789abcdef").phase == ""
 
 
-def test_a_checkpoint_is_found_in_every_folder_that_may_be_named(tmp_path: Path) -> None:
+def test_a_checkpoint_is_found_from_each_folder_above_it(tmp_path: Path) -> None:
     stage = StageFolder(tmp_path)
     assert find_checkpoint(stage.path, best=True) is None
     older, newer = stage.fit("0123456789", "codes"), stage.fit("0123456789", "images")
@@ -60,7 +60,7 @@ def test_run_folders_are_recognised(tmp_path: Path, file: str) -> None:
     assert stage.is_run()
 
 
-def test_pictures_of_the_stage_come_before_those_of_its_trainings(tmp_path: Path) -> None:
+def test_pictures_of_a_stage_are_listed_before_those_of_its_training(tmp_path: Path) -> None:
     stage = StageFolder(tmp_path)
     late, own = touch(stage.fit("0" * 10).picture), touch(tmp_path / "sheet.jpg")
     touch(stage.artifact / "weights.safetensors")

@@ -1,4 +1,4 @@
-"""Rank variables are believed where one launcher's are complete and agree, and nowhere else."""
+"""Rank variables are used only where those of one launcher are complete and consistent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_NNODES": "1", "SLURM_P
 
 @pytest.fixture
 def given(monkeypatch):
-    """`given(variables)`: an environment with these and no other variables of launchers."""
+    """`given(variables)`: set these launcher variables and remove all others."""
 
     def set_up(variables):
         for name in [n for n in os.environ if n.startswith("SLURM_") or n in (*TORCHRUN, *KUBEFLOW, ranks.SPREAD)]:
@@ -87,13 +87,13 @@ def test_a_missing_launcher_is_reported_once(given, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_uneven_steps_are_refused(given):
+def test_an_uneven_number_of_tasks_per_node_is_refused(given):
     given({**SRUN, "SLURM_STEP_NUM_TASKS": "15"})
     with pytest.raises(UserError, match="15 tasks on 2 nodes"):
         ranks.world()
 
 
-def test_several_machines_need_a_launcher(given):
+def test_training_on_several_machines_needs_a_launcher(given):
     from oodgan.training.engine import local_processes
 
     given({})
@@ -104,11 +104,11 @@ def test_several_machines_need_a_launcher(given):
     assert local_processes({"num_nodes": 8, "devices": 8}) == 1
 
 
-def test_the_jobs_of_a_sweep_do_not_share_the_port_they_inherit(given, monkeypatch):
+def test_sweep_jobs_use_different_ports_instead_of_the_inherited_one(given, monkeypatch):
     from oodgan.slurm import environment
 
     given({**SRUN, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
-    assert environment().main_port == 29500, "a batch script's own choice"
+    assert environment().main_port == 29500, "set by the batch script"
     ports = []
     for number in ("7", "8"):
         given({**SRUN, "SLURM_JOB_ID": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})

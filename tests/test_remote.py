@@ -1,4 +1,4 @@
-"""Files of other machines: copies that follow what is there, for every kind of data set, weights and comparisons."""
+"""Remote files are copied and kept up to date: every kind of data set, weights, runs to compare."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from oodgan.weights import trained
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path, monkeypatch):
+def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
     remote._copy.cache_clear()
 
@@ -32,14 +32,14 @@ def bucket():
 
 def put(system, path, data):
     system.pipe_file(path, data)
-    remote._copy.cache_clear()  # as a new process would
+    remote._copy.cache_clear()  # as in a new process
 
 
-def test_a_path_of_this_machine_stays_what_it_is(tmp_path):
+def test_a_local_path_is_returned_unchanged(tmp_path):
     assert local(tmp_path) == tmp_path and local("~/x") == Path.home() / "x" and local("a/b") == Path("a/b")
 
 
-def test_a_copy_follows_what_is_there(bucket):
+def test_a_copy_is_updated_when_remote_files_change(bucket):
     for name in ("faces/a.txt", "faces/deep/b.txt"):
         put(bucket, f"/bucket/{name}", name.encode())
     folder = local("memory://bucket/faces")
@@ -49,14 +49,14 @@ def test_a_copy_follows_what_is_there(bucket):
     put(bucket, "/bucket/faces/c.txt", b"new")
     assert local("memory://bucket/faces") == folder
     assert (folder / "deep/b.txt").read_text() == "longer than before" and (folder / "c.txt").read_text() == "new"
-    assert (folder / "a.txt").stat().st_mtime_ns == stamp  # was not copied again
+    assert (folder / "a.txt").stat().st_mtime_ns == stamp  # not copied again
     bucket.rm("/bucket/faces/c.txt")
     remote._copy.cache_clear()
     assert not (local("memory://bucket/faces") / "c.txt").exists()
     assert not list(folder.rglob("*.partial"))
 
 
-def test_an_interrupted_copy_goes_on(bucket, monkeypatch):
+def test_an_interrupted_copy_continues(bucket, monkeypatch):
     for i in range(5):
         put(bucket, f"/bucket/n/{i}", bytes([i]))
     monkeypatch.setattr(remote, "_BATCH", 2)
@@ -74,7 +74,7 @@ def test_an_interrupted_copy_goes_on(bucket, monkeypatch):
         local("memory://bucket/n")
     monkeypatch.setattr(kind, "get", lambda self, names, paths: (copied.extend(names), get(self, names, paths))[1])
     assert sorted(path.name for path in local("memory://bucket/n").glob("[0-9]")) == [*"01234"]
-    assert len(copied) == 6  # four, the one that failed, and that one again
+    assert len(copied) == 6  # four, the failed one, and the failed one again
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_an_interrupted_copy_goes_on(bucket, monkeypatch):
         ("memory://bucket/bad", "whose name cannot be a file's here"),
     ],
 )
-def test_what_cannot_be_copied_is_a_one_line_error(bucket, tmp_path, url, message):
+def test_missing_or_unsafe_remote_paths_are_one_line_errors(bucket, tmp_path, url, message):
     climbing = "/bucket/bad/../../escape"
     bucket.store[climbing] = MemoryFile(bucket, climbing, b"x")
     with pytest.raises(UserError, match=message):
@@ -94,8 +94,8 @@ def test_what_cannot_be_copied_is_a_one_line_error(bucket, tmp_path, url, messag
     assert not list(tmp_path.rglob("escape"))
 
 
-def test_every_kind_of_data_set(bucket, tmp_path, draw_face):
-    """The same images with the same names and pixels as from the folder, wherever the bytes lie."""
+def test_every_kind_of_data_set_is_read_from_a_remote_url(bucket, tmp_path, draw_face):
+    """The remote data set has the same images and pixels as the local folder."""
     from oodgan.data.conversion import convert
 
     folder = tmp_path / "faces"
@@ -116,11 +116,11 @@ def test_every_kind_of_data_set(bucket, tmp_path, draw_face):
             assert type(opened) is kind and len(opened) == 3
             assert all((opened[i]["image"] == here[i]["image"]).all() for i in range(3))
     assert len(WebDataset("memory://bucket/shards/*.tar", 32)) == 3
-    # the same by a file: URL, which is the local file system's name
+    # a file: URL names the local file system
     assert len(Folder(f"file://{folder}", 32)) == 3
 
 
-def test_weights_and_runs(bucket, tmp_path):
+def test_weights_and_runs_are_read_from_a_remote_url(bucket, tmp_path):
     import torch
 
     from oodgan.tracking.artifacts import Manifest
@@ -136,11 +136,11 @@ def test_weights_and_runs(bucket, tmp_path):
     assert compared.name == "sweep/0" and compared.metrics == {"val/loss": 0.5}
     assert compared.config["diffcam.fit.lr"] == 0.1
     copies = list((tmp_path / "cache/remote").rglob("weights.safetensors"))
-    assert len(copies) == 1  # what a comparison does not need is not copied
+    assert len(copies) == 1  # only for loading the weights: a comparison does not copy them
 
 
 def raised(name, message="", cause=None, base=Exception, **more):
-    """An error of a library, whose class has this name."""
+    """Returns an error as a library would raise it, with a class of this name."""
     error = type(name, (base,), more)(message)
     error.__cause__ = cause
     return error
@@ -174,13 +174,13 @@ def raised(name, message="", cause=None, base=Exception, **more):
         ("memory://b/x", ValueError("two\nlines"), "cannot be read: two lines"),
     ],
 )
-def test_an_error_says_what_to_do(url, error, message):
+def test_an_error_names_the_cause_and_the_remedy(url, error, message):
     with pytest.raises(UserError, match=message) as expected_message, remote._reaching(url):
         raise error
     assert str(expected_message.value).startswith(url)
 
 
-def test_a_training_goes_on_from_a_remote_run(bucket, tmp_path):
+def test_training_resumes_from_a_remote_run(bucket, tmp_path):
     from oodgan.training.call import Call
     from oodgan.training.checkpoints import find
 
@@ -193,7 +193,7 @@ def test_a_training_goes_on_from_a_remote_run(bucket, tmp_path):
 @pytest.mark.parametrize(
     "repository", ["datasets/people/faces/data/*.parquet", "datasets/people/faces", "people/weights"]
 )
-def test_a_hub_that_does_not_answer_is_a_one_line_error(repository, monkeypatch, tmp_path, capsys):
+def test_an_unreachable_hub_is_a_one_line_error(repository, monkeypatch, tmp_path, capsys):
     pytest.importorskip("huggingface_hub", reason="hf:// needs huggingface_hub (extra remote)")
     monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://127.0.0.1:1"})
     monkeypatch.chdir(tmp_path)

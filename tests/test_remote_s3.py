@@ -1,4 +1,4 @@
-"""Data, weights and runs in a bucket: a server that speaks S3, on loopback, and the commands that read from it."""
+"""Data, weights and runs in a bucket: commands read them from a local S3 server."""
 
 import json
 import os
@@ -30,7 +30,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def endpoint():
-    """The server's address. It takes any credentials until `guarded`."""
+    """The server's address. It accepts any credentials unless `guarded` is used."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_S3"))]:
             patch.delenv(name)
@@ -46,14 +46,14 @@ def endpoint():
         host, port = moto.get_host_and_port()
         patch.setenv("FSSPEC_S3_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setitem(fsspec.config.conf, "s3", {})
-        fsspec.config.set_conf_env(fsspec.config.conf)  # as a new process does
+        fsspec.config.set_conf_env(fsspec.config.conf)  # as in a new process
         yield f"http://{host}:{port}"
         moto.stop()
 
 
 @pytest.fixture(scope="module")
 def bucket(endpoint, tmp_path_factory, draw_face):
-    """A bucket `own` with images, and with the run of a training; the folder that it was filled from."""
+    """The folder whose images and training run are in the bucket `own`."""
     folder = tmp_path_factory.mktemp("bucket")
     (folder / "faces").mkdir()
     for i in range(12):
@@ -70,7 +70,7 @@ def bucket(endpoint, tmp_path_factory, draw_face):
 
 @pytest.fixture(autouse=True)
 def new_process(endpoint, tmp_path, monkeypatch):
-    """An empty cache and folder, and nothing remembered of earlier requests."""
+    """An empty cache and folder, and no memory of earlier requests."""
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     remote._copy.cache_clear()
@@ -79,7 +79,7 @@ def new_process(endpoint, tmp_path, monkeypatch):
 
 @pytest.fixture
 def guarded(endpoint, bucket):
-    """From now on the server asks who it is."""
+    """During this test the server checks credentials."""
 
     def free_requests(count):
         requests.post(f"{endpoint}/moto-api/reset-auth", data=str(count).encode()).raise_for_status()
@@ -91,7 +91,7 @@ def guarded(endpoint, bucket):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """`refused(*words)`: the one line of a command that exits with 2 and leaves nothing behind."""
+    """`refused(*words)`: the error line of a command that must exit with 2 and write no files."""
 
     def run(*words):
         with pytest.raises(SystemExit) as stop:
@@ -110,13 +110,13 @@ def run(*words):
     assert stop.value.code == 0
 
 
-def test_a_data_set(bucket, tmp_path):
+def test_a_data_set_in_a_bucket_is_checked(bucket, tmp_path):
     run("data", "check", "s3://own/faces", "faces=0", "to=report.json")
     assert json.loads((tmp_path / "report.json").read_text())["images"] == 12
 
 
-def test_a_training(bucket, tmp_path):
-    """A folder in a bucket as `data=folder` trains to the weights that the folder here does."""
+def test_training_on_a_bucket_gives_the_same_weights_as_on_the_local_folder(bucket, tmp_path):
+    """`data=folder` with a folder in a bucket gives the same weights as with the local folder."""
     split = ["data.split.val=0.3", "data.split.test=0.0"]
     for root, where in (("there", "s3://own/faces"), ("here", bucket / "faces")):
         run(*INVERSION, f"data.source.root={where}", f"root={root}", *split)
@@ -124,15 +124,15 @@ def test_a_training(bucket, tmp_path):
     assert there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
 
 
-def test_weights(bucket, tmp_path):
+def test_weights_are_loaded_from_a_bucket(bucket, tmp_path):
     for place in ("run/diffcam", "run/diffcam/artifact", "run/diffcam/artifact/weights.safetensors"):
         assert torch.equal(trained.load(f"s3://own/{place}", "diffcam")[0]["a"], torch.arange(3.0))
 
 
-def test_a_comparison(bucket, tmp_path):
+def test_runs_in_a_bucket_are_compared_without_copying_weights(bucket, tmp_path):
     run("compare", "s3://own/run", "output=out")
     assert "0.5" in (tmp_path / "out/comparison.csv").read_text()
-    assert not list((tmp_path / "cache").rglob("*.safetensors"))  # which a comparison does not need
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))  # a comparison needs no weights
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -142,14 +142,14 @@ def test_a_bucket_that_does_not_exist_is_a_one_line_error(case, bucket, refused)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bucket_that_refuses_is_a_one_line_error(case, bucket, guarded, refused):
+def test_refused_access_to_a_bucket_is_a_one_line_error(case, bucket, guarded, refused):
     line = refused(*(word.format("own") for word in CASES[case]))
     assert "s3://own/" in line and "refuses access" in line and "AWS_PROFILE" in line
 
 
 @pytest.fixture
 def reader(endpoint, bucket, monkeypatch):
-    """The credentials of somebody who may list files, but not read them."""
+    """Credentials of a user who may list files, but not read them."""
     accounts = boto3.client("iam", endpoint_url=endpoint)
     accounts.create_user(UserName="reader")
     policy = json.dumps({"Version": "2012-10-17", "Statement": [LISTS]})
@@ -160,12 +160,12 @@ def reader(endpoint, bucket, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_files_that_may_only_be_listed_are_not_half_copied(reader, guarded, refused):
+def test_files_that_may_be_listed_but_not_read_leave_no_partial_copy(reader, guarded, refused):
     assert len(fsspec.filesystem("s3").ls("own/faces")) == 12
     assert "s3://own/faces refuses access" in refused(*(word.format("own") for word in CASES["data"]))
 
 
-def test_credentials(bucket, refused, monkeypatch):
+def test_missing_or_unknown_credentials_are_errors_and_public_files_need_none(bucket, refused, monkeypatch):
     fsspec.filesystem("s3").chmod("own/faces", "public-read", recursive=True)
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -1,4 +1,4 @@
-"""The suite runs the same in the background (`make test &`), where Ctrl-C is ignored and inherited so."""
+"""Child processes of the tests end by Ctrl-C even in the background (`make test &`), where it is ignored."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import pytest
 
 
 @pytest.fixture
-def ignored() -> object:
+def ctrl_c_is_ignored() -> object:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_reaches_what_the_tests_start(ignored: object, start: Callable[..., subprocess.Popen[str]]) -> None:
+def test_ctrl_c_ends_processes_that_the_tests_start(
+    ctrl_c_is_ignored: object, start: Callable[..., subprocess.Popen[str]]
+) -> None:
     waiting = "import time\nprint('ready', flush=True)\ntime.sleep(3600)"
     process = start([sys.executable, "-c", waiting], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -27,8 +29,8 @@ def test_ctrl_c_reaches_what_the_tests_start(ignored: object, start: Callable[..
     assert process.wait(timeout=600) == -signal.SIGINT
 
 
-def test_what_the_tests_start_ends_with_them(tmp_path: Path) -> None:
-    """A run of pytest that is killed leaves no server behind."""
+def test_processes_started_by_a_test_end_when_pytest_is_killed(tmp_path: Path) -> None:
+    """A killed pytest leaves no server running."""
     tests, conftest = tmp_path / "test_it.py", Path(__file__).with_name("conftest.py")
     (tmp_path / "conftest.py").write_text(conftest.read_text(encoding="utf-8"), encoding="utf-8")
     tests.write_text(

@@ -1,4 +1,4 @@
-"""The built wheel holds everything, and its command finds its configs from any folder."""
+"""The built wheel is complete, and its command finds its configs from any folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel alone; the dependencies are borrowed from the one that runs this test."""
+    """A new environment with only the wheel; dependencies come from the environment that runs this test."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=False)
     run(
@@ -64,7 +64,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_package_is_listed() -> None:
+def test_setup_cfg_lists_every_package() -> None:
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
     listed = set(setup["options"]["packages"].split())
