@@ -1,4 +1,4 @@
-"""Public checkpoints, built here in their own layouts, become artifacts that compute the same."""
+"""Checkpoints in public layouts, built here, are converted to artifacts with the same outputs."""
 
 import argparse
 import pickle
@@ -53,7 +53,7 @@ def rosinality(generator) -> dict[str, torch.Tensor]:
 
 
 def mmgen_generator(generator) -> dict[str, torch.Tensor]:
-    """Rosinality's names spelled as mmgen spells them."""
+    """Rosinality's tensors under mmgen's names."""
     state = {}
     for name, tensor in rosinality(generator).items():
         name = re.sub(r"^style\.(\d+)\.weight$", r"style_mapping.\1.linear.weight_orig", name)
@@ -78,7 +78,7 @@ def mmgen_discriminator(discriminator) -> dict[str, torch.Tensor]:
 
 
 def nvlabs_generator(generator) -> dict[str, torch.Tensor]:
-    """Names and shapes as in `G_ema` of the ada and stylegan3 repositories."""
+    """Names and shapes of `G_ema` in the ada and stylegan3 repositories."""
     own = generator.state_dict()
     state = {"mapping.w_avg": own["mean_w"], "synthesis.b4.const": own["input.input"][0]}
     for i in range(generator.n_mlp):
@@ -124,7 +124,7 @@ def nvlabs_discriminator(discriminator) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def nvlabs(monkeypatch):
-    """Pickles a tree of tensors as NVlabs' persistent networks; their packages exist only while pickling."""
+    """`nvlabs(path, **networks)`: pickle tensors as NVlabs' persistent networks, in packages that exist only here."""
     persistence, util = types.ModuleType("torch_utils.persistence"), types.ModuleType("dnnlib.util")
 
     def _reconstruct_persistent_obj(meta):
@@ -190,7 +190,7 @@ def check_discriminator(folder, discriminator):
     torch.testing.assert_close(load_discriminator(folder).eval()(images), discriminator(images))
 
 
-def test_rosinality(tmp_path, generator, discriminator):
+def test_a_rosinality_checkpoint_is_converted(tmp_path, generator, discriminator):
     content = {"g_ema": rosinality(generator), "d": discriminator.state_dict(), "latent_avg": generator.mean_w}
     torch.save(content | {"g": {}, "args": argparse.Namespace(size=16)}, tmp_path / "550000.pt")
     folder = convert(tmp_path / "550000.pt", tmp_path / "out")
@@ -200,7 +200,7 @@ def test_rosinality(tmp_path, generator, discriminator):
     check_discriminator(only, discriminator)
 
 
-def test_rosinality_without_noise_buffers_or_mean_and_in_the_old_container(tmp_path, generator):
+def test_an_old_rosinality_checkpoint_without_noise_buffers_or_mean_is_converted(tmp_path, generator):
     state = {name: t for name, t in rosinality(generator).items() if not name.startswith("noises.")}
     torch.save({"g_ema": state}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     actual = StyleGAN2(weights=convert(tmp_path / "old.pt", tmp_path / "out"))
@@ -208,7 +208,7 @@ def test_rosinality_without_noise_buffers_or_mean_and_in_the_old_container(tmp_p
     torch.testing.assert_close(actual.mean_w, generator.mean_w, rtol=1e-4, atol=1e-5)
 
 
-def test_mmgen(tmp_path, generator, discriminator):
+def test_an_mmgen_checkpoint_is_converted(tmp_path, generator, discriminator):
     state = {f"generator_ema.{name}": t for name, t in mmgen_generator(generator).items()}
     state |= {f"generator.{name}": t * 0 for name, t in mmgen_generator(generator).items()}
     state |= {f"discriminator.{name}": t for name, t in mmgen_discriminator(discriminator).items()}
@@ -219,7 +219,7 @@ def test_mmgen(tmp_path, generator, discriminator):
     check_discriminator(folder / "discriminator", discriminator)
 
 
-def test_nvlabs_pickle(tmp_path, generator, discriminator, nvlabs):
+def test_an_nvlabs_pickle_is_converted(tmp_path, generator, discriminator, nvlabs):
     networks = {"G_ema": nvlabs_generator(generator), "D": nvlabs_discriminator(discriminator)}
     nvlabs(tmp_path / "ffhq.pkl", **networks, G=nvlabs_generator(generator))
     folder = convert(tmp_path / "ffhq.pkl", tmp_path / "out")
@@ -245,7 +245,7 @@ def test_nvlabs_pickles_of_other_networks_are_reported(tmp_path, generator, nvla
 def encoder_checkpoint(generator, variant: str, **opts):
     torch.manual_seed(3)
     inverter = E4E(WS, variant)
-    # Half precision keeps the test's files small; the converter widens.
+    # Half precision keeps the test's files small; the converter returns float32.
     state = {f"encoder.{n}": t.half() if t.is_floating_point() else t for n, t in inverter.encoder.state_dict().items()}
     state |= {f"decoder.{name}": t for name, t in rosinality(generator).items()}
     inverter.encoder.load_state_dict({n.removeprefix("encoder."): t for n, t in state.items() if n[0] == "e"})
@@ -271,7 +271,7 @@ def encoder_checkpoint(generator, variant: str, **opts):
     ],
 )
 @torch.no_grad()
-def test_encoders(tmp_path, generator, variant, opts, to):
+def test_encoder_checkpoints_are_converted(tmp_path, generator, variant, opts, to):
     inverter, content = encoder_checkpoint(generator, variant, **opts)
     torch.save(content, tmp_path / "encoder.pt")
     folder = convert(tmp_path / "encoder.pt", tmp_path / "out", to=to)
@@ -287,40 +287,40 @@ def test_encoders(tmp_path, generator, variant, opts, to):
     (folder / "weights.safetensors").unlink()
 
 
-def test_encoder_variants_by_settings_and_tensors(generator):
+def test_encoder_variants_are_recognised_from_settings_and_tensors(generator):
     with torch.device("meta"):
         states = {variant: E4E(WS, variant).encoder.state_dict() for variant in E4E.variants}
     decoder = {f"decoder.{name}": t for name, t in rosinality(generator).items()}
 
-    def said(variant, to=None, extra=None, **opts):
+    def recognised(variant, to=None, extra=None, **opts):
         state = {f"encoder.{name}": t for name, t in states[variant].items()} | decoder
         part = recognise({"state_dict": state, "latent_avg": torch.ones(512), "opts": opts, **(extra or {})}, to)
         return part.parts[0]
 
-    assert said("psp").architecture == {"num_ws": WS, "variant": "psp"}
-    assert said("psp", to="e4e").architecture["variant"] == "e4e"
-    assert said("psp", encoder_type="Encoder4Editing").architecture["variant"] == "e4e"
-    assert said("psp", extra={"discriminator_state_dict": {}}).architecture["variant"] == "e4e"
-    assert said("psp_wplus").architecture["variant"] == "psp_wplus"
-    assert said("psp_w").architecture["variant"] == "psp_w"
-    restyle = said("restyle_psp", encoder_type="ProgressiveBackboneEncoder")
+    assert recognised("psp").architecture == {"num_ws": WS, "variant": "psp"}
+    assert recognised("psp", to="e4e").architecture["variant"] == "e4e"
+    assert recognised("psp", encoder_type="Encoder4Editing").architecture["variant"] == "e4e"
+    assert recognised("psp", extra={"discriminator_state_dict": {}}).architecture["variant"] == "e4e"
+    assert recognised("psp_wplus").architecture["variant"] == "psp_wplus"
+    assert recognised("psp_w").architecture["variant"] == "psp_w"
+    restyle = recognised("restyle_psp", encoder_type="ProgressiveBackboneEncoder")
     assert restyle.architecture["variant"] == "restyle_e4e"
-    assert said("psp").tensors["latent_avg"].shape == (WS, 512)
-    assert said("psp", start_from_latent_avg=False).tensors["latent_avg"].abs().max() == 0
-    assert said("restyle_psp_resnet").architecture["variant"] == "restyle_psp_resnet"
-    assert said("restyle_psp_resnet", to="restyle_e4e_resnet").architecture["variant"] == "restyle_e4e_resnet"
-    resnet = said("restyle_psp_resnet", encoder_type="ResNetProgressiveBackboneEncoder")
+    assert recognised("psp").tensors["latent_avg"].shape == (WS, 512)
+    assert recognised("psp", start_from_latent_avg=False).tensors["latent_avg"].abs().max() == 0
+    assert recognised("restyle_psp_resnet").architecture["variant"] == "restyle_psp_resnet"
+    assert recognised("restyle_psp_resnet", to="restyle_e4e_resnet").architecture["variant"] == "restyle_e4e_resnet"
+    resnet = recognised("restyle_psp_resnet", encoder_type="ResNetProgressiveBackboneEncoder")
     assert resnet.architecture["variant"] == "restyle_e4e_resnet"
     for wrong in (("psp", "ResNetBackboneEncoder"), ("restyle_psp_resnet", "BackboneEncoder")):
         with pytest.raises(UserError, match="its tensors are of another network"):
-            said(wrong[0], encoder_type=wrong[1])
+            recognised(wrong[0], encoder_type=wrong[1])
     with pytest.raises(UserError, match="SwinEncoder; supported"):
-        said("psp", encoder_type="SwinEncoder")
+        recognised("psp", encoder_type="SwinEncoder")
     with pytest.raises(UserError, match="reads 6 channels"):
-        said("restyle_psp", encoder_type="GradualStyleEncoder")
+        recognised("restyle_psp", encoder_type="GradualStyleEncoder")
 
 
-def test_encoder_of_another_size_than_its_decoder(generator):
+def test_an_encoder_with_another_number_of_codes_than_its_decoder_is_refused(generator):
     with torch.device("meta"):
         state = {f"encoder.{n}": t for n, t in E4E(WS + 2, "psp").encoder.state_dict().items()}
     state |= {f"decoder.{name}": t for name, t in rosinality(generator).items()}
@@ -328,7 +328,7 @@ def test_encoder_of_another_size_than_its_decoder(generator):
         recognise({"state_dict": state, "latent_avg": torch.zeros(8, 512)})
 
 
-def test_deghosting(tmp_path, generator):
+def test_a_deghosting_checkpoint_is_converted(tmp_path, generator):
     torch.manual_seed(5)
     network = Deghoster(generator, in_size=8, width=8, growth=4, blocks=2, max_channels=8, head=6).eval()
     state = {f"FCN.{name}": t for name, t in network.trained_state().items()}
@@ -342,7 +342,7 @@ def test_deghosting(tmp_path, generator):
     torch.testing.assert_close(StyleGAN2(weights=other).synthesis(codes()), generator.synthesis(codes()))
 
 
-def test_diffcam(tmp_path):
+def test_a_diffcam_checkpoint_is_converted(tmp_path):
     torch.manual_seed(6)
     network = DiffCAM("resnet101", 17).eval()
     torch.save(network.state_dict(), tmp_path / "diff_cam_weight.pt")
@@ -360,7 +360,7 @@ def test_diffcam(tmp_path):
     )
 
 
-def test_backbones_and_lpips_heads(tmp_path):
+def test_backbones_and_lpips_heads_are_converted(tmp_path):
     from torchvision.models import resnet18
 
     from oodgan.diffcam.backbones import build
@@ -388,11 +388,11 @@ def test_backbones_and_lpips_heads(tmp_path):
     assert Manifest.load(folder).config["architecture"] == {"net": "alex"}
 
 
-def test_ir_se50(tmp_path):
+def test_an_ir_se50_checkpoint_is_converted(tmp_path):
     torch.manual_seed(0)
     network = IRSE50().eval()
     state = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
-    state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}  # old torch had none
+    state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}  # old torch did not store them
     torch.save(state, tmp_path / "model_ir_se50.pth")
     folder = convert(tmp_path / "model_ir_se50.pth", tmp_path / "arcface")
     (tmp_path / "model_ir_se50.pth").unlink()
@@ -475,7 +475,7 @@ def save(content):
         (lambda path: None, "does not exist"),
     ],
 )
-def test_other_files_are_one_line_errors_and_nothing_is_written(tmp_path, monkeypatch, make, message):
+def test_unsupported_files_are_one_line_errors_and_nothing_is_written(tmp_path, monkeypatch, make, message):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "file.pt")
     with pytest.raises(UserError, match=message) as caught:
@@ -484,7 +484,7 @@ def test_other_files_are_one_line_errors_and_nothing_is_written(tmp_path, monkey
     assert sorted(p.name for p in tmp_path.iterdir()) in ([], ["file.pt"])
 
 
-def test_tensorflow_pickle_is_named(tmp_path):
+def test_the_error_for_a_tensorflow_pickle_names_its_kind(tmp_path):
     (tmp_path / "tf.pkl").write_bytes(b"\x80\x03cdnnlib.tflib.network\nNetwork\n.")
     with pytest.raises(UserError, match="TensorFlow StyleGAN2 pickle"):
         convert(tmp_path / "tf.pkl", tmp_path / "out")
@@ -513,7 +513,7 @@ def test_damaged_weights_are_detected_by_the_forward_pass(tmp_path, generator, d
     assert not (tmp_path / "out").exists()
 
 
-def test_unusual_widths_and_missing_tensors_are_named(generator):
+def test_the_error_names_missing_tensors_and_unusual_widths(generator):
     state = rosinality(generator)
     with pytest.raises(UserError, match=r"misses to_rgbs\.0\.bias"):
         recognise({"g_ema": {n: t for n, t in state.items() if n != "to_rgbs.0.bias"}})
