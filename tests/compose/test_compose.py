@@ -1,4 +1,4 @@
-"""Composition: what the mask leaves alone stays bit for bit, and both published behaviours hold."""
+"""Composition: pixels outside the mask stay bit-identical, and both published behaviours hold."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def images(seed: int, count: int = 3, size: int = 12) -> tuple[Tensor, ...]:
 
 
 def a_mask(seed: int, size: int = 12) -> Tensor:
-    """Soft values, with zeros and ones among them, anywhere up to the border."""
+    """Soft values including zeros and ones, up to the border."""
     rng = torch.Generator().manual_seed(seed + 1)
     return (3 * torch.rand(2, 1, size, size, generator=rng) - 1).clamp(0, 1)
 
 
 @quick
 @given(seeds, modes)
-def test_an_empty_mask_returns_the_photo_bit_for_bit(seed: int, mode: str) -> None:
+def test_an_empty_mask_returns_the_identical_photo(seed: int, mode: str) -> None:
     photo, inverted, edited = images(seed)
     assert torch.equal(compose(photo, inverted, edited, torch.zeros(2, 1, 12, 12), mode), photo)
 
@@ -48,7 +48,7 @@ def test_outside_the_mask_the_photo_is_bit_identical(seed: int, mode: str) -> No
 
 @quick
 @given(seeds, st.sampled_from(["paper", "alpha"]))
-def test_the_papers_mode_is_equation_4(seed: int, mode: str) -> None:
+def test_the_paper_mode_computes_equation_4(seed: int, mode: str) -> None:
     photo, inverted, edited = images(seed)
     assert torch.equal(compose(photo, inverted, edited, torch.ones(2, 1, 12, 12), mode), edited)
     mask = a_mask(seed)
@@ -60,7 +60,7 @@ def test_the_papers_mode_is_equation_4(seed: int, mode: str) -> None:
 
 @quick
 @given(seeds)
-def test_difference_adds_the_edit_and_nothing_else(seed: int) -> None:
+def test_difference_adds_only_the_masked_change_of_the_edit(seed: int) -> None:
     photo, inverted, edited = images(seed)
     mask = a_mask(seed)
     assert torch.equal(compose(photo, inverted, inverted, mask, "difference"), photo)
@@ -70,7 +70,7 @@ def test_difference_adds_the_edit_and_nothing_else(seed: int) -> None:
 
 @quick
 @given(seeds)
-def test_layered_equals_difference_where_the_inversion_is_exact_or_the_change_small(seed: int) -> None:
+def test_layered_equals_difference_for_an_exact_inversion_or_a_small_change(seed: int) -> None:
     photo, inverted, edited = images(seed, size=64)
     mask = a_mask(seed, size=64)
     exact = [compose(photo, photo, edited, mask, mode) for mode in ("layered", "difference", "paper")]
@@ -80,8 +80,8 @@ def test_layered_equals_difference_where_the_inversion_is_exact_or_the_change_sm
     assert torch.allclose(result, wanted, atol=1e-6)
 
 
-def test_layered_takes_the_edits_detail_in_the_photos_colours_where_much_changes() -> None:
-    """A photo 0.2 brighter than its inversion, its dark line elsewhere; the edit paints all white."""
+def test_layered_takes_the_edits_detail_and_the_photos_colours_where_the_change_is_large() -> None:
+    """The photo is 0.2 brighter than its inversion and has its dark line elsewhere; the edit is uniformly bright."""
     ones = torch.ones(1, 1, 64, 64)
     photo, inverted, edited = (v * ones.expand(1, 3, 64, 64) for v in (-0.3, -0.5, 0.4))
     photo, inverted = photo.clone(), inverted.clone()
@@ -109,7 +109,7 @@ def test_images_of_a_batch_are_independent(seed: int, mode: str) -> None:
 
 @quick
 @given(seeds)
-def test_folding_makes_the_original_dominate(seed: int) -> None:
+def test_folded_masks_never_exceed_one_half(seed: int) -> None:
     mask = a_mask(seed)
     folded = fold(mask)
     assert (folded <= 0.5).all() and (folded >= 0).all()
@@ -123,7 +123,7 @@ def test_folding_follows_the_published_rule() -> None:
     assert torch.allclose(fold(mask), torch.tensor([0.0, 0.3, 0.5, 0.499999, 0.2, 0.0]))
 
 
-def test_poisson_takes_gradients_and_keeps_the_photos_level() -> None:
+def test_poisson_copies_gradients_and_keeps_the_photos_brightness() -> None:
     line = torch.linspace(-1, 1, 48)
     bump = 0.5 * torch.exp(-(line[:, None].square() + line.square()) / 0.03)
     edited = bump.expand(1, 3, 48, 48) - 0.4
@@ -133,7 +133,7 @@ def test_poisson_takes_gradients_and_keeps_the_photos_level() -> None:
     cloned = compose(photo, photo, edited + 0.3, mask, "poisson")
     other = compose(photo, photo, edited, mask, "poisson")
     assert (cloned - other).abs().max() < 0.03
-    assert (cloned - photo - bump).abs().max() < 0.08, "the shape arrives, the level does not"
+    assert (cloned - photo - bump).abs().max() < 0.08, "the gradients are copied, the level is not"
     flat = compose(photo, photo, torch.full_like(photo, -0.5), mask, "poisson")
     assert (flat - photo).abs().max() < 0.03, "a flat edit has no gradients"
 
@@ -151,7 +151,7 @@ def test_blended_is_the_mean_of_layered_and_poisson() -> None:
 @pytest.mark.parametrize(
     "box", [(0, 1, 0, 1), (0, 12, 0, 12), (5, 6, 5, 6), (3, 4, 0, 12), (10, 12, 10, 12), (4, 6, 4, 6)]
 )
-def test_poisson_takes_masks_of_any_place_and_size(box: tuple[int, int, int, int]) -> None:
+def test_poisson_accepts_masks_of_any_position_and_size(box: tuple[int, int, int, int]) -> None:
     photo, inverted, edited = images(3)
     mask = torch.zeros(2, 1, 12, 12)
     mask[..., box[0] : box[1], box[2] : box[3]] = 1
@@ -160,7 +160,7 @@ def test_poisson_takes_masks_of_any_place_and_size(box: tuple[int, int, int, int
     assert torch.equal(coarse[outside], photo[outside]) and torch.isfinite(coarse).all()
 
 
-def test_an_unknown_mode_shows_the_nearest() -> None:
+def test_the_error_for_an_unknown_mode_suggests_the_nearest() -> None:
     photo, inverted, edited = images(0)
     with pytest.raises(UserError, match=r"did you mean 'poisson'"):
         compose(photo, inverted, edited, torch.ones(2, 1, 12, 12), "poison")
