@@ -1,4 +1,4 @@
-"""MobileStyleGAN in plain PyTorch: equal to OpenVINO's output of the same files, with StyleGAN2's layers."""
+"""MobileStyleGAN in plain PyTorch: the same outputs as OpenVINO, and layers that match StyleGAN2's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mobile() -> MobileGenerator:
     return MobileGenerator.from_pretrained()
 
 
-def test_the_inverse_transform_is_orthogonal_and_each_band_is_where_it_should_be() -> None:
+def test_the_inverse_haar_transform_is_orthogonal_with_the_bands_in_order() -> None:
     x = torch.randn(2, 12, 4, 5, dtype=torch.float64)
     y = inverse_haar(x)
     assert y.shape == (2, 3, 8, 10)
@@ -53,7 +53,7 @@ def test_a_damaged_graph_is_a_one_line_error(tmp_path: Path) -> None:
         Graph(tmp_path / "net.xml")
 
 
-def test_wrong_codes_and_noise_are_named() -> None:
+def test_the_error_for_wrong_codes_or_noise_names_them() -> None:
     empty = MobileGenerator()
     with pytest.raises(UserError, match=r"\(B, 16, 512\).*18-layer"):
         empty.synthesis(torch.zeros(1, 18, 512))
@@ -62,8 +62,8 @@ def test_wrong_codes_and_noise_are_named() -> None:
 
 
 @pytest.mark.network
-def test_the_id_does_not_depend_on_the_processor(mobile: MobileGenerator) -> None:
-    """Shipped weights name the generator by its id; other instructions round the mean code differently."""
+def test_the_generator_id_does_not_depend_on_cpu_instructions(mobile: MobileGenerator) -> None:
+    """Shipped weights refer to the generator's id; other CPU instructions round the mean code differently."""
     program = (
         "from oodgan.generators.mobile import MobileGenerator\n"
         "from oodgan.generators.protocol import mean_code\n"
@@ -81,7 +81,7 @@ def test_the_id_does_not_depend_on_the_processor(mobile: MobileGenerator) -> Non
 
 @pytest.mark.network
 @torch.no_grad()
-def test_it_equals_openvinos_output_for_the_same_files(mobile: MobileGenerator) -> None:
+def test_outputs_equal_those_of_openvino(mobile: MobileGenerator) -> None:
     openvino = pytest.importorskip("openvino", reason="openvino is in the dev extra")
     core, folder = openvino.Core(), fetch("mobile_ffhq")
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -93,14 +93,14 @@ def test_it_equals_openvinos_output_for_the_same_files(mobile: MobileGenerator) 
     theirs = torch.from_numpy(synthesis(w[:1].numpy())[0])
     ours = mobile.synthesis(w[:1, None].repeat(1, 16, 1))
     assert ours.shape == theirs.shape == (1, 3, 1024, 1024)
-    # Of the picture's largest value: in double precision ours is nearer to the truth than theirs.
+    # Relative to the largest value. A double-precision run is closer to our output than to OpenVINO's.
     assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
     assert (ours - theirs).abs().mean() < 1e-5
 
 
 @pytest.mark.network
 @torch.no_grad()
-def test_sixteen_layers_mean_what_stylegan2s_mean(mobile: MobileGenerator) -> None:
+def test_the_sixteen_layers_control_the_same_resolutions_as_stylegan2s(mobile: MobileGenerator) -> None:
     assert isinstance(mobile, Generator) and mobile.num_ws == 16
     code = sample_codes(mobile, 1, 1)
     before = mobile.features(code, last=64)
@@ -118,7 +118,7 @@ def test_sixteen_layers_mean_what_stylegan2s_mean(mobile: MobileGenerator) -> No
 
 @pytest.mark.network
 @torch.no_grad()
-def test_samples_are_deterministic_faces_of_an_identified_network(mobile: MobileGenerator) -> None:
+def test_sampled_codes_are_deterministic_and_the_network_is_frozen(mobile: MobileGenerator) -> None:
     assert mobile.id.startswith("mobile_ffhq-") and len(mobile.id) == len("mobile_ffhq-") + 8
     one, two, other = (sample_codes(mobile, 3, seed) for seed in (5, 5, 6))
     assert torch.equal(one, two) and not torch.equal(one, other)
@@ -130,7 +130,7 @@ def test_samples_are_deterministic_faces_of_an_identified_network(mobile: Mobile
 
 @pytest.mark.network
 @torch.no_grad()
-def test_the_shipped_preview_is_above_22_db_on_new_faces(mobile: MobileGenerator) -> None:
+def test_the_shipped_preview_exceeds_22_db_psnr_on_new_faces(mobile: MobileGenerator) -> None:
     assert "256" in mobile.previews
     codes = sample_codes(mobile, 4, 987_654)
     small = mobile.synthesis(codes, size=256)
@@ -141,7 +141,7 @@ def test_the_shipped_preview_is_above_22_db_on_new_faces(mobile: MobileGenerator
     assert small.shape == (4, 3, 256, 256) and sum(psnr) / 4 > 22, psnr
 
 
-def test_preview_heads_come_back_and_only_for_their_generator(tmp_path: Path) -> None:
+def test_preview_heads_are_loaded_only_for_their_own_generator(tmp_path: Path) -> None:
     generator = MobileGenerator()
     generator.id = "mobile_ffhq-00000001"
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_preview_heads_come_back_and_only_for_their_generator(tmp_path: Path) ->
     assert preview.load_previews(generator, tmp_path / "absent.safetensors") == {}
 
 
-def test_fitting_a_preview_lowers_its_error() -> None:
+def test_training_a_preview_head_lowers_its_error() -> None:
     rng = torch.Generator().manual_seed(0)
     data = []
     for _ in range(12):

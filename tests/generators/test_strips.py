@@ -23,11 +23,11 @@ def test_strips_join_seamlessly(rows, monkeypatch):
     expected = run(strips.whole)
     monkeypatch.setattr(strips, "PIXELS", rows * 16)
     torch.testing.assert_close(strips.in_strips(run, x), expected, rtol=1e-5, atol=1e-6)
-    assert len(set(seen[1:])) == 1, "strips of one height"
+    assert len(set(seen[1:])) == 1, "all strips have the same height"
     assert len(seen) - 1 == -(-32 // rows)
     with torch.enable_grad():
         strips.in_strips(run, x)
-    assert seen[-1] == 32, "at once where gradients are needed"
+    assert seen[-1] == 32, "not in strips when gradients are needed"
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def test_a_generator_makes_the_same_image_in_strips(noise, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_level_is_the_next_of_the_levels():
+def test_level_computes_the_next_of_the_levels():
     generator = tiny(seed=3)
     codes = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
     result = list(generator.levels(codes))
@@ -54,7 +54,7 @@ def test_a_level_is_the_next_of_the_levels():
 
 
 @torch.no_grad()
-def test_freed_memory_can_be_returned_on_any_system(monkeypatch):
+def test_returning_freed_memory_works_with_and_without_malloc_trim(monkeypatch):
     strips.give_back()
     monkeypatch.setattr(strips, "_malloc_trim", lambda: None)
     strips.give_back()

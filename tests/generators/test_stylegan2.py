@@ -20,7 +20,7 @@ def codes(generator):
 
 
 def naive_synthesis(generator, w_plus):
-    """The paper's formulation: one demodulated weight per sample, zero insertion, full 2-d filter."""
+    """The paper's formulation: one demodulated weight per sample, zero insertion, 2-d filter."""
 
     def filter_up(x):
         kernel = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 16
@@ -66,14 +66,14 @@ def test_synthesis_equals_the_paper_formulation_in_every_path(generator, codes):
     assert with_graph.requires_grad
 
 
-def test_demodulated_layer_has_unit_variance():
+def test_a_demodulated_layer_has_outputs_of_unit_variance():
     torch.manual_seed(0)
     layer = ops.ModulatedConv(64, 32, 3)
     out = layer(torch.randn(4, 64, 32, 32), torch.randn(4, 512))
     assert out.std().item() == pytest.approx(1.0, abs=0.05)
 
 
-def test_size_stops_early_and_equals_the_partial_sum(generator, codes):
+def test_a_smaller_size_returns_the_partial_sum_of_rgb_outputs(generator, codes):
     small = generator.synthesis(codes, size=16)
     assert small.shape == (3, 3, 16, 16)
     full = generator.synthesis(codes)
@@ -82,7 +82,7 @@ def test_size_stops_early_and_equals_the_partial_sum(generator, codes):
     torch.testing.assert_close(full, last(features[32], codes[:, -1], small), rtol=1e-4, atol=1e-5)
 
 
-def test_noise_modes(generator, codes):
+def test_noise_modes_give_the_expected_images(generator, codes):
     const = generator.synthesis(codes)
     stored = [generator.noises.get_buffer(f"noise_{i}") for i in range(7)]
     torch.testing.assert_close(generator.synthesis(codes, noise=stored), const)
@@ -91,7 +91,7 @@ def test_noise_modes(generator, codes):
     assert not torch.allclose(generator.synthesis(codes, noise="none"), const, atol=1e-3)
 
 
-def test_features_follow_the_protocol_and_fuse_reaches_the_next_block(generator, codes):
+def test_features_follow_the_protocol_and_fuse_changes_the_next_block(generator, codes):
     features = generator.features(codes)
     assert list(features) == [4, 8, 16, 32]
     for resolution, x in features.items():
@@ -109,7 +109,7 @@ def test_features_follow_the_protocol_and_fuse_reaches_the_next_block(generator,
     assert not torch.allclose(fused[16], features[16])
 
 
-def test_identity_follows_the_weights(generator):
+def test_the_generator_id_depends_on_the_weights(generator):
     assert generator.id == tiny(seed=3).id
     assert generator.id != tiny(seed=4).id
     assert generator.id.startswith("stylegan2-32-") and len(generator.id.rsplit("-", 1)[1]) == 8
@@ -121,14 +121,14 @@ def test_mean_w_is_the_mean_of_the_mapping(generator):
     assert error < 0.1
 
 
-def test_layers_of_the_published_sizes():
+def test_channels_and_layers_have_the_published_numbers():
     expected = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128}
     generator = StyleGAN2(256, max_channels=512, n_mlp=1)
     assert generator.feature_channels == expected
     assert generator.num_ws == 14
 
 
-def test_public_layout_round_trip_with_kernels(generator, codes):
+def test_weights_in_the_public_layout_are_loaded_unchanged(generator, codes):
     state = {name: t for name, t in generator.state_dict().items() if name != "mean_w"}
     state["convs.0.conv.blur.kernel"] = ops.blur_kernel(4.0)
     other = tiny(seed=9)
@@ -153,6 +153,6 @@ def test_public_layout_round_trip_with_kernels(generator, codes):
         (lambda g, w: StyleGAN2(32, weights="/nowhere.pt"), "no weights"),
     ],
 )
-def test_wrong_input_is_reported(generator, codes, call, message):
+def test_invalid_input_is_an_error(generator, codes, call, message):
     with pytest.raises(UserError, match=message):
         call(generator, codes)
