@@ -24,7 +24,7 @@ def const_node(name, values, shape):
     return message(1, message(1, name.encode()) + message(2, b"Const") + message(5, attribute))
 
 
-def test_read_constants_of_a_handmade_graph(tmp_path):
+def test_constants_are_read_from_a_graph(tmp_path):
     path = tmp_path / "graph.pb"
     path.write_bytes(const_node("a", [1, 2, 3, 4, 5, 6], (2, 3)) + const_node("one", [7], (4,)))
     constants = read_constants(path)
@@ -44,13 +44,13 @@ def test_a_graph_of_another_network_is_refused():
         InceptionResnetV1().load_tensorflow({})
 
 
-def test_not_square_is_refused():
+def test_a_crop_that_is_not_square_is_refused():
     with pytest.raises(UserError, match="320x256"):
         face_crop(torch.zeros(1, 3, 256, 320))
 
 
 @pytest.mark.network
-def test_equals_opencv():
+def test_embeddings_equal_those_of_opencv():
     cv2 = pytest.importorskip("cv2")
     from oodgan.weights.fetch import fetch
 
@@ -66,7 +66,7 @@ def test_equals_opencv():
 
 
 @pytest.mark.network
-def test_loss_is_zero_on_itself_differentiable_and_leaves_no_parameters():
+def test_the_identity_loss_is_zero_for_equal_images_differentiable_and_has_no_parameters():
     loss = IdentityLoss()
     target = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert loss(target, target).item() == pytest.approx(0, abs=1e-5)
@@ -81,7 +81,7 @@ def test_loss_is_zero_on_itself_differentiable_and_leaves_no_parameters():
 
 
 @pytest.mark.network
-def test_separates_people(shared):
+def test_embeddings_separate_different_people(shared):
     """The same photo, mirrored, blurred, darkened and noisy, against photos of other people."""
     from PIL import Image
 
