@@ -25,7 +25,7 @@ from oodgan.tracking.artifacts import Manifest
 
 @pytest.fixture
 def faces(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Path:
-    """Seven pictures with masks of stripes."""
+    """Seven pictures with striped masks."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def validated(faces: Path, processes: int) -> dict[str, float]:
     return result
 
 
-def test_iou_is_that_of_all_images_together_on_two_processes_too(faces: Path) -> None:
+def test_iou_is_computed_over_all_images_also_with_two_processes(faces: Path) -> None:
     one, two = validated(faces, 1), validated(faces, 2)
     assert two == pytest.approx(one, abs=1e-6)
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def test_iou_is_that_of_all_images_together_on_two_processes_too(faces: Path) ->
     assert one["val/miou"] == pytest.approx(sum(expected.values()) / len(expected), abs=1e-6)
 
 
-def test_the_stage_trains_a_parser_that_can_be_used(faces: Path) -> None:
+def test_the_stage_trains_a_parser_that_can_be_loaded(faces: Path) -> None:
     words = ["parser=tiny", "data=folder", f"data.source.root={faces}/images", "callbacks=tiny", f"root={faces}/runs"]
     with pytest.raises(UserError, match=r"these have none: set data\.source\.parsing"):
         launch.run("parser", words)

@@ -1,4 +1,4 @@
-"""The face parser without its training: classes, views, losses, network, and what others ask it for."""
+"""The face parser without its training: classes, augmentation, losses, network and outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def network() -> ParserNetwork:
     return ParserNetwork(len(NAMES), width=8).eval()
 
 
-def test_left_and_right_share_a_class_and_every_label_has_one() -> None:
+def test_every_label_has_a_class_and_left_and_right_share_one() -> None:
     every = torch.arange(19)
     assert sorted(n for parts in CLASSES.values() for n in parts) == every.tolist()
     classes = merged(every)
@@ -32,7 +32,7 @@ def test_left_and_right_share_a_class_and_every_label_has_one() -> None:
     assert merged(torch.tensor([-1, 19, 255])).tolist() == [UNKNOWN] * 3
 
 
-def test_an_unknown_class_is_named_with_the_nearest() -> None:
+def test_the_error_for_an_unknown_class_suggests_the_nearest() -> None:
     assert numbers(["hat", "skin"]) == [14 - 3, 1] == [NAMES.index("hat"), 1]
     with pytest.raises(UserError, match=r"'hats'.*hat"):
         numbers(["hats"])
@@ -44,11 +44,11 @@ def test_augmentation_moves_image_and_classes_together() -> None:
     images = (classes / 7 - 1)[:, None].expand(-1, 3, -1, -1)
     result, labels = moved(images, classes, degrees=20, scale=1.3, shift=0.1)
     same = (result[:, 0] - (labels / 7 - 1)).abs() < 1e-5
-    assert same.float().mean() > 0.75  # all but the borders, where the image is interpolated
+    assert same.float().mean() > 0.75  # all except the borders, where the image is interpolated
     assert (labels != classes).float().mean() > 0.2 and labels.unique().tolist() == classes.unique().tolist()
 
 
-def test_occluders_of_a_face_are_background() -> None:
+def test_augmentation_labels_occluders_as_background() -> None:
     torch.manual_seed(0)
     images, classes = torch.full((8, 3, 64, 64), 0.5), torch.ones(8, 64, 64, dtype=torch.long)
     result, labels = varied(images, classes, degrees=0, scale=1, shift=0, colour=0, occlusion=1)
@@ -60,7 +60,7 @@ def test_occluders_of_a_face_are_background() -> None:
     assert torch.allclose(kept, images, atol=1e-5) and torch.equal(same, classes)
 
 
-def test_dice_is_zero_for_the_truth_and_ignores_unknown_pixels() -> None:
+def test_dice_loss_is_zero_for_the_true_classes_and_ignores_unknown_pixels() -> None:
     classes = torch.randint(0, 15, (2, 16, 16), generator=torch.Generator().manual_seed(0))
     scores = 50.0 * F.one_hot(classes, 15).movedim(-1, 1).float()
     loss = DiceLoss()
@@ -82,7 +82,7 @@ def test_frozen_blocks_do_not_change() -> None:
     assert changed and not any(name.startswith(tuple(f"trunk.{i}." for i in range(4))) for name in changed)
 
 
-def test_a_parser_answers_in_probabilities_classes_numbers_and_regions() -> None:
+def test_a_parser_returns_probabilities_classes_celebamask_labels_and_regions() -> None:
     parser = Parser(network(), size=64)
     photos = torch.rand(2, 3, 96, 96) * 2 - 1
     result = parser(photos)
@@ -95,7 +95,7 @@ def test_a_parser_answers_in_probabilities_classes_numbers_and_regions() -> None
     assert torch.allclose(parser.region(photos, NAMES), torch.ones(2, 1, 64, 64), atol=1e-5)
 
 
-def test_a_parser_is_built_from_its_weights_and_refuses_those_of_other_classes(tmp_path: Path) -> None:
+def test_a_parser_is_built_from_its_weights_and_other_classes_are_refused(tmp_path: Path) -> None:
     cfg = {"network": {"_target_": "oodgan.parsing.network.ParserNetwork", "width": 8, "pretrained": True}, "size": 64}
     state = network().state_dict()
     trained.save(tmp_path / "a" / trained.FILE, state, part="parser", classes=list(NAMES))

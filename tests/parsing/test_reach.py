@@ -1,4 +1,4 @@
-"""Limits of masks by the parts of a face."""
+"""Masks are limited to the parts of a face that an attribute may change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oodgan.parsing.reach import OCCLUDERS, Limits, Reach
 
 
 def parts() -> torch.Tensor:
-    """A face of 64 px: a hat above, skin below, a mouth in it, glasses at the left."""
+    """A face of 64 px: a hat at the top, skin below with a mouth, glasses at the left."""
     labels = torch.full((64, 64), NAMES.index("skin"))
     labels[:16] = NAMES.index("hat")
     labels[44:50, 26:38] = NAMES.index("mouth")
@@ -23,42 +23,42 @@ def parts() -> torch.Tensor:
 EVERYWHERE = torch.ones(1, 1, 64, 64)
 
 
-def is_of(*names: str) -> torch.Tensor:
+def is_part(*names: str) -> torch.Tensor:
     return parts()[:, numbers(names)].sum(1, keepdim=True) > 0.5
 
 
-def test_occluders_are_excluded_and_the_limit_fades_away_from_them() -> None:
+def test_occluders_are_excluded_with_a_soft_border() -> None:
     result = Limits(feather=0.05)(parts(), EVERYWHERE, {"freckles": 1.0})
-    assert not result[is_of(*OCCLUDERS)].any()
+    assert not result[is_part(*OCCLUDERS)].any()
     assert result[0, 0, 40, 50] == 1  # far from any limit
     column = result[0, 0, 14:22, 50]
     assert column[:2].sum() == 0 and 0 < column[2] < column[3] < column[4] <= 1
     assert torch.equal(Limits()(parts(), EVERYWHERE * 0.3, {"freckles": 1.0})[0, 0, 40, 50], torch.tensor(0.3))
 
 
-def test_an_attribute_reaches_its_parts_near_its_main_part() -> None:
+def test_a_mask_covers_an_attributes_parts_near_its_main_part() -> None:
     limits = Limits({"smile": Reach(["skin", "mouth"], near=["mouth"], within=0.2)}, feather=0)
     result = limits(parts(), EVERYWHERE, {"Smile": 1.0})[0, 0]
-    assert result[47, 32] == 1 and result[47, 24] == 1  # on it, and near to it
+    assert result[47, 32] == 1 and result[47, 24] == 1  # on the mouth, and near it
     assert result[47, 5] == 0 and result[20, 32] == 0  # too far
     both = limits(parts(), EVERYWHERE, {"smile": 1.0, "freckles": 1.0})[0, 0]
-    assert both[20, 32] == 1 and both[8, 32] == 0  # of two attributes what either may reach
+    assert both[20, 32] == 1 and both[8, 32] == 0  # two attributes: the union of their parts
     no_mouth = parts()
     no_mouth[:, numbers(["skin"])] += no_mouth[:, numbers(["mouth"])]
     no_mouth[:, numbers(["mouth"])] = 0
-    assert limits(no_mouth, EVERYWHERE, {"smile": 1.0})[0, 0, 20, 32] == 1  # nothing to be near to
+    assert limits(no_mouth, EVERYWHERE, {"smile": 1.0})[0, 0, 20, 32] == 1  # no mouth: no distance limit
 
 
-def test_a_removed_part_is_covered_completely() -> None:
+def test_the_mask_covers_a_removed_part_completely() -> None:
     reach = Reach(["skin", "glasses"], removes=["glasses"])
     limits, nowhere = Limits({"eyeglasses": reach}, feather=0), EVERYWHERE * 0
     assert not limits(parts(), nowhere, {"eyeglasses": 1.0}).any()
     taken = limits(parts(), nowhere, {"eyeglasses": -1.0})
-    assert bool((taken[is_of("glasses")] > 0.99).all()) and taken.mean() < 0.1 and not taken[is_of("hat")].any()
+    assert bool((taken[is_part("glasses")] > 0.99).all()) and taken.mean() < 0.1 and not taken[is_part("hat")].any()
     assert torch.equal(Limits({"yaw": Reach()})(parts(), EVERYWHERE, {"yaw": 1.0}), EVERYWHERE)
 
 
-def test_removed_parts_lie_near_the_attributes_main_part() -> None:
+def test_parts_are_removed_only_near_the_attributes_main_part() -> None:
     limits = Limits({"smile": Reach(["skin"], near=["mouth"], within=0.2, removes=["skin"])})
     taken = limits.removed(parts(), {"smile": -1.0})[0, 0]
     assert taken[47, 22] > 0.9 and taken[47, 5] == 0 and taken[20, 50] == 0
@@ -66,7 +66,7 @@ def test_removed_parts_lie_near_the_attributes_main_part() -> None:
 
 
 def head() -> torch.Tensor:
-    """A head of 64 px: a background, hair, a forehead, brows, eyes, a nose, lips, a neck and clothes, from the top."""
+    """A head of 64 px, from the top: background, hair, forehead, brows, eyes, nose, lips, neck and clothes."""
     labels = torch.full((64, 64), NAMES.index("background"))
     rows = {"hair": (8, 18), "skin": (18, 50), "neck": (50, 56), "cloth": (56, 64)}
     for name, (top, bottom) in rows.items():
@@ -86,7 +86,7 @@ def head() -> torch.Tensor:
         ("blond", {"hair"}, {"hair"}),
     ],
 )
-def test_the_shipped_reach_includes_hair_and_skin_where_needed(
+def test_the_shipped_limits_include_hair_and_skin_where_needed(
     attribute: str, reached: set[str], whole: set[str]
 ) -> None:
     places = {
@@ -103,7 +103,7 @@ def test_the_shipped_reach_includes_hair_and_skin_where_needed(
     assert {name for name, place in places.items() if least[place] > 0.5} == whole
 
 
-def test_settings_are_refused_by_name() -> None:
+def test_the_error_for_an_invalid_setting_names_it() -> None:
     with pytest.raises(UserError, match=r"unknown key of parser\.reach\.smile 'nearby'.*near"):
         Limits.from_config({"smile": {"nearby": ["mouth"]}})
     with pytest.raises(UserError, match=r"parser\.reach\.smile: unknown class of the parser 'lips'"):
@@ -114,12 +114,12 @@ def test_settings_are_refused_by_name() -> None:
         Limits.from_config({}, 3)
 
 
-def test_the_shipped_limits_are_of_the_shipped_directions() -> None:
+def test_the_shipped_limits_cover_the_shipped_directions() -> None:
     from oodgan.directions.bank import Bank, locate
 
     cfg = compose("edit", ["parser=light", "edits={smile: 1}", "input=a.png"]).parser
     limits = Limits.from_config(cfg.reach, cfg.feather)
     assert set(limits.reach) == set(Bank.load(locate("ffhq")).names)
     assert "glasses" not in (limits.of("smile").parts or ()) and "glasses" in limits.of("eyeglasses").removes
-    taken = limits.removed(head(), {"smile": -1.0})[0, 0]  # the old teeth, and not the eyes
+    taken = limits.removed(head(), {"smile": -1.0})[0, 0]  # the mouth, and not the eyes
     assert taken[42, 32] > 0.9 and not taken[29, 32] and not limits.removed(head(), {"smile": 1.0}).any()
