@@ -1,4 +1,4 @@
-"""One template for all pages: everything inside, whatever stands in names shown as text."""
+"""The template of all pages: self-contained, with all names escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOSTILE = "<script>alert('x')</script>\" onload=\"alert(1)"
 
 
 class Elements(HTMLParser):
-    """The start tags of a page with their attributes, and whether each is closed where it should be."""
+    """Collects a page's start tags with their attributes, and checks that tags are closed in order."""
 
     VOID = ("meta", "img", "!doctype")
 
