@@ -34,7 +34,7 @@ def sweep(tmp_path):
     return place
 
 
-def test_seeds_are_averaged_and_the_best_is_marked(sweep):
+def test_seeds_are_averaged_and_the_best_is_bold(sweep):
     result = compare.compare(runs.collect([sweep]))
     assert result.keys == ["part.lr"]
     assert [len(row.runs) for row in result.rows] == [2, 1]
@@ -45,12 +45,12 @@ def test_seeds_are_averaged_and_the_best_is_marked(sweep):
     assert "1.5 ± 0.71" in text and "**1.2**" in text and "**30**" in text and "**1.5" not in text
 
 
-def test_maximize_turns_a_metric_around(sweep):
+def test_maximize_makes_a_higher_value_better(sweep):
     result = compare.compare(runs.collect([sweep]), ["val/loss"], maximize=["val/loss"])
     assert result.metrics == ["val/loss"] and result.best == {"val/loss": 0}
 
 
-def test_tensorboard_files_of_another_project_are_runs(sweep, tmp_path):
+def test_tensorboard_files_of_another_project_are_read_as_runs(sweep, tmp_path):
     board = pytest.importorskip("torch.utils.tensorboard")
     for version, lr in enumerate((0.1, 0.2)):
         folder = tmp_path / "lightning_logs" / f"version_{version}"
@@ -68,7 +68,7 @@ def test_tensorboard_files_of_another_project_are_runs(sweep, tmp_path):
     assert "part.lr" in compared.keys and compared.best["val/loss"] == 0
 
 
-def test_a_folder_of_mlflow_is_runs(tmp_path):
+def test_a_folder_of_mlflow_is_read_as_runs(tmp_path):
     for number, lr in enumerate((0.1, 0.2)):
         folder = tmp_path / "mlruns/7" / f"{number}a"
         for part in ("metrics/val", "params/part", "tags"):
@@ -78,7 +78,7 @@ def test_a_folder_of_mlflow_is_runs(tmp_path):
         (folder / "params/part/lr").write_text(str(lr))
         (folder / "params/seed").write_text("1")
         (folder / "tags/mlflow.runName").write_text(f"run-{number}")
-    (tmp_path / "mlruns/7/meta.yaml").write_text("name: lr\n")  # the experiment's own
+    (tmp_path / "mlruns/7/meta.yaml").write_text("name: lr\n")  # belongs to the experiment
     result = runs.collect([tmp_path / "mlruns/7"])
     assert [(run.name, run.state) for run in result] == [("run-0", "finished"), ("run-1", "finished")]
     assert result[0].curves == {"val/loss": [(0, 1.1), (4, 0.6)]} and result[0].config == {"part.lr": 0.1, "seed": 1}
@@ -89,7 +89,7 @@ def test_a_folder_of_mlflow_is_runs(tmp_path):
         runs.collect([folder])
 
 
-def test_experiments_of_mlflow(tmp_path, monkeypatch):
+def test_runs_are_read_from_an_mlflow_experiment(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow reads its own stores")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}")
@@ -111,13 +111,13 @@ def test_experiments_of_mlflow(tmp_path, monkeypatch):
         runs.from_mlflow("rats")
 
 
-def test_csv_keeps_the_numbers(sweep):
+def test_csv_contains_the_unrounded_numbers(sweep):
     rows = list(csv.DictReader(compare.to_csv(compare.compare(runs.collect([sweep]))).splitlines()))
     assert rows[0]["part.lr"] == "0.1" and float(rows[0]["val/psnr"]) == 21.0
     assert float(rows[0]["val/psnr (std)"]) == pytest.approx(2**0.5) and rows[1]["val/psnr (std)"] == ""
 
 
-def test_the_page_holds_table_curves_and_pictures(sweep):
+def test_the_comparison_page_contains_table_curves_and_pictures(sweep):
     result = runs.collect([sweep])
     text = page.page(compare.compare(result), result, "A <title>")
     assert "A &lt;title&gt;" in text and '<td class="number best">1.2</td>' in text
@@ -126,7 +126,7 @@ def test_the_page_holds_table_curves_and_pictures(sweep):
     assert not re.search(r"(src|href)=['\"]?https?:", text)
 
 
-def test_the_stage_writes_all_forms(sweep, tmp_path, capsys):
+def test_the_compare_stage_writes_markdown_csv_and_html(sweep, tmp_path, capsys):
     cfg = OmegaConf.create(
         {
             "runs": [],
@@ -148,7 +148,7 @@ def test_the_stage_writes_all_forms(sweep, tmp_path, capsys):
         stage.run(cfg)
 
 
-def test_places_without_runs_are_named(tmp_path):
+def test_the_error_for_a_folder_without_runs_names_it(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.*no such folder"):
         runs.collect([tmp_path / "nowhere"])
     with pytest.raises(UserError, match="no run in"):

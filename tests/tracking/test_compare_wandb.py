@@ -1,4 +1,4 @@
-"""`oodgan compare wandb=...` through wandb's own client, which asks a server here as it would ask wandb's.
+"""`oodgan compare wandb=...` with wandb's own client, which queries a local server instead of wandb's.
 
 The server answers the client's GraphQL questions with the fields that they name; that wandb's own server does so too is
 not tested here.
@@ -22,14 +22,14 @@ RUNS = {
     "three": ("lr", 0.2, 1, [3.0, 1.25]),
     "other": ("elsewhere", 0.3, 1, [3.0, 0.5]),
 }
-PAGE = 2  # runs an answer, so that the client has to ask again
+PAGE = 2  # runs per response, so that the client must request a second page
 
 
 def run_fields(name, full):
     group, lr, seed, losses = RUNS[name]
     fields = {"id": f"id-{name}", "name": name, "displayName": f"diffcam-{name}", "projectId": "7", "group": group}
     fields |= {"state": "finished", "jobType": "diffcam", "tags": [], "historyLineCount": len(losses)}
-    if not full:  # the client lists runs without these and asks for them run by run
+    if not full:  # the client lists runs without these fields and requests them for each run
         return fields
     config = {"diffcam": {"value": {"fit": {"lr": lr}}}, "seed": {"value": seed}, "_wandb": {"value": {"t": 1}}}
     summary = {"val/loss": losses[-1], "_runtime": 3, "epoch": 0, "sheet": {"_type": "images/separated", "count": 1}}
@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def compare(tmp_path):
-    """Runs `oodgan compare` with words, wandb being the server here."""
+    """`compare(*words)`: run `oodgan compare` with the local server as wandb."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     own = {name: str(tmp_path / "wandb") for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")}
@@ -113,7 +113,7 @@ def compare(tmp_path):
     server.server_close()
 
 
-def test_a_group_of_a_project_becomes_a_page(compare, tmp_path):
+def test_the_runs_of_a_wandb_group_are_compared(compare, tmp_path):
     done = compare("wandb=me/faces", "sweep=lr")
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out/comparison.md").read_text().splitlines() == [
@@ -123,7 +123,7 @@ def test_a_group_of_a_project_becomes_a_page(compare, tmp_path):
         "| diffcam-three | 1 | 0.2 | **1.25** |",
     ]
     page = (tmp_path / "out/comparison.html").read_text()
-    assert page.count("data:image/png;base64,") == 1  # val/loss alone is a curve
+    assert page.count("data:image/png;base64,") == 1  # only val/loss is a curve
 
 
 def test_an_unknown_project_is_a_one_line_error(compare):

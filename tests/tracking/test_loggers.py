@@ -34,7 +34,7 @@ TENSORBOARD = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}
 CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "flush_logs_every_n_steps": 1}
 
 
-def test_several_loggers_hold_the_same_curves(tmp_path):
+def test_several_loggers_record_the_same_curves(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     fit_small(tmp_path, {"tensorboard": TENSORBOARD, "lightning_csv": CSV})
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
@@ -48,10 +48,10 @@ def test_several_loggers_hold_the_same_curves(tmp_path):
         assert wide == pytest.approx(curve(tmp_path, name), rel=1e-6)
 
 
-def test_csv_is_always_there(tmp_path):
+def test_the_csv_log_is_always_written(tmp_path):
     fit_small(tmp_path, {"csv": {"_target_": "oodgan.tracking.loggers.CsvLog"}}, sweep="lr")
     assert len(curve(tmp_path, "train/loss")) == 4
-    assert loggers.run_identity(tmp_path)["group"] == "lr"  # of the sweep, whatever the logger
+    assert loggers.run_identity(tmp_path)["group"] == "lr"  # the sweep's name, with any logger
     assert not (tmp_path / "tensorboard").exists() and rank() == 0
 
 
@@ -63,12 +63,12 @@ def test_csv_is_always_there(tmp_path):
         ({"_target_": "pytorch_lightning.loggers.WandbLogger", "note": "x"}, r"'note' \(did you mean 'notes'"),
     ],
 )
-def test_a_wrong_entry_is_named(tmp_path, entry, message):
+def test_the_error_for_a_wrong_logger_entry_names_it(tmp_path, entry, message):
     with pytest.raises(UserError, match=message):
         loggers.build({"mine": entry}, tmp_path, "small")
 
 
-def test_a_server_out_of_reach_is_one_line_that_names_the_way_out(tmp_path, monkeypatch):
+def test_the_error_for_an_unreachable_wandb_suggests_offline_mode(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -79,8 +79,8 @@ def test_a_server_out_of_reach_is_one_line_that_names_the_way_out(tmp_path, monk
     assert len(loggers.build(entry, tmp_path, "small")) == 2
 
 
-def test_a_login_is_found_without_asking_wandb(tmp_path, monkeypatch):
-    """Asking wandb would freeze its settings, and an offline run would fail later."""
+def test_a_wandb_login_is_detected_without_importing_wandb(tmp_path, monkeypatch):
+    """Importing wandb for this would fix its settings, and a later offline run would fail."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -97,14 +97,16 @@ def test_a_login_is_found_without_asking_wandb(tmp_path, monkeypatch):
         ("", True, None, False),
         ("offline", True, None, True),
         ("dryrun", True, None, True),
-        ("disabled", False, None, False),  # wandb then writes nothing
+        ("disabled", False, None, False),  # wandb writes nothing in this mode
         ("online", True, None, False),
         ("online", True, True, True),
         ("online", False, None, "WANDB_MODE=online, but wandb is not logged in: run wandb login"),
         ("offlien", True, True, r"unknown WANDB_MODE 'offlien' \(did you mean 'offline'"),
     ],
 )
-def test_whether_a_wandb_run_is_offline(tmp_path, monkeypatch, mode, logged_in, configured, offline):
+def test_mode_login_and_config_decide_whether_a_wandb_run_is_offline(
+    tmp_path, monkeypatch, mode, logged_in, configured, offline
+):
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setattr(loggers, "logged_in", lambda: logged_in)
     monkeypatch.setattr(loggers, "_reach_wandb", lambda: None)
@@ -112,18 +114,18 @@ def test_whether_a_wandb_run_is_offline(tmp_path, monkeypatch, mode, logged_in, 
     if isinstance(offline, str):
         with pytest.raises(UserError, match=offline):
             loggers.build(entry, tmp_path, "small")
-        with pytest.raises(UserError, match=offline):  # a stage asks before it renders anything
+        with pytest.raises(UserError, match=offline):  # a stage checks this before it renders anything
             loggers.check_wandb(entry)
     else:
         logger = loggers.build(entry, tmp_path, "small")[1]
         assert logger._offline is offline
 
 
-def test_a_disabled_wandb_writes_nothing(tmp_path, monkeypatch):
+def test_wandb_writes_nothing_when_disabled(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     wandb = pytest.importorskip("wandb")
-    wandb.teardown()  # it reads WANDB_MODE once in a process
+    wandb.teardown()  # it reads WANDB_MODE once per process
     try:
         fit_small(tmp_path, {"wandb": {"_target_": "pytorch_lightning.loggers.WandbLogger"}})
     finally:

@@ -1,4 +1,4 @@
-"""The wandb run of a fit, offline, read back from what it wrote."""
+"""An offline wandb run of a fit, read back from its files."""
 
 import json
 import os
@@ -24,13 +24,13 @@ def make(folder, stage, **more):
     return folder
 
 
-def test_without_a_run_nothing_is_logged(tmp_path):
+def test_nothing_is_logged_without_a_wandb_run(tmp_path):
     assert not tracker.log_images({"x": torch.zeros(3, 8, 8)})
     assert tracker.log_artifact(make(tmp_path / "a", "diffcam")) is None
 
 
 @pytest.mark.slow
-def test_an_offline_run_keeps_curves_pictures_and_lineage(tmp_path, monkeypatch):
+def test_an_offline_run_stores_curves_pictures_and_lineage(tmp_path, monkeypatch):
     import pytorch_lightning as pl
     from PIL import Image
     from small import PointData, Regression
@@ -70,7 +70,7 @@ def test_an_offline_run_keeps_curves_pictures_and_lineage(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_without_a_login_the_run_stays_here(tmp_path):
+def test_without_a_login_the_run_is_stored_offline(tmp_path):
     hidden = ("WANDB_MODE", "WANDB_API_KEY", "NETRC")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment |= {
