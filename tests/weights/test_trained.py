@@ -1,4 +1,4 @@
-"""Weights that this project trained: what they carry, and what they are refused for."""
+"""Weights trained by this project: their metadata, and the reasons for refusing them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_tensors_and_metadata_are_read_back(weights: Path) -> None:
     assert [path.name for path in weights.parent.iterdir()] == [trained.FILE], "no temporary file is left"
 
 
-def test_half_precision_halves_floats_only_and_reads_as_float32(tmp_path: Path) -> None:
+def test_half_precision_applies_to_floats_only_and_is_read_as_float32(tmp_path: Path) -> None:
     trained.save(tmp_path / "w.safetensors", {**TENSORS, "long": torch.zeros(1000)}, half=True, part="encoder")
     tensors, _ = trained.load(tmp_path / "w.safetensors", "encoder")
     assert tensors["long"].dtype == torch.float32 and tensors["count"].dtype == torch.int64
@@ -53,7 +53,9 @@ def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> N
         ({"directions": ["age", "smile"]}, "made for directions smile, age, but age, smile is configured"),
     ],
 )
-def test_mismatched_weights_are_refused_naming_both_sides(weights: Path, wanted: dict, message: str) -> None:
+def test_mismatched_weights_are_refused_with_expected_and_actual_value(
+    weights: Path, wanted: dict, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         trained.load(weights, **{"part": "encoder", **wanted})
 
@@ -72,7 +74,7 @@ def test_a_damaged_or_foreign_file_is_refused(weights: Path, tmp_path: Path) -> 
         trained.load(bank, "encoder")
 
 
-def test_an_unknown_name_shows_the_nearest_shipped_one(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_name_suggests_the_nearest_shipped_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"did you mean 'probes_ffhq'\?.*directions_ffhq"):
         trained.load("probe_ffhq", "encoder")
     with pytest.raises(UserError, match="no weights"):
