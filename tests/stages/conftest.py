@@ -1,4 +1,4 @@
-"""A small editor behind the edit stage: a 32 px random generator, inverted by optimisation, edited everywhere."""
+"""Fixtures of the edit stage: a small editor with a random 32 px generator, optimisation and a full mask."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build_editor() -> Editor:
 
 @pytest.fixture
 def oodgan(small_editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`oodgan("photo.png", "save=[mask]")`: run the edit stage on a 32 px editor in an empty folder; the exit code."""
+    """`oodgan("photo.png", "save=[mask]")`: run the edit stage on a 32 px editor in an empty folder; returns the code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(editing.Editor, "from_config", classmethod(lambda cls, cfg: small_editor))
 

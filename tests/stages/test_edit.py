@@ -1,4 +1,4 @@
-"""The edit stage on files, folders and globs: what it writes, skips, refuses and reports."""
+"""The edit stage on files, folders and globs: results, skipped photos, refusals and messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ledger() -> dict:
     return json.loads(Path("out/edits.json").read_text())
 
 
-def test_a_folder_gives_results_by_stem_and_a_record(
+def test_results_of_a_folder_are_named_by_photo_and_recorded(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodgan("photos", "edits={smile: 1.0}", "save=[pasted,mask]") == 0
@@ -38,7 +38,7 @@ def test_a_folder_gives_results_by_stem_and_a_record(
     assert "2 edited, 0 skipped" in capsys.readouterr().out
 
 
-def test_the_second_run_skips_and_new_pictures_are_added(
+def test_a_second_run_skips_finished_photos_and_adds_new_kinds_of_pictures(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     oodgan("photos/a.png", "edits={smile: 1.0}")
@@ -70,7 +70,7 @@ def test_a_foreign_file_is_not_overwritten(oodgan: Callable[..., int], photos: P
     assert Path("out/result/a.png").read_text() == "mine"
 
 
-def test_an_interrupted_photo_is_done_again(oodgan: Callable[..., int], photos: Path) -> None:
+def test_an_unfinished_photo_is_edited_again(oodgan: Callable[..., int], photos: Path) -> None:
     oodgan("photos/a.png", "edits={smile: 1.0}")
     record = ledger()
     record["photos"]["a"]["finished"] = False
@@ -92,7 +92,7 @@ def test_failures_are_listed_counted_and_retried(
     assert ledger()["failures"] == {}
 
 
-def test_a_single_photo_that_fails_is_an_error(
+def test_a_failing_single_photo_is_an_error(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.png").write_bytes(b"nothing")
@@ -100,7 +100,7 @@ def test_a_single_photo_that_fails_is_an_error(
     assert "error: photos/broken.png is not an image" in capsys.readouterr().err
 
 
-def test_strength_lists_give_a_grid_and_its_parts(oodgan: Callable[..., int], photos: Path) -> None:
+def test_lists_of_strengths_give_a_grid_and_single_pictures(oodgan: Callable[..., int], photos: Path) -> None:
     assert oodgan("photos/a.png", "edits={age: [-1, 1], smile: [0, 0.5, 1]}") == 0
     parts = sorted(p.stem for p in Path("out/result").iterdir())
     assert len(parts) == 6 and "a_age-1_smile+0.5" in parts
@@ -128,7 +128,7 @@ def test_metadata_and_colour_profile_are_kept(
     assert Image.open(f"out/pasted/turned.{suffix}").size == (40, 60)
 
 
-def test_unknown_attribute_is_named(
+def test_the_error_for_an_unknown_attribute_suggests_the_nearest(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodgan("photos/a.png", "edits={smlie: 1.0}") == 2
@@ -161,14 +161,14 @@ def test_inputs_are_files_folders_and_globs(
 
 
 @pytest.mark.network
-def test_a_strength_is_searched_recorded_and_printed(
+def test_a_searched_strength_is_recorded_and_printed(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("photos", "edits={smile: +5sd, age: [0, 0.5]}")
     assert oodgan(*words) == 0
     output = [line for line in capsys.readouterr().err.splitlines() if "of +5.00 sd" in line]
     assert len(output) == 2 and all(line.startswith("  smile ") and "identity" in line for line in output), (
-        "one a photo"
+        "one line per photo"
     )
     record = ledger()
     entry = record["photos"]["a"]
@@ -208,7 +208,7 @@ def test_impossible_searches_are_one_line_errors(
     assert not Path("out").exists()
 
 
-def test_an_own_mask_is_used_and_part_of_the_settings(
+def test_a_given_mask_is_used_and_recorded_in_the_settings(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = np.zeros((48, 48), np.uint8)
@@ -218,14 +218,14 @@ def test_an_own_mask_is_used_and_part_of_the_settings(
     assert oodgan(*words, "mask=where.png", "mask_mode=replace") == 0
     mask = np.asarray(Image.open("out/mask/a.png"))
     assert mask[:, :15].max() == 0 and mask[:, 17:].min() == 255
-    assert oodgan(*words) == 2  # what another mask gave is not written over
+    assert oodgan(*words) == 2  # results with another mask are not overwritten
     assert oodgan(*words, "mask=nowhere.png") == 2
     assert "mask=nowhere.png: there is no such file" in capsys.readouterr().err
     assert oodgan(*words, "mask=where.png", "mask_mode=add") == 2
     assert "unknown mask_mode 'add'; known: multiply, replace" in capsys.readouterr().err
 
 
-def test_edits_can_be_asked_for_in_words(
+def test_edits_can_be_given_in_words(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodgan("photos/a.png", "--ask", "slightly younger, with a big smile") == 0

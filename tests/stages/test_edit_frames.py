@@ -1,4 +1,4 @@
-"""Frames of a video through the edit stage: order, names, sizes, gaps, several faces, and how steady they are."""
+"""Video frames in the edit stage: order, names, sizes, gaps, several faces, and steadiness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EDIT = ("edits={smile: 1.0}", "frames=true")
 
 
 def frame(astronaut: Image.Image, x: int, noise: int = 0) -> Image.Image:
-    """The portrait at column x of a wider grey picture."""
+    """The portrait pasted at column x of a wider grey picture."""
     picture = Image.new("RGB", (400, 300), (120, 120, 120))
     picture.paste(astronaut.resize((280, 280)), (x, 5))
     if noise:
@@ -31,7 +31,7 @@ def frame(astronaut: Image.Image, x: int, noise: int = 0) -> Image.Image:
     return picture
 
 
-def test_natural_order(tmp_path: Path) -> None:
+def test_frames_are_in_natural_order(tmp_path: Path) -> None:
     for name in ("f10", "f9", "f2b", "f2", "a/f11", "a/f3"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
@@ -40,7 +40,7 @@ def test_natural_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-def test_whole_frames_are_written_under_their_names(
+def test_whole_frames_are_written_under_their_own_names(
     oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "frames").mkdir()
@@ -55,7 +55,7 @@ def test_whole_frames_are_written_under_their_names(
     assert order == [f"shot{n}.png" for n in range(8, 14)]
     names = {f"shot{n}.png" for n in range(8, 13)}
     assert {p.name for p in Path("out/pasted").iterdir()} == names
-    assert {p.name for p in Path("out/mask").iterdir()} == names - {"shot12.png"}, "no face, no mask"
+    assert {p.name for p in Path("out/mask").iterdir()} == names - {"shot12.png"}, "a frame without a face has no mask"
     before, after = (np.asarray(Image.open(f"{place}/shot9.png")) for place in ("frames", "out/pasted"))
     assert before.shape == after.shape and not np.array_equal(before, after)
     assert np.array_equal(before[:, 350:], after[:, 350:])
@@ -93,7 +93,9 @@ def test_the_alignment_is_steadier_and_bridges_a_covered_frame(tmp_path: Path, a
 
 
 @pytest.mark.network
-def test_several_faces_keep_their_numbers(oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image) -> None:
+def test_several_faces_keep_their_numbers_over_a_gap(
+    oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image
+) -> None:
     (tmp_path / "frames").mkdir()
     for t in range(3):
         picture = Image.new("RGB", (620, 300), (120, 120, 120))
@@ -107,7 +109,7 @@ def test_several_faces_keep_their_numbers(oodgan: Callable[..., int], tmp_path: 
 
 
 @pytest.mark.network
-def test_a_clip_is_edited_by_one_strength(
+def test_all_frames_of_a_clip_use_the_same_strength(
     oodgan: Callable[..., int], tmp_path: Path, astronaut: Image.Image, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     first, *others = [frame(astronaut, 20 + 6 * t) for t in range(3)]
@@ -126,7 +128,7 @@ def test_a_clip_is_edited_by_one_strength(
     assert "is a video: edit it alone" in capsys.readouterr().err
 
 
-def test_smoothed_inversions_change_less_from_frame_to_frame() -> None:
+def test_smoothed_inversions_change_less_between_frames() -> None:
     codes = torch.randn(7, 1, 3, 512, generator=torch.Generator().manual_seed(0))
     grids = torch.randn(7, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     raw = {i: Inversion(code, {8: grid}) for i, (code, grid) in enumerate(zip(codes, grids, strict=True))}

@@ -1,4 +1,4 @@
-"""What people really hand in: photos of every mode, damage, links that circle; and runs that are killed."""
+"""Realistic input: photos of every mode, damaged files, circular links, and killed runs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_uneditable_inputs_are_one_line_errors(
     assert "note: the face is only" in output.err and "px wide" in output.err
 
 
-def test_circular_links_end(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_circular_links_are_followed_once(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     draw_face(1).save(folder / "a.png")
@@ -77,10 +77,12 @@ def test_circular_links_end(tmp_path: Path, draw_face: Callable[..., Image.Image
     (folder / "nowhere.png").symlink_to(tmp_path / "none.png")
     (folder / "b.png").symlink_to(folder / "a.png")
     for inputs in ([str(folder)], [f"{folder}/**/*.png"], [f"{folder}/*.png"]):
-        assert [job.name for job in find(inputs, tmp_path / "out").photos] == ["a"], "one photo, however it is linked"
+        assert [job.name for job in find(inputs, tmp_path / "out").photos] == ["a"], (
+            "a photo is listed once, however it is linked"
+        )
 
 
-def test_a_name_may_hold_an_equals_sign_and_brackets(oodgan: Callable[..., int], photos: Path) -> None:
+def test_a_name_may_contain_an_equals_sign_and_brackets(oodgan: Callable[..., int], photos: Path) -> None:
     for name in ("a=b.png", "c [1], 'd'.png"):
         (photos / "a.png").rename(photos / name)
         assert oodgan(f"photos/{name}", EDIT) == 0
@@ -88,7 +90,7 @@ def test_a_name_may_hold_an_equals_sign_and_brackets(oodgan: Callable[..., int],
         (photos / name).rename(photos / "a.png")
 
 
-def test_kills_leave_no_partial_files(
+def test_killed_runs_leave_no_partial_files(
     oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
 ) -> None:
     (tmp_path / "many").mkdir()
@@ -113,12 +115,12 @@ def test_kills_leave_no_partial_files(
     assert oodgan("many", EDIT, "save=[pasted]") == 0
     files = {p.relative_to("out") for p in Path("out").rglob("*") if p.is_file()}
     assert files == {p.relative_to("whole") for p in Path("whole").rglob("*") if p.is_file()}, (
-        "nothing more, nothing less"
+        "the same files as without kills"
     )
     assert all((Path("out") / f).read_bytes() == (Path("whole") / f).read_bytes() for f in files if f.suffix == ".png")
 
 
-def test_ctrl_c_keeps_what_is_finished(
+def test_ctrl_c_keeps_finished_photos(
     oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
 ) -> None:
     (tmp_path / "many").mkdir()
@@ -152,7 +154,7 @@ def _forked(work: Callable[[], int]) -> int:
     return child
 
 
-def test_only_dead_processes_leftovers_are_swept(tmp_path: Path) -> None:
+def test_only_temporary_files_of_ended_processes_are_deleted(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         with replacing(tmp_path / "a.png") as one, replacing(tmp_path / "result" / "b.png") as other:
@@ -171,7 +173,7 @@ def test_only_dead_processes_leftovers_are_swept(tmp_path: Path) -> None:
         assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
 
 
-def test_other_files_of_a_folder_are_counted_and_named(
+def test_a_note_counts_and_names_the_other_files_of_a_folder(
     oodgan: Callable[..., int], photos: Path, draw_face: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for ending, kind in (("jfif", "JPEG"), ("jpe", "JPEG"), ("gif", "GIF"), ("ppm", "PPM"), ("avif", "AVIF")):
@@ -218,7 +220,7 @@ def test_non_utf8_long_and_bracketed_names_are_handled(
     assert len(results) == 16 and all(len(os.fsencode(path.name)) <= 255 for path in results)
 
 
-def test_strengths_that_differ_in_late_digits_have_separate_files(oodgan: Callable[..., int], photos: Path) -> None:
+def test_strengths_that_differ_in_the_last_digits_have_separate_files(oodgan: Callable[..., int], photos: Path) -> None:
     assert oodgan("photos/a.png", "edits={smile: [0.1234567, 0.1234568, 1, 1.0000001]}") == 0
     names = {path.name for path in Path("out/result").iterdir()}
     assert names == {f"a_smile+{s}.png" for s in ("0.1234567", "0.1234568", "1", "1.0000001")}

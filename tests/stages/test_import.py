@@ -1,4 +1,4 @@
-"""Public checkpoints all the way: files in their own layouts, converted, then used by every stage."""
+"""Public checkpoints end to end: files in their own layouts are converted and used by every stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from oodgan.stages.ghosts import _known_to
 from oodgan.tracking.artifacts import Manifest, plain
 from oodgan.weights import trained
 
-RESOLUTION, WS = 64, 10  # at 32 px the maps of ResNet-101 are a single pixel, which says nothing of where
+RESOLUTION, WS = 64, 10  # at 32 px the maps of ResNet-101 are a single pixel without any location
 CONF = launch.config_folder()
 PUBLISHED = [
     "generator=stylegan2",
@@ -72,14 +72,14 @@ def mmgen(generator: StyleGAN2) -> dict[str, torch.Tensor]:
 
 
 class Public:
-    """The networks, and the folders that `oodgan weights convert` made of their checkpoints."""
+    """The networks, and the folders that `oodgan weights convert` writes for their checkpoints."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.generator, own = small_generator(1), small_generator(2)
         torch.manual_seed(3)
         self.encoder = PSP(WS, "psp_w")
-        self.encoder.half().float()  # what the half-sized file will hold
+        self.encoder.half().float()  # rounded like the weights in the half-precision file
         self.encoder.latent_avg.copy_(self.generator.mean_w.expand(WS, -1))
         self.diffcam = DiffCAM("resnet101", 17).eval()
         self.deghoster = Deghoster(own, in_size=8, width=8, growth=4, blocks=1, max_channels=8, head=6).eval()
@@ -127,7 +127,7 @@ def photo(tmp_path: Path, draw_face) -> Path:
 
 
 @torch.no_grad()
-def test_editing_with_converted_checkpoints_equals_the_networks(public: Public, photo: Path) -> None:
+def test_editing_with_converted_checkpoints_equals_the_original_networks(public: Public, photo: Path) -> None:
     out, deghoster = photo.parent / "out", f"deghoster.weights={public.root}/deghosting"
     words = [*PUBLISHED, *public.words, "deghoster=paper", deghoster, "directions.scale=4", "aligned=true"]
     saved = "save=[inverted,edited,mask,coarse]"
@@ -147,18 +147,18 @@ def test_editing_with_converted_checkpoints_equals_the_networks(public: Public, 
         image = torch.from_numpy(np.array(Image.open(out / name / "photo.png"))).float()
         wanted = expected[0].permute(1, 2, 0).squeeze()
         wanted = wanted * 255 if name == "mask" else (wanted + 1) * 127.5
-        # Encoder and Diff-CAM add up rounding errors; a pixel may fall on the other side of a half.
+        # Rounding errors of encoder and Diff-CAM add up, so a pixel may be rounded to the neighbouring value.
         torch.testing.assert_close(image, wanted, rtol=0, atol=1.5, msg=lambda text, name=name: f"{name}: {text}")
     assert float(result["mask"].std()) > 0.01
 
 
 def read_by(stage: str, words: list[str]) -> list[str]:
-    """The words without those of groups that the stage does not read, which it would refuse."""
+    """Returns the words without those of groups that the stage does not read and would refuse."""
     others = set(groups(CONF)) - set(constant(stage, "READS"))
     return [word for word in words if word.lstrip("+").partition("=")[0].partition(".")[0] not in others]
 
 
-def test_ghosts_and_training_of_the_published_deghoster(public: Public, tmp_path: Path) -> None:
+def test_a_published_deghoster_is_trained_on_ghosts_and_continued(public: Public, tmp_path: Path) -> None:
     own = ["deghoster=paper", f"root={tmp_path}", f"deghoster.ghosts.size={RESOLUTION}", "data.source.length=8"]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     small = {"in_size": 8, "width": 8, "growth": 4, "blocks": 1, "+max_channels": 8, "+head": 6}
@@ -179,7 +179,7 @@ def test_ghosts_and_training_of_the_published_deghoster(public: Public, tmp_path
     cfg = launch.compose("edit", [*PUBLISHED, *public.words, *own, *words, f"deghoster.weights={folder}"])
     editor = Editor.from_config(cfg)
     assert editor.remover is not None
-    # The prior is the editor's own generator, and no copy of it.
+    # The prior is the editor's own generator and not a copy.
     assert editor.remover.network.generator.network is editor.generator
     again = [
         *PUBLISHED,
@@ -199,7 +199,9 @@ def test_ghosts_and_training_of_the_published_deghoster(public: Public, tmp_path
         launch.run("deghost", [*again, f"deghoster.weights={public.root}/deghosting", "replace=true"])
 
 
-def test_training_of_the_published_diffcam(public: Public, tmp_path: Path) -> None:
+def test_a_diffcam_is_trained_with_published_weights_and_other_classes_are_refused(
+    public: Public, tmp_path: Path
+) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     fit = ["pairs=4", "held_out=2", "region_codes=1", "max_steps=1", "batch_size=2", "val_every=1"]
     own = [f"folder={tmp_path}", "diffcam.network.backbone=resnet18", "diffcam.size=32", "diffcam.fit.render_size=32"]
@@ -215,7 +217,7 @@ def test_training_of_the_published_diffcam(public: Public, tmp_path: Path) -> No
         launch.run("diffcam", [*words, *continued, "replace=true"])
 
 
-def test_training_of_a_published_encoder(public: Public) -> None:
+def test_a_published_encoder_can_be_trained(public: Public) -> None:
     from oodgan.inversion.module import InversionModule
 
     cfg = launch.compose("inversion", [*PUBLISHED[:2], *public.words[:2]]).inverter
@@ -225,12 +227,12 @@ def test_training_of_a_published_encoder(public: Public) -> None:
     module.training_step({"image": images}, 0).backward()
     assert all(p.grad is not None for p in encoder.parameters())
     assert all(p.grad is None for p in public.generator.parameters())
-    # The averaged copy shares the generator, and no state holds it.
+    # The averaged copy shares the generator, which is not in the state dict.
     assert module.ema.module.frozen is encoder.frozen
     assert encoder.state_dict().keys() == public.encoder.state_dict().keys()
 
 
-def test_a_converted_encoder_fits_its_own_latent_space_only(public: Public) -> None:
+def test_a_converted_encoder_is_refused_for_another_generator_or_class(public: Public) -> None:
     words = [*PUBLISHED, *public.words]
     cfg = launch.compose("edit", words).inverter
     with pytest.raises(UserError, match=r"made for generator stylegan2-64-\w+, the generator is stylegan2-64-"):
@@ -251,7 +253,7 @@ def test_a_converted_encoder_fits_its_own_latent_space_only(public: Public) -> N
         ("deghoster", "paper", "deghosting.pt"),
     ],
 )
-def test_missing_weights_name_the_download(group: str, option: str, file: str) -> None:
+def test_the_error_for_missing_weights_names_the_download(group: str, option: str, file: str) -> None:
     from oodgan import generators
     from oodgan.deghost import remover
     from oodgan.diffcam import masks
@@ -268,13 +270,13 @@ def test_missing_weights_name_the_download(group: str, option: str, file: str) -
     assert "\n" not in str(raised.value)
 
 
-def test_an_unconverted_checkpoint_names_the_convert_command(tmp_path: Path) -> None:
+def test_the_error_for_an_unconverted_checkpoint_names_the_convert_command(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "psp.pt")
     with pytest.raises(UserError, match=r"oodgan weights convert .*psp\.pt output=FOLDER"):
         trained.load(tmp_path / "psp.pt", "psp")
 
 
-def test_experiment_paper_is_the_paper() -> None:
+def test_experiment_paper_has_the_papers_settings() -> None:
     cfg = launch.compose("deghost", ["experiment=paper"])
     assert cfg.directions.scale == 20
     assert cfg.compose.mode == "paper" and cfg.diffcam.mask.kind == "paper"
@@ -308,11 +310,11 @@ def test_experiment_paper_builds_the_published_networks() -> None:
     assert millions(encoder) == pytest.approx(267, abs=1)
     assert millions(diffcam) == pytest.approx(42.5, abs=0.1)
     assert millions(discriminator) == pytest.approx(29, abs=0.2)
-    # 174 M with the generator's 30 M and the branch whose output the published network never uses.
+    # 174 M including the generator's 30 M and the branch whose output the published network never uses.
     assert 140 < millions(deghoster) < 145
 
 
-def test_directions_find_the_papers_classes_and_ghosts_use_no_others() -> None:
+def test_directions_are_matched_to_the_papers_classes_and_ghosts_use_only_these() -> None:
     from oodgan.conversion.paper import PAPER_CLASSES
 
     classes = [next((n for n, i in PAPER_CLASSES.items() if i == k), f"class_{k}") for k in range(17)]

@@ -1,4 +1,4 @@
-"""The inversion stage's last phase: a feature encoder trained, written, resumed from, and used by an editor."""
+"""The inversion stage's last phase: a feature encoder is trained, saved, loaded, and used by an editor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def oodgan(root: Path, *words: str, stage: str = "inversion") -> subprocess.Comp
 
 
 @pytest.mark.slow
-def test_both_encoders_of_a_run_serve_an_editor(tmp_path: Path) -> None:
+def test_an_editor_uses_both_encoders_of_a_run(tmp_path: Path) -> None:
     answer = oodgan(tmp_path)
     assert answer.returncode == 0, answer.stderr[-3000:]
     artifact = tmp_path / "tiny" / "inversion" / "artifact"

@@ -39,7 +39,7 @@ def together(count: int, work: Callable[[int], None]) -> None:
     for number in range(count):
         child = os.fork()
         if child == 0:
-            torch.set_num_threads(1)  # the parent's threads are not in the child
+            torch.set_num_threads(1)  # a forked child does not have the parent's threads
             code = 70
             try:
                 work(number)
@@ -54,7 +54,7 @@ def entry(settings_hash: str, name: str) -> dict:
     return {"settings": settings_hash, "sha256": name, "photo": f"{name}.jpg", "faces": 1}
 
 
-def test_no_record_is_lost(tmp_path: Path) -> None:
+def test_concurrent_processes_lose_no_record(tmp_path: Path) -> None:
     def work(number: int) -> None:
         ledger = Ledger.open(tmp_path / "out")
         settings_hash = ledger.use({"edits": {"smile": float(number)}})
@@ -88,23 +88,23 @@ def test_concurrent_commands_record_everything(
     for i in range(6):
         draw_face(i, 64).save(tmp_path / "p" / f"{i}.png")
     (tmp_path / "command.py").write_text(COMMAND.format(conftest=str(Path(__file__).with_name("conftest.py"))))
-    # Processes of their own: a forked one would wait for the threads that networks left in this one.
+    # New processes: a forked one would wait for threads of this process, which networks have started.
     commands = [
         subprocess.Popen([sys.executable, "command.py", f"p/{2 * n}.png", f"p/{2 * n + 1}.png", EDIT]) for n in range(3)
     ]
     assert [command.wait(timeout=600) for command in commands] == [0, 0, 0]
     photos = json.loads(Path("out/edits.json").read_text())["photos"]
     assert sorted(photos) == list("012345") and all(entry["finished"] for entry in photos.values())
-    assert oodgan("p", EDIT) == 0, "nothing is refused, nothing is done twice"
+    assert oodgan("p", EDIT) == 0, "a second run finds all photos finished"
 
 
-def test_results_may_be_written_beside_the_photos(
+def test_results_may_be_written_to_the_folder_of_the_photos(
     oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert oodgan("photos", EDIT, "output=photos") == 0
     assert "2 edited" in capsys.readouterr().out
     assert {p.name for p in (photos / "result").iterdir()} == {"a.png", "more"}
-    assert oodgan("photos", EDIT, "output=photos") == 0, "the results are not taken for photos"
+    assert oodgan("photos", EDIT, "output=photos") == 0, "results are not treated as photos"
     assert "0 edited, 2 skipped" in capsys.readouterr().out
     monkeypatch.chdir(photos)
     (photos / "edited").mkdir()

@@ -1,4 +1,4 @@
-"""The whole chain as the command runs it, on the 32 px generator."""
+"""The whole pipeline command on the 32 px generator."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_every_stage_writes_an_artifact_with_a_manifest(finished: Path) -> None:
         assert manifest.config["generator"]["_target_"] == "oodgan.generators.stylegan2.tiny"
         assert all((folder / name).is_file() for name in manifest.files) and manifest.files
     assert len(manifests["diffcam"].directions or []) == 4 == len(manifests["ghosts"].directions or [])
-    assert manifests["ghosts"].counts == {"ghosts": 20, "skipped": 0}  # the training part of 24
+    assert manifests["ghosts"].counts == {"ghosts": 20, "skipped": 0}  # the training split of 24 images
     made_from = {
         "inversion": {},
-        "diffcam": {},  # its directions are found anew each time in this experiment
+        "diffcam": {},  # this experiment computes the directions in each stage
         "ghosts": {"inverter": "inversion", "diffcam": "diffcam"},
         "deghost": {"ghosts": "ghosts"},
     }
@@ -63,11 +63,11 @@ def test_every_stage_writes_an_artifact_with_a_manifest(finished: Path) -> None:
         hashes = {name: hash_of(finished / "tiny" / source / "artifact") for name, source in inputs.items()}
         assert manifests[stage].inputs == hashes
     assert {"codes/val/loss", "images/val/loss"} <= set(manifests["inversion"].metrics)
-    assert not list(finished.rglob("partial-*")), "nothing unfinished is left"
+    assert not list(finished.rglob("partial-*")), "no partial folder is left"
 
 
 @pytest.mark.slow
-def test_the_report_has_a_row_for_each_edit_and_the_curves(finished: Path) -> None:
+def test_the_report_has_a_row_for_each_edit_and_all_loss_curves(finished: Path) -> None:
     folder = finished / "tiny"
     table = json.loads((folder / "report.json").read_text())["table"]
     assert len(table) == 3 and all(row["seconds"] >= 0 for row in table)
@@ -78,14 +78,14 @@ def test_the_report_has_a_row_for_each_edit_and_the_curves(finished: Path) -> No
 
 
 def inspected(folder: Path, *options: str) -> str:
-    """What wandb reads in the one offline run below a folder."""
+    """Returns wandb's own output for the one offline run below a folder."""
     (place,) = folder.rglob("offline-run-*")
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", *options, str(place)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 def lineage(folder: Path) -> tuple[set[str], set[str]]:
-    """The artifacts that the one offline wandb run below a folder made, and those that it used."""
+    """Returns the artifacts that the one offline wandb run below a folder logged, and those that it used."""
     text = inspected(folder)
     records = [json.loads(line)["artifact"] for line in text.splitlines() if '"type":"artifact"' in line]
     used = {record["name"] for record in records if record.get("use_after_commit")}
@@ -93,7 +93,7 @@ def lineage(folder: Path) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.slow
-def test_wandb_gets_each_artifact_and_what_it_was_made_from(finished: Path, draw_face: Callable[..., Any]) -> None:
+def test_wandb_records_each_artifact_and_its_inputs(finished: Path, draw_face: Callable[..., Any]) -> None:
     folder = finished / "tiny"
     photos = finished.parent / "photos"
     photos.mkdir()
@@ -116,7 +116,7 @@ def test_wandb_gets_each_artifact_and_what_it_was_made_from(finished: Path, draw
 
 
 @pytest.mark.slow
-def test_wandb_gets_settings_curves_pictures_and_the_machines_figures(finished: Path) -> None:
+def test_wandb_records_settings_curves_pictures_and_system_metrics(finished: Path) -> None:
     folders = {"deghost": finished / "tiny" / "deghost"}
     (folders["inversion"],) = (finished / "tiny/inversion/training").glob("images-*")
     for stage, folder in folders.items():
@@ -128,7 +128,7 @@ def test_wandb_gets_settings_curves_pictures_and_the_machines_figures(finished: 
         logged = Image.open(place / "files" / held["summary"]["validation"]["path"]).convert("RGB")
         (own,) = folder.rglob("validation.png")
         assert logged.tobytes() == Image.open(own).convert("RGB").tobytes()
-        assert all(high - low > 100 for low, high in logged.getextrema()), "a picture that shows something"
+        assert all(high - low > 100 for low, high in logged.getextrema()), "the picture is not uniform"
         records = inspected(folder)
         assert '"type":"stats"' in records and records.count('"val/loss"') > 2
         assert ("mask" in held["summary"]) == (stage == "deghost")
@@ -136,7 +136,7 @@ def test_wandb_gets_settings_curves_pictures_and_the_machines_figures(finished: 
 
 
 @pytest.mark.slow
-def test_a_second_run_skips_everything_and_another_setting_is_refused(finished: Path) -> None:
+def test_a_second_run_skips_every_stage_and_other_settings_are_refused(finished: Path) -> None:
     before = state(finished)
     again = oodgan(finished, "pipeline")
     assert again.returncode == 0 and "report.html" in again.stdout
@@ -150,7 +150,7 @@ def test_a_second_run_skips_everything_and_another_setting_is_refused(finished: 
 
 
 @pytest.mark.slow
-def test_ghosts_of_another_generator_are_refused_naming_both(finished: Path) -> None:
+def test_ghosts_of_another_generator_are_refused_with_both_ids(finished: Path) -> None:
     from oodgan.generators.stylegan2 import tiny
 
     before = state(finished)
