@@ -1,4 +1,4 @@
-"""Every key of a configuration is used or refused, every value is of the kind that its key wants."""
+"""Every key of a configuration is used or refused, and every value has the type that its key needs."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_shipped_configs_pass_the_checks(stage, recipe):
         ("deghoster.network.sees=corse", "did you mean 'coarse'?"),
     ],
 )
-def test_a_wrong_value_or_key_is_named(word, message):
+def test_the_error_for_a_wrong_value_or_key_names_it(word, message):
     with pytest.raises(UserError) as error:
         checked("diffcam", word)
     assert message in str(error.value)
 
 
-def test_a_list_given_as_text_is_split_at_commas_not_into_letters():
+def test_a_list_given_as_text_is_split_at_commas():
     cfg = checked("evaluate", "photos=2020", "methods={a: 7}", "attributes=smile,age", "metrics.metrics=psnr")
     assert list(cfg.attributes) == ["smile", "age"] and list(cfg.metrics.metrics) == ["psnr"]
     assert cfg.photos == "2020" and cfg.methods == {"a": "7"}
@@ -87,18 +87,18 @@ def test_names_that_cannot_be_file_names_are_refused(name):
         checks.checked(OmegaConf.merge(compose("directions", ["directions=import"]), own), config_folder())
 
 
-def test_names_keep_letters_beyond_ascii():
+def test_names_may_contain_letters_outside_ascii():
     assert checked("edit", "input=a", "edits={naïve: 1}").edits == {"naïve": 1}
 
 
-def test_numbers_become_text_where_text_is_expected():
+def test_numbers_are_converted_to_text_where_text_is_expected():
     cfg = compose("diffcam")
     cfg.run, cfg.root = 2024, 7
     made = checks.checked(cfg, config_folder())
     assert made.run == "2024" and made.root == "7"
 
 
-def test_keys_of_the_user():
+def test_user_defined_keys_and_targets_are_accepted():
     cfg = compose("diffcam")
     OmegaConf.set_struct(cfg, False)
     own = OmegaConf.merge(cfg, {"mine": 0.5, "diffcam": {"fit": {"lr": "${mine}"}}})
@@ -129,7 +129,7 @@ def test_invalid_trainer_values_are_refused_before_rendering(node, message):
         checks.checked(OmegaConf.merge(compose("diffcam"), {"trainer": node}), config_folder())
 
 
-def test_keywords_that_a_class_passes_on_are_known():
+def test_keywords_that_a_class_passes_to_its_base_are_accepted():
     handed_on = {"_target_": "pytorch_lightning.strategies.DDPStrategy", "gradient_as_bucket_view": True}
     profiler = {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "filename": "x"}
     for node in ({"strategy": handed_on, "profiler": profiler}, {"strategy": "ddp_spawn"}):
@@ -137,7 +137,7 @@ def test_keywords_that_a_class_passes_on_are_known():
         assert made.trainer.strategy == node["strategy"]
 
 
-def test_keys_common_to_all_fits_are_known():
+def test_keys_common_to_all_fits_are_accepted():
     cfg = checked("diffcam", "++diffcam.fit.accumulate=2", "++diffcam.fit.clip=1.0")
     assert cfg.diffcam.fit.accumulate == 2
 
@@ -145,8 +145,8 @@ def test_keys_common_to_all_fits_are_known():
 @pytest.mark.parametrize(
     "key", ["deghoster.fit.module.losses", "inverter.fit.images.module.losses", "callbacks.metrics.metrics", "logger"]
 )
-def test_an_entry_of_the_user_is_known_by_its_target(key: str) -> None:
-    """A loss, a metric or a logger may be added under any name; a name without a class is a mistake."""
+def test_a_user_defined_entry_is_checked_against_its_target(key: str) -> None:
+    """A loss, a metric or a logger may be added under any name; an entry without a class is an error."""
     stage = "inversion" if key.startswith("inverter") else "deghost"
     added = f"+{key}.mine={{_target_: torch.nn.SmoothL1Loss, beta: 0.5}}"
     assert checked(stage, added)
@@ -156,7 +156,7 @@ def test_an_entry_of_the_user_is_known_by_its_target(key: str) -> None:
         checked(stage, f"+{key}.mine={{weight: 0.5}}")
 
 
-def test_a_loss_of_the_user_has_a_weight():
+def test_a_user_defined_loss_accepts_a_weight_and_inputs():
     added = "+diffcam.fit.module.losses.mine={_target_: torch.nn.MSELoss, weight: 0.5, inputs: [result, target]}"
     assert checked("diffcam", added).diffcam.fit.module.losses.mine.weight == 0.5
     with pytest.raises(UserError, match=r"losses.mine.wieght \(did you mean 'diffcam.fit.module.losses.mine.weight'"):

@@ -1,4 +1,4 @@
-"""Completion of words, asked as the shells ask."""
+"""Shell completion, called in the way the shells do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oodgan.command import completion
 from oodgan.errors import UserError
 
 
-def test_stages_groups_options_keys_and_choices():
+def test_stages_options_keys_and_choices_are_completed():
     assert "diffcam" in completion.complete("oodgan dif")
     assert completion.complete("oodgan diffcam diffcam=pap") == ["diffcam=paper"]
     assert "diffcam.fit.lr=" in completion.complete("oodgan diffcam experiment=tiny diffcam.fit.l")
@@ -27,7 +27,7 @@ def test_stages_groups_options_keys_and_choices():
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A PATH with `oodgan` in it."""
+    """A PATH that contains `oodgan`."""
     folder = tmp_path_factory.mktemp("bin")
     (folder / "oodgan").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m oodgan "$@"\n')
     (folder / "oodgan").chmod(0o755)
@@ -44,7 +44,7 @@ def in_shell(name: str, script: str, path: str) -> str:
     return done.stdout
 
 
-def test_bash_completes(path):
+def test_bash_completes_an_option(path):
     script = (
         'eval "$(oodgan --shell-completion bash)"; COMP_LINE="oodgan diffcam diffcam=pa"; COMP_POINT=${#COMP_LINE}; '
         "COMP_WORDS=(oodgan diffcam diffcam = pa); COMP_CWORD=4; compopt() { :; }; _oodgan; "
@@ -53,12 +53,12 @@ def test_bash_completes(path):
     assert in_shell("bash", script, path).split() == ["paper"]
 
 
-def test_fish_completes(path):
+def test_fish_completes_an_option(path):
     script = 'oodgan --shell-completion fish | source; complete -C "oodgan diffcam diffcam=pa"'
     assert in_shell("fish", script, path).split() == ["diffcam=paper"]
 
 
-def test_zsh_completes(path, tmp_path: Path):
+def test_zsh_completes_an_option(path, tmp_path: Path):
     script = (
         "autoload -Uz compinit; compinit -u -D; compadd() { print -r -- ${@[(i)--]:+${@:$((${@[(i)--]}+1))}} }; "
         'eval "$(oodgan --shell-completion zsh)"; words=(oodgan diffcam diffcam=pa); CURRENT=3; _oodgan'

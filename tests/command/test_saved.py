@@ -1,4 +1,4 @@
-"""A run's saved configuration runs again by one word."""
+"""`config=` runs a saved configuration again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def place(tmp_path):
 
 
 def again(place, *words):
-    """The configuration that `oodgan diffcam words` would run."""
+    """Returns the configuration that `oodgan diffcam words` would run."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
@@ -57,7 +57,7 @@ def test_a_resolved_config_of_a_training_is_accepted(place, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "- 1\n", "a: [\n"])
-def test_a_file_that_is_no_config_is_named(tmp_path, content):
+def test_the_error_for_a_file_that_is_not_a_config_names_the_key(tmp_path, content):
     if content is not None:
         (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match="config="):

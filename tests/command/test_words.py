@@ -1,4 +1,4 @@
-"""Values as they are typed in a shell, in the grammar that Hydra wants."""
+"""Values typed in a shell are translated to Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def value(word: str, several: bool = False):
     ["1.10", "1_1_1", "007", "1e3", "true", "0x10", "inf", "a=b", "out (1)", "it's", "ünï", "写真", "a:b", "a;b",
      "[x", "a{1}", "~/x", "-x", "a$b", "a&b", "a!b", "C:\\out", "C:\\out\\", "a,b", "a/epoch=1-step=8.ckpt", "a#b"],
 )  # fmt: skip
-def test_names_and_paths_are_the_text_that_was_typed(text):
+def test_names_and_paths_stay_the_typed_text(text):
     for key in ("run", "output", "resume", "data.source.root", "inverter.weights"):
         assert value(f"{key}={text}") == text
 
 
 @pytest.mark.parametrize("text", ["2024", "1.10", "1e3", "true", "a=b", "写真", "tiny"])
-def test_options_of_groups_are_names(text):
+def test_options_of_groups_stay_names(text):
     for group in ("generator", "data", "experiment", "hydra", "hydra/launcher"):
         assert value(f"{group}={text}") == text
     assert value("callbacks=[default,metrics]") == ["default", "metrics"] and value("logger=null") is None
     assert words.translate("generator=tiny,2024", several=True) == "generator=tiny,'2024'"
 
 
-def test_python_values_as_words():
+def test_python_values_are_written_as_overrides():
     wanted = {"smile": 1.5, "file": "it's", "kept": [True, None]}
     word = f"edits={words.spelled(wanted)}"
     assert OverridesParser.create().parse_override(word).value() == wanted
 
 
-def test_null_means_none_except_as_the_name_of_a_run():
+def test_null_is_none_except_as_the_name_of_a_run():
     assert value("resume=null") is None and value("diffcam.weights=null") is None and value("run=null") == "null"
 
 
@@ -68,18 +68,18 @@ def test_values_quoted_for_hydra_stay_unchanged():
         ("diffcam.fit.lr=1e-3", 1e-3),
     ],
 )
-def test_mappings_lists_and_numbers(word, meant):
+def test_mappings_lists_and_numbers_are_parsed(word, meant):
     result = value(word)
     assert result == meant or [str(item) for item in result] == meant
 
 
-def test_names_in_a_mapping_may_have_any_letters():
+def test_names_in_a_mapping_may_contain_any_letters():
     assert {words.readable(k): v for k, v in value("edits={naïve: 1, 笑: 2, age+: 3}").items()} == {
         "naïve": 1, "笑": 2, "age+": 3,
     }  # fmt: skip
 
 
-def test_one_name_of_a_mapping_needs_no_plus():
+def test_a_new_name_in_a_mapping_needs_no_plus():
     assert words.translate("edits.smile=1") == "++edits.smile=1"
 
 
@@ -92,7 +92,7 @@ def test_one_name_of_a_mapping_needs_no_plus():
         ("+edits.naïve=1", "inside of braces"),
     ],
 )
-def test_an_unreadable_override_is_named_with_the_right_form(word, message):
+def test_the_error_for_an_unreadable_override_shows_the_correct_form(word, message):
     with pytest.raises(UserError) as error:
         words.translate(word)
     assert message in str(error.value)
@@ -108,7 +108,7 @@ def test_commas_separate_the_values_of_a_sweep():
 
 @settings(deadline=None)
 @given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12))
-def test_any_text_is_passed_on_unchanged(text):
+def test_any_text_is_passed_to_hydra_unchanged(text):
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if text.strip() and not quoted and "${" not in text and text != "null" and text == text.strip():
         assert value(f"output={text}") == text
@@ -126,7 +126,7 @@ def test_hydras_options_are_accepted_at_any_position():
             words.options(["seed=1", option])
 
 
-def test_ask_is_a_key_that_may_be_written_as_an_option():
+def test_ask_may_be_written_as_an_option():
     for requested in (["--ask", "a smile"], ["--ask=a smile"]):
         assert words.options(["photo.png", *requested, "seed=1"]) == ([], ["photo.png", "ask=a smile", "seed=1"])
     assert value("ask=a smile, no glasses = fine") == "a smile, no glasses = fine"
