@@ -12,7 +12,7 @@ def images(count: int) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def test_deviation_channel_by_hand():
+def test_the_deviation_channel_equals_the_standard_deviation_of_each_group():
     x = torch.randn(8, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     out = batch_deviation(x, group=4)
     assert torch.equal(out[:, :5], x)
@@ -23,7 +23,7 @@ def test_deviation_channel_by_hand():
     assert batch_deviation(x[:1])[0, 5].max() < 1e-3
 
 
-def test_residual_block_equals_filter_then_stride():
+def test_the_residual_block_equals_blur_followed_by_strided_convolution():
     torch.manual_seed(0)
     block = ResidualDown(6, 10)
     x = torch.randn(2, 6, 16, 16)
@@ -37,7 +37,7 @@ def test_residual_block_equals_filter_then_stride():
     torch.testing.assert_close(block(x), (h + skip) / math.sqrt(2), rtol=1e-4, atol=1e-5)
 
 
-def test_discriminator_learns_to_tell_noise_from_flat_images():
+def test_the_discriminator_learns_to_separate_noise_from_flat_images():
     torch.manual_seed(0)
     network = Discriminator(32, channel_multiplier=1, max_channels=16)
     optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
@@ -52,7 +52,7 @@ def test_discriminator_learns_to_tell_noise_from_flat_images():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_shapes_and_errors():
+def test_the_logits_have_the_right_shape_and_wrong_sizes_are_errors():
     network = Discriminator(32, max_channels=8)
     assert network(images(2)).shape == (2, 1)
     with pytest.raises(UserError, match="reads 32 x 32"):

@@ -1,4 +1,4 @@
-"""Ghosts: what is drawn for an image depends on its name and the seed only; the target is what it should be."""
+"""Ghosts: random draws for an image depend only on its name and the seed; targets have the expected content."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_ghosts_depend_on_the_seed(generator: StyleGAN2, bank: Bank, ghosts: Gho
     assert not any(torch.equal(a["edited"], b["edited"]) for a, b in zip(ghosts, other, strict=True))
 
 
-def test_a_second_run_keeps_what_is_there_and_adds_what_is_missing(
+def test_a_second_run_keeps_existing_ghosts_and_renders_missing_ones(
     generator: StyleGAN2, bank: Bank, ghosts: Ghosts, tmp_path: Path
 ) -> None:
     first = write(generator, bank, tmp_path, batch=2)
@@ -92,18 +92,18 @@ def test_a_second_run_keeps_what_is_there_and_adds_what_is_missing(
     os.utime(kept, (1, 1))
     write(generator, bank, tmp_path, batch=2)
     assert lost.read_bytes() == content and kept.stat().st_mtime == 1
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".safetensors"] * 5, "no temporary file is left"
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".safetensors"] * 5, "no temporary file remains"
 
 
-def test_a_sample_has_the_edit_in_its_target_and_its_error_in_the_coarse_image(ghosts: Ghosts) -> None:
+def test_a_samples_target_contains_the_edit_and_its_coarse_image_the_ghost(ghosts: Ghosts) -> None:
     for row in ghosts:
         assert row["coarse"].shape == (3, 32, 32) and row["mask"].shape == (1, 32, 32) and row["code"].shape == (8, 512)
         outside, inside = (row["mask"] == 0).expand(3, -1, -1), (row["mask"] > 0.9).expand(3, -1, -1)
         assert outside.any() and inside.any()
         assert torch.equal(row["coarse"][outside], row["photo"][outside])
         assert torch.equal(row["target"][outside], row["photo"][outside])
-        assert (row["target"][inside] - row["photo"][inside]).abs().mean() > 0.02, "the edit is there"
-        assert (row["coarse"][inside] - row["target"][inside]).abs().mean() > 0.005, "and so is the ghost"
+        assert (row["target"][inside] - row["photo"][inside]).abs().mean() > 0.02, "the target contains the edit"
+        assert (row["coarse"][inside] - row["target"][inside]).abs().mean() > 0.005, "the coarse image contains a ghost"
 
 
 def test_without_disturbance_a_sample_has_no_ghost(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ def test_the_target_of_a_real_face_is_the_photo(generator: StyleGAN2, bank: Bank
 def test_a_bank_of_one_direction_is_enough(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
     made = writer(generator, bank.subset(["b"]), tmp_path)
     photo = generator.synthesis(sample_codes(generator, 1, 9)).clamp(-1, 1)
-    for i in range(8):  # one in four asks for two directions
+    for i in range(8):  # a quarter of the ghosts use two directions
         assert made.ghost(photo, sample_codes(generator, 1, 9), f"{i}.png")["coarse"].dtype == torch.uint8
 
 
-def test_strengths_lie_in_their_range_and_have_both_signs(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+def test_strengths_are_in_their_range_and_have_both_signs(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
     made = writer(generator, bank, tmp_path, low=0.5, high=0.7)
     drawn = [made._edit(torch.Generator().manual_seed(i)) for i in range(60)]
     strengths = [s for _, edits in drawn for s in edits.values()]
@@ -149,8 +149,8 @@ def test_an_edited_target_is_the_edited_sample_under_the_same_occluders(
     read = {key: made[key].float() / 127.5 - 1 for key in IMAGES}
     mask = made["mask"].float() / 255
     outside, inside = (mask == 0).expand(3, -1, -1), (mask > 0.9).expand(3, -1, -1)
-    assert made["known"].tolist() == [1] and float(mask.max()) > 0.9, "nothing is folded"
-    assert not torch.equal(read["photo"], photo[0]), "a cover lies over the sample"
+    assert made["known"].tolist() == [1] and float(mask.max()) > 0.9, "the mask is not folded"
+    assert not torch.equal(read["photo"], photo[0]), "an occluder covers part of the sample"
     for key in ("coarse", "target"):
         assert torch.equal(read[key][outside], read["photo"][outside])
     assert float((read["target"] - read["photo"])[inside].abs().mean()) > 0.01
@@ -181,15 +181,15 @@ def test_ghosts_record_whether_their_target_is_known(
     assert Ghosts(tmp_path)[0]["known"].tolist() == [0.0]
 
 
-def test_seeds_and_files_follow_the_names() -> None:
+def test_seeds_and_file_names_are_derived_from_image_names() -> None:
     assert name_seed("a.png", 0) == name_seed("a.png", 0) != name_seed("a.png", 1) != name_seed("b.png", 0)
     assert 0 <= name_seed("a.png", 0) < 2**63 and name_seed("caf\udce9.png", 0) != name_seed("café.png", 0)
     names = ["00000/my face.png", "00000__my face.png", "00000/my_face.png", "00000__my_face.png", "caf\udce9.png"]
     assert len({safe_name(name) for name in names}) == len(names) and "/" not in safe_name(names[0])
-    assert safe_name("caf\udce9.png").startswith("café.png~"), "safetensors opens no other names than UTF-8"
+    assert safe_name("caf\udce9.png").startswith("café.png~"), "safetensors opens only names in UTF-8"
 
 
-def test_ghosts_collate(ghosts: Ghosts) -> None:
+def test_ghosts_are_collated_into_a_batch(ghosts: Ghosts) -> None:
     batch = next(iter(DataLoader(ghosts, batch_size=5)))
     assert batch["coarse"].shape == (5, 3, 32, 32) and batch["coarse"].min() >= -1 and batch["mask"].max() <= 1
 
@@ -208,4 +208,4 @@ def test_packed_ghosts_are_equal_and_not_rendered_again(generator: StyleGAN2, ba
     for one, other in zip(single, again, strict=True):
         assert one["name"] == other["name"]
         assert all(torch.equal(one[key], other[key]) for key in (*IMAGES, "mask", "code"))
-    assert pack(tmp_path) == 5, "an interrupted stage packs again what came since"
+    assert pack(tmp_path) == 5, "packing continues after an interruption"

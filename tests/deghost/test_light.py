@@ -34,13 +34,13 @@ def generator() -> StyleGAN2:
 def a_network(generator: StyleGAN2, seed: int = 0, wild: bool = False, **changes: Any) -> LightDeghoster:
     torch.manual_seed(seed)
     network = LightDeghoster(generator, **{**SMALL, **changes})
-    if wild:  # a network that would paint over everything if it were let
+    if wild:  # random output weights: would change every pixel without the mask
         torch.nn.init.normal_(network.out.weight)
     return network
 
 
 def ghosts(generator: StyleGAN2, count: int = 2, size: int = 32) -> dict[str, Tensor]:
-    """Coarse images whose edited side has a colour cast that the target has not; mask: a soft disc."""
+    """Coarse images with a colour cast in the edited part that the target lacks; the mask is a soft disc."""
     codes = sample_codes(generator, count, 3, 1.0)
     photo = generator.synthesis(codes).clamp(-1, 1) * 0.6
     if size != 32:
@@ -86,11 +86,11 @@ def test_outside_the_mask_the_photo_is_bit_identical(generator: StyleGAN2, size:
     outside = (data["mask"] == 0).expand_as(result)
     assert outside.any() and torch.equal(result[outside], data["photo"][outside])
     inside = (data["mask"] > 0.5).expand_as(result)
-    assert (result[inside] - data["coarse"][inside]).abs().mean() > 0.01, "inside, it does something"
+    assert (result[inside] - data["coarse"][inside]).abs().mean() > 0.01, "inside the mask the result changes"
     assert result.min() >= -1 and result.max() <= 1
 
 
-def test_fields_are_bounded(generator: StyleGAN2) -> None:
+def test_blend_and_shift_fields_are_bounded(generator: StyleGAN2) -> None:
     blend, shift = a_network(generator, wild=True, reach=0.2).fields(*inputs(ghosts(generator)))
     assert blend.shape == (2, 1, 32, 32) and shift.shape == (2, 3, 32, 32)
     assert blend.min() >= 0 and blend.max() <= 1 and shift.abs().max() <= 0.2
@@ -108,7 +108,9 @@ def test_the_result_depends_on_the_prior_and_on_the_inputs(generator: StyleGAN2)
 
 
 def test_every_parameter_is_used(generator: StyleGAN2) -> None:
-    network = a_network(generator, wild=True, prior=[4, 16, 32, 64])  # 4 px enter nowhere, 64 px are not there
+    network = a_network(
+        generator, wild=True, prior=[4, 16, 32, 64]
+    )  # 4 px is not used by any block, 64 px does not exist
     network(*inputs(ghosts(generator))).square().sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
@@ -129,7 +131,7 @@ def test_gan_training_lowers_the_loss_and_does_not_change_the_generator(generato
     result = fit(module, data, cfg=cfg, settings=settings, folder=tmp_path / "run")
     values = [v for _, name, v in read_csv(tmp_path / "run/metrics.csv") if name == "val/l2"]
     assert len(values) == 3 and values[-1] < 0.7 * result.metrics["val/l2_coarse"]
-    assert result.steps == 24, "two optimisers, one count"
+    assert result.steps == 24, "steps of both optimisers count once"
     assert all(torch.equal(value, frozen[name]) for name, value in generator.state_dict().items())
     assert any(not torch.equal(value, critic_before[name]) for name, value in critic.state_dict().items())
     saved = torch.load(result.checkpoint, weights_only=True)
@@ -137,13 +139,13 @@ def test_gan_training_lowers_the_loss_and_does_not_change_the_generator(generato
     assert not any("generator" in name for name in saved["state_dict"])
 
 
-def test_without_a_gan_loss_there_is_one_optimiser(generator: StyleGAN2) -> None:
+def test_without_a_gan_loss_only_one_optimiser_is_created(generator: StyleGAN2) -> None:
     losses = {"l2": torch.nn.MSELoss(), "gan": {"_target_": "oodgan.deghost.losses.GeneratorLoss", "weight": 0.0}}
     module = DeghostModule(a_network(generator), Discriminator(32, 1, 8), losses)
     assert module.discriminator is None and len(module.configure_optimizers()) == 1
 
 
-def test_a_remover_is_loaded_from_its_file_and_refused_for_another_generator(
+def test_a_remover_is_loaded_from_its_weights_and_another_generator_is_refused(
     generator: StyleGAN2, tmp_path: Path
 ) -> None:
     network = a_network(generator, wild=True)

@@ -21,14 +21,14 @@ def perceptual():
     return PerceptualLoss(pretrained=False)
 
 
-def test_perceptual_loss_is_zero_for_equal_images_and_grows(perceptual):
+def test_the_perceptual_loss_is_zero_for_equal_images_and_grows_with_the_difference(perceptual):
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     assert perceptual(x, x) == 0
     near, far = perceptual((x + 0.05).clamp(-1, 1), x), perceptual(-x, x)
     assert 0 < near < far
 
 
-def test_gradient_reaches_only_the_first_image(perceptual):
+def test_only_the_first_image_gets_a_gradient(perceptual):
     x = torch.zeros(1, 3, 32, 32, requires_grad=True)
     y = torch.ones(1, 3, 32, 32, requires_grad=True)
     perceptual(x, y).backward()

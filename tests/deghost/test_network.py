@@ -23,7 +23,7 @@ def network():
 
 
 class WaveletLike(nn.Module):
-    """A generator of the protocol without activations of its last octave, with 6 codes of its own."""
+    """A generator of the protocol that has no activations at its last resolution, with 6 codes."""
 
     id = "wavelet-32-00000000"
     resolution, num_ws, style_dim = 32, 6, 512
@@ -46,31 +46,31 @@ class WaveletLike(nn.Module):
 
 
 @pytest.mark.parametrize(("in_size", "out_size"), [(8, 32), (16, 32), (8, 16)])
-def test_output_sizes(in_size, out_size):
+def test_the_output_has_the_configured_size(in_size, out_size):
     network = Deghoster(tiny(), **{**SMALL, "in_size": in_size, "out_size": out_size})
     assert network(coarse(size=in_size)).shape == (2, 3, out_size, out_size)
 
 
 @pytest.mark.parametrize("in_size", [8, 16])
-def test_any_generator_of_the_protocol(in_size):
+def test_the_deghoster_accepts_any_generator_of_the_protocol(in_size):
     network = Deghoster(WaveletLike(), **{**SMALL, "in_size": in_size})
     codes, _ = network.encode(coarse(size=in_size))
     assert codes.shape == (2, 6, 512)
     assert network(coarse(size=in_size)).shape == (2, 3, 32, 32)
 
 
-def test_generator_is_frozen_and_out_of_the_stored_tensors(network):
+def test_the_generator_is_frozen_and_not_stored(network):
     network.train()
     assert not network.generator.training
     network(coarse()).square().mean().backward()
     assert all(p.grad is None for p in network.generator.parameters())
     assert not any(name.startswith("generator.") for name in network.trained_state())
-    # Every stored parameter takes part: a branch that nothing reads would have no gradient.
+    # Every stored parameter is used: an unused branch would have no gradient.
     for name, parameter in network.named_parameters():
         assert name.startswith("generator.") or parameter.grad is not None, name
 
 
-def test_result_depends_on_prior_and_on_the_coarse_image(network):
+def test_the_result_depends_on_the_prior_and_on_the_coarse_image(network):
     network.eval()
     with torch.no_grad():
         before = network(coarse())
@@ -83,7 +83,7 @@ def test_result_depends_on_prior_and_on_the_coarse_image(network):
         bias.copy_(kept)
 
 
-def test_training_and_inference_paths_agree(network):
+def test_results_are_the_same_with_and_without_gradients(network):
     network.eval()
     with torch.no_grad():
         fast = network(coarse())
@@ -93,7 +93,7 @@ def test_training_and_inference_paths_agree(network):
 
 
 @torch.no_grad()
-def test_dense_blocks_by_tiles_agree():
+def test_dense_blocks_by_tiles_give_the_same_result():
     torch.manual_seed(0)
     encoder = DenseEncoder(width=8, growth=4, blocks=2, out=8).to(memory_format=torch.channels_last)
     image = coarse(2, 64)
@@ -106,13 +106,13 @@ def test_dense_blocks_by_tiles_agree():
 
 
 @torch.no_grad()
-def test_strips_and_a_prior_made_where_it_is_read_change_nothing(monkeypatch):
+def test_computing_in_strips_gives_the_same_result(monkeypatch):
     torch.manual_seed(0)
     network = Deghoster(tiny(resolution=64), **SMALL).eval()
     at_once = network(coarse())
     monkeypatch.setattr(strips, "PIXELS", 4 * 32)
     torch.testing.assert_close(network(coarse()), at_once, rtol=1e-5, atol=1e-5)
-    # A generator that cannot make a few rows of its finest activations.
+    # A generator that cannot compute its finest activations in strips.
     other = SimpleNamespace(levels=network.generator.levels, mean_w=network.generator.mean_w, strips=False)
     del network.generator
     network.generator = other
@@ -128,7 +128,7 @@ def test_the_published_network_reads_only_the_coarse_image_at_its_own_size(netwo
     assert network.share(mask).flatten().tolist() == [0.0, 0.5, 1.0, 1.0]
 
 
-def test_codes_around_the_mean():
+def test_codes_can_be_predicted_relative_to_the_mean():
     torch.manual_seed(0)
     generator = tiny()
     around = Deghoster(generator, **SMALL, around_mean=True)
@@ -138,14 +138,14 @@ def test_codes_around_the_mean():
     torch.testing.assert_close(difference, generator.mean_w.expand(2, 8, 512), rtol=1e-4, atol=1e-5)
 
 
-def test_round_trip_of_the_stored_tensors(network):
+def test_stored_tensors_are_loaded_into_an_equal_network(network):
     other = Deghoster(tiny(), **SMALL).eval()
     other.load_trained(network.trained_state())
     network.eval()
     torch.testing.assert_close(other(coarse()), network(coarse()))
 
 
-def test_wrong_input_is_reported(network):
+def test_invalid_sizes_and_weights_are_errors(network):
     for sizes in ({"in_size": 32}, {"in_size": 12}, {"in_size": 16, "out_size": 64}, {"in_size": 16, "out_size": 16}):
         with pytest.raises(UserError, match="powers of two"):
             Deghoster(tiny(), **{**SMALL, **sizes})
