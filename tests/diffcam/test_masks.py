@@ -1,4 +1,4 @@
-"""Masks: in range whatever comes in, where the edit is, and along the photo's edges."""
+"""Masks: values in range for any input, at the place of the edit, and aligned with the photo's edges."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def network() -> DiffCAM:
 
 @pytest.fixture(scope="module")
 def regions() -> Tensor:
-    """Each name's quadrant, on a 32 px grid."""
+    """The quadrant of each name, on a 32 px grid."""
     result = torch.zeros(3, 32, 32)
     for i, name in enumerate(NAMES):
         rows, columns = QUADRANTS[name]
@@ -71,7 +71,7 @@ def edited_at(image: Tensor, *names: str, by: float = 0.4) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 1000), by=st.sampled_from([0.0, 1e-7, 1e-3, 0.5, 2.0]), count=st.integers(1, 3))
-def test_masks_are_in_range_whatever_comes_in(maskers, kind: str, seed: int, by: float, count: int) -> None:
+def test_masks_are_in_range_for_any_input(maskers, kind: str, seed: int, by: float, count: int) -> None:
     image = an_image(seed, 2)
     mask = maskers[kind](image, (image + by * an_image(seed + 1, 2)).clamp(-1, 1), NAMES[:count], image)
     assert mask.shape == (2, 1, 64, 64)
@@ -85,11 +85,13 @@ def test_identical_images_give_no_nan(maskers, kind: str, value: float) -> None:
     assert torch.isfinite(maskers[kind](flat, flat, ["hat"])).all()
 
 
-def test_the_mask_is_where_the_edit_is_and_nowhere_else(maskers) -> None:
+def test_the_mask_covers_only_the_region_of_its_edit(maskers) -> None:
     image = an_image(1)
     mask = maskers["guided"](image, edited_at(image, "hat", "mouth"), ["hat"], torch.zeros_like(image))
-    assert mask[..., 6:26, 6:26].min() > 0.8, "its own region"
-    assert mask[..., 40:, :].max() < 0.05 and mask[..., :, 40:].max() < 0.05, "the other edit's region stays out"
+    assert mask[..., 6:26, 6:26].min() > 0.8, "the region of the edit"
+    assert mask[..., 40:, :].max() < 0.05 and mask[..., :, 40:].max() < 0.05, (
+        "the region of the other edit is not in the mask"
+    )
 
 
 def test_the_mask_does_not_depend_on_the_strength(maskers) -> None:
@@ -98,7 +100,7 @@ def test_the_mask_does_not_depend_on_the_strength(maskers) -> None:
     assert (weak - strong).abs().mean() < 0.02
 
 
-def test_several_names_unite_their_masks_each_on_its_own_scale(maskers) -> None:
+def test_masks_of_several_names_are_normalised_separately_and_united(maskers) -> None:
     image = an_image(2)
     edited = edited_at(edited_at(image, "hat", by=0.8), "mouth", by=0.08)
     both = maskers["guided"](image, edited, ["hat", "mouth"])
@@ -112,7 +114,7 @@ def test_several_names_unite_their_masks_each_on_its_own_scale(maskers) -> None:
     assert torch.equal(paper, torch.maximum(one, two))
 
 
-def test_thresholds_of_single_attributes_affect_only_them(network: DiffCAM, regions: Tensor) -> None:
+def test_a_threshold_of_one_attribute_affects_only_its_mask(network: DiffCAM, regions: Tensor) -> None:
     image = an_image(5)
     edited = edited_at(image, "hat", "mouth")
     usual, own = (
@@ -160,7 +162,7 @@ def test_the_guided_filter_keeps_constants_and_copies_the_guides_edges() -> None
     assert (sharpened[..., 16] - sharpened[..., 15] > 2 * (soft[..., 16] - soft[..., 15])).all()
 
 
-def test_mistakes_are_named(maskers, network: DiffCAM) -> None:
+def test_the_error_for_a_wrong_name_or_kind_names_it(maskers, network: DiffCAM) -> None:
     image = an_image(0)
     with pytest.raises(UserError, match=r"did you mean 'mouth'"):
         maskers["guided"](image, image, ["mouht"])
@@ -172,7 +174,7 @@ def test_mistakes_are_named(maskers, network: DiffCAM) -> None:
         Masker(network, NAMES, None, kind="guided")
 
 
-def test_a_masker_is_built_from_its_weights_and_refused_for_another_generator(
+def test_a_masker_is_built_from_its_weights_and_another_generator_is_refused(
     network: DiffCAM, regions: Tensor, maskers, tmp_path: Path
 ) -> None:
     generator = tiny()

@@ -40,14 +40,14 @@ def test_features_are_subtracted_at_the_cut(network):
     torch.testing.assert_close(network(inverted, edited), expected)
 
 
-def test_one_inverted_image_serves_several_edits(network):
+def test_one_inverted_image_can_be_used_with_several_edits(network):
     inverted, edited = images(1), images(3, seed=1)
     torch.testing.assert_close(
         network(inverted, edited), network(inverted.expand(3, -1, -1, -1), edited), rtol=1e-4, atol=1e-5
     )
 
 
-def test_cam_is_normalised_and_picks_the_class(network):
+def test_class_activation_maps_are_normalised_and_selected_by_class(network):
     inverted, edited = images(2), images(2, seed=1)
     every = network.cam(inverted, edited, size=48)
     assert every.shape == (2, 5, 48, 48)
@@ -57,7 +57,7 @@ def test_cam_is_normalised_and_picks_the_class(network):
     assert network.cam(inverted, edited, classes=[3, 1]).shape == (2, 64, 64)
 
 
-def test_empty_map_is_zero_never_nan():
+def test_empty_maps_are_normalised_to_zero_instead_of_nan():
     maps = torch.stack([torch.full((4, 4), -1.0), torch.zeros(4, 4), torch.full((4, 4), 1e-30), torch.rand(4, 4)])
     out = normalise_maps(maps, (8, 12))
     assert out.shape == (4, 8, 12)
@@ -72,10 +72,10 @@ def test_a_constant_map_gives_an_empty_mask():
         assert normalise_maps(maps[None], (64, 64)).max() == 0
         assert normalise_maps((maps + 1e-4 * torch.arange(maps.numel()).view(size))[None], (64, 64)).max() == (
             maps.numel() > 1
-        ), "a little more than rounding does count"
+        ), "differences above rounding errors count"
 
 
-def test_normalisation_keeps_height_and_width_apart():
+def test_normalisation_upsamples_to_a_size_that_is_not_square():
     maps = torch.zeros(1, 4, 4)
     maps[0, 0] = 1
     out = normalise_maps(maps, (8, 4))
@@ -84,7 +84,7 @@ def test_normalisation_keeps_height_and_width_apart():
 
 
 @pytest.mark.parametrize("layers", [[5, 8], [4, -1], [2, 5, 8]])
-def test_maps_of_several_layers_are_finer_and_sum_to_the_logit(layers):
+def test_maps_of_several_layers_are_finer_and_average_to_the_logit(layers):
     torch.manual_seed(0)
     network = DiffCAM("resnet18", 3, layers=layers).eval()
     single = DiffCAM("resnet18", 3).eval().maps(images(1), images(1, seed=1))[1]
@@ -93,7 +93,7 @@ def test_maps_of_several_layers_are_finer_and_sum_to_the_logit(layers):
     torch.testing.assert_close(maps.mean((2, 3)) + network.fc.bias, logits, rtol=1e-3, atol=1e-3)
 
 
-def test_maps_of_grid_pooling_sum_to_the_logit():
+def test_maps_with_grid_pooling_average_to_the_logit():
     torch.manual_seed(0)
     network = DiffCAM("resnet18", 3, layers=[2, 5, 8], grid=3, relative=True).eval()
     logits, maps = network.maps(images(2), images(2, seed=1))
@@ -113,7 +113,7 @@ def test_relative_features_do_not_depend_on_the_strength():
         torch.testing.assert_close(x.abs().mean((1, 2, 3)), torch.ones(2))
 
 
-def test_shared_taps_vanish_where_the_images_agree():
+def test_maps_of_shared_layers_are_zero_where_the_images_are_equal():
     torch.manual_seed(0)
     network = DiffCAM("vgg16", 2, layers=[8]).eval()
     inverted = images(1, 128)
@@ -131,7 +131,7 @@ def test_vgg16_at_128_px_gives_16_px_maps():
     assert maps.shape == (1, 2, 16, 16)
 
 
-def test_frozen_layers_stay_as_they_are_and_out_of_the_stored_tensors():
+def test_frozen_layers_do_not_change_and_are_not_stored():
     torch.manual_seed(0)
     network = DiffCAM("resnet18", 2, trainable_from=7).train()
     before = {name: t.clone() for name, t in network.state_dict().items()}
@@ -149,7 +149,7 @@ def test_frozen_layers_stay_as_they_are_and_out_of_the_stored_tensors():
     torch.testing.assert_close(other.eval()(images(2), images(2, seed=1)), network.eval()(images(2), images(2, seed=1)))
 
 
-def test_backbone_weights_from_a_torchvision_file(tmp_path):
+def test_backbone_weights_are_loaded_from_a_torchvision_file(tmp_path):
     from torchvision.models import resnet18
 
     torch.manual_seed(4)
@@ -169,7 +169,7 @@ def test_backbone_weights_from_a_torchvision_file(tmp_path):
         DiffCAM("resnet18", 2, weights=tmp_path / "small.pth")
 
 
-def test_wrong_settings_are_reported():
+def test_invalid_settings_are_errors():
     with pytest.raises(UserError, match="did you mean 'resnet101'"):
         DiffCAM("resnet10")
     with pytest.raises(UserError, match="layers 0 to 8"):
@@ -181,14 +181,14 @@ def test_wrong_settings_are_reported():
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet34", 13), ("resnet50", 13), ("alexnet", 12)])
-def test_cuts_lie_inside_the_backbone(name, count):
+def test_the_default_cut_is_inside_the_backbone(name, count):
     built = backbones.build(name)
     assert len(built.layers) == count
     assert 0 < built.cut < count
 
 
 @pytest.mark.network
-def test_vgg16_with_registered_weights_is_torchvisions_features():
+def test_vgg16_with_registered_weights_equals_torchvisions_features():
     from oodgan.nn.backbones import imagenet_normalise, vgg16_features
 
     network = DiffCAM("vgg16", 2, pretrained=True, trainable_from=None).eval()

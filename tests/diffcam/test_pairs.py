@@ -1,4 +1,4 @@
-"""Pairs to train Diff-CAM on, the regions found from them, and a real training on both."""
+"""Training pairs of Diff-CAM, the regions of their edits, and a training run on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oodgan.training.fit import fit
 
 
 class Painter(nn.Module):
-    """64 px: dimension 0 of layer 1 greys the upper half, dimension 1 a disc below; dimension 2 a shared gradient."""
+    """64 px: in layer 1, dimension 0 sets the upper half's grey, 1 a lower disc's, 2 a shared gradient."""
 
     id, resolution, num_ws, style_dim = "painter-0", 64, 4, 512
     feature_channels: dict[int, int] = {}  # noqa: RUF012
@@ -70,10 +70,10 @@ def shards(renderer: PairRenderer, network: DiffCAM, tmp_path_factory: pytest.Te
     return render_pairs(renderer, network, tmp_path_factory.mktemp("pairs"), 96, seed=3)
 
 
-def test_drawn_pairs_differ_by_their_direction_only(renderer: PairRenderer) -> None:
+def test_drawn_pairs_differ_only_in_the_region_of_their_direction(renderer: PairRenderer) -> None:
     inverted, edited, labels = renderer.draw(torch.Generator().manual_seed(1), 1)
     assert inverted.shape == (1, 3, 64, 64) and edited.shape == (2, 3, 64, 64)
-    assert sorted(labels.tolist()) == [0, 1], "a code's directions are all different"
+    assert sorted(labels.tolist()) == [0, 1], "the directions of one code are all different"
     painter = renderer.generator
     for image, label in zip(edited, labels, strict=True):
         changed = (image - inverted[0]).abs().mean(0)
@@ -105,15 +105,17 @@ def test_a_second_call_keeps_complete_shards_and_renders_missing_ones(
     assert {path.suffix for path in shards[0].parent.iterdir()} == {".safetensors"}
 
 
-def test_mirrored_pairs_stand_beside_the_others(
+def test_mirrored_pairs_are_stored_next_to_the_others(
     bank: Bank, network: DiffCAM, shards: list[Path], tmp_path: Path
 ) -> None:
     both = PairRenderer(Painter(), bank, 256, 64, edits_per_code=2, mirrored=True)  # type: ignore[arg-type]
     result, plain = Pairs(render_pairs(both, network, tmp_path, 96, seed=3)), Pairs(shards)
     assert len(result) == 2 * len(plain)
-    labels, pooled = (result.data[key].unflatten(0, (-1, 2, 2)) for key in ("label", "pooled"))  # code, view, edit
+    labels, pooled = (
+        result.data[key].unflatten(0, (-1, 2, 2)) for key in ("label", "pooled")
+    )  # axes: code, view, edit
     assert torch.equal(labels[:, 0].flatten(), plain.data["label"]) and torch.equal(labels[:, 0], labels[:, 1])
-    # The painter's pictures are symmetric but for the shade, which no direction moves.
+    # The painter's pictures are symmetric except for the shade, which no direction changes.
     assert torch.allclose(pooled[:, 0].flatten(0, 1), plain.data["pooled"], atol=1e-5)
 
 
@@ -140,7 +142,7 @@ def test_networks_with_other_features_share_the_rendered_images(
     assert torch.equal(second.data["pooled"], fresh.data["pooled"])
 
 
-def test_pooled_features_are_what_the_network_pools(
+def test_stored_pooled_features_equal_those_of_the_network(
     renderer: PairRenderer, network: DiffCAM, shards: list[Path], tmp_path: Path
 ) -> None:
     assert set(Pairs(shards).data) >= {"label", "pooled"} and "edited" not in Pairs(shards).data
@@ -159,7 +161,7 @@ def test_pooled_features_are_what_the_network_pools(
         assert torch.allclose(logits, stored, atol=2e-2)
 
 
-def test_regions_find_where_each_edit_is(renderer: PairRenderer, network: DiffCAM) -> None:
+def test_regions_cover_the_place_of_each_edit(renderer: PairRenderer, network: DiffCAM) -> None:
     result = find_regions(renderer, network, codes=6, seed=1)
     assert result.shape == (2, 32, 32) and result.min() >= 0 and result.max() <= 1
     painter = renderer.generator
@@ -170,7 +172,7 @@ def test_regions_find_where_each_edit_is(renderer: PairRenderer, network: DiffCA
         assert region[grown == 0].mean() < 0.1
 
 
-def test_training_learns_to_name_the_edit_and_keeps_trained_tensors_only(
+def test_training_learns_to_classify_the_edit_and_stores_only_trained_tensors(
     network: DiffCAM, shards: list[Path], tmp_path: Path
 ) -> None:
     frozen = {k: v.clone() for k, v in network.state_dict().items() if not k.startswith("fc.")}
@@ -193,7 +195,7 @@ def test_training_learns_to_name_the_edit_and_keeps_trained_tensors_only(
 
 
 @pytest.mark.network
-def test_confusions_and_map_locations_are_logged_in_training(
+def test_confusion_matrix_and_mask_quality_are_logged_in_training(
     network: DiffCAM, shards: list[Path], renderer: PairRenderer, tmp_path: Path
 ) -> None:
     import csv
@@ -230,7 +232,7 @@ class Greyish:
         return Inversion(codes, {8: torch.ones(len(photos), self.generator.feature_channels[8], 8, 8)})
 
 
-def test_a_share_of_the_codes_are_inversions_with_their_residuals() -> None:
+def test_a_fraction_of_the_codes_are_inversions_with_their_residuals() -> None:
     generator = tiny().requires_grad_(False)
     vectors = torch.randn(2, generator.num_ws, 512, generator=torch.Generator().manual_seed(1))
     bank = Bank(("a", "b"), vectors, generator.id, "test")
