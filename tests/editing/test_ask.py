@@ -22,7 +22,7 @@ from oodgan.errors import UserError
         ("mouth open", {"mouth_open": 1.0}),
     ],
 )
-def test_words_give_attributes_and_strengths(text: str, edits: dict[str, float]) -> None:
+def test_texts_are_parsed_to_attributes_and_strengths(text: str, edits: dict[str, float]) -> None:
     assert parse(text) == edits
 
 
@@ -38,7 +38,7 @@ def test_words_give_attributes_and_strengths(text: str, edits: dict[str, float])
         ("less serious", {"smile": 1.0}),
     ],
 )
-def test_negations_reverse_the_attributes_of_their_part(text: str, edits: dict[str, float]) -> None:
+def test_a_negation_reverses_the_attributes_it_applies_to(text: str, edits: dict[str, float]) -> None:
     assert parse(text) == edits
 
 
@@ -61,7 +61,7 @@ def test_unclear_texts_are_refused(text: str, message: str) -> None:
         parse(text)
 
 
-def test_the_table_has_the_shipped_attributes_except_the_pose() -> None:
+def test_phrases_exist_for_all_shipped_attributes_except_the_pose() -> None:
     assert set(ATTRIBUTES) == set(Bank.load("ffhq").names) - {"yaw"}
     for name, (more, less) in ATTRIBUTES.items():
         assert all(parse(phrase) == {name: 1.0} for phrase in (*more, name.replace("_", " ")))

@@ -1,4 +1,4 @@
-"""The editor: five steps in order, computed when asked for, for photos of every form."""
+"""The editor: five steps in order, computed lazily, for photos of every type."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from oodgan.inversion.refine import Refinement
 from oodgan.inversion.value import Inversion
 
 
-def where_it_differs(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
-    """The plainest masker: 1 in the left half of what changed."""
+def left_half_of_the_change(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
+    """A minimal masker: 1 at changed pixels of the left half."""
     mask = ((edited - inverted).abs().mean(1, keepdim=True) > 0.01).float()
     mask[..., mask.shape[-1] // 2 :] = 0
     return mask
@@ -53,7 +53,7 @@ def editor(generator: StyleGAN2) -> Editor:
     Counting.calls = 0
     losses = {"l2": 1.0, "lpips": 0.0, "identity": 0.0}
     inverter = Counting(generator, Refinement(steps=2, size=32, losses=losses))
-    return Editor(generator, inverter, bank, where_it_differs, None, {"mode": "paper"})  # type: ignore[arg-type]
+    return Editor(generator, inverter, bank, left_half_of_the_change, None, {"mode": "paper"})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def face(draw_face) -> Image.Image:
     return draw_face(3, size=64)
 
 
-def test_the_steps_run_in_the_order_of_the_figure(editor: Editor, face: Image.Image) -> None:
+def test_the_steps_run_in_the_papers_order(editor: Editor, face: Image.Image) -> None:
     edit = editor.edit(face, {"smile": 1.0}, aligned=True)
     t = dict(edit.tensors)
     assert list(t) == list(IMAGES)
@@ -70,12 +70,12 @@ def test_the_steps_run_in_the_order_of_the_figure(editor: Editor, face: Image.Im
     code = editor.bank.apply(edit.w_plus, {"smile": 1.0})
     assert torch.allclose(t["edited"], editor.generator.synthesis(code).clamp(-1, 1), atol=1e-4)
     assert torch.equal(t["coarse"], t["mask"] * t["edited"] + (1 - t["mask"]) * t["photo"])
-    assert torch.equal(t["result"], t["coarse"])  # no remover
+    assert torch.equal(t["result"], t["coarse"])  # there is no remover
     assert list(edit.seconds) == ["align", *STEPS.values()]
     assert edit.label == "smile +1"
 
 
-def test_the_remover_gets_all_images_and_makes_the_result(editor: Editor, face: Image.Image) -> None:
+def test_the_remover_receives_all_images_and_returns_the_result(editor: Editor, face: Image.Image) -> None:
     seen: dict[str, Tensor] = {}
 
     def remover(**given: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_strength_0_gives_an_empty_mask_and_the_photo(editor: Editor, face: Imag
         assert np.array_equal(edit.result, edit.photo)
 
 
-def test_all_forms_of_a_photo_give_the_same(editor: Editor, draw_face, tmp_path: Path) -> None:
+def test_a_photo_is_accepted_in_every_type_with_the_same_pixels(editor: Editor, draw_face, tmp_path: Path) -> None:
     face = draw_face(5, size=32)
     face.save(tmp_path / "face.png")
     array = np.array(face)
@@ -152,7 +152,7 @@ def test_wrong_edits_are_refused_before_any_work(editor: Editor) -> None:
         editor.edit("nowhere.png", "smile")  # type: ignore[call-overload]
 
 
-def test_an_attribute_that_diffcam_does_not_know_is_refused(editor: Editor, face: Image.Image) -> None:
+def test_an_attribute_unknown_to_diffcam_is_refused(editor: Editor, face: Image.Image) -> None:
     class Knowing:
         names = ("age",)
 
@@ -161,7 +161,7 @@ def test_an_attribute_that_diffcam_does_not_know_is_refused(editor: Editor, face
         editor.edit(face, {"smile": 1.0}, aligned=True)
 
 
-def test_pasting_changes_only_changed_pixels(editor: Editor, draw_face) -> None:
+def test_pasting_changes_only_edited_pixels(editor: Editor, draw_face) -> None:
     wide = Image.new("RGB", (96, 64), (40, 90, 160))
     wide.paste(draw_face(3, size=64), (16, 0))
     edit = editor.edit(wide, {"smile": 1.0}, aligned=True)
@@ -174,7 +174,9 @@ def test_pasting_changes_only_changed_pixels(editor: Editor, draw_face) -> None:
 
 
 @pytest.mark.network
-def test_every_face_of_a_photo(generator: StyleGAN2, editor: Editor, astronaut: Image.Image) -> None:
+def test_every_face_of_a_photo_is_edited_separately(
+    generator: StyleGAN2, editor: Editor, astronaut: Image.Image
+) -> None:
     two = Image.new("RGB", (900, 512))
     two.paste(astronaut.resize((380, 380)), (0, 0))
     two.paste(astronaut, (388, 0))
@@ -192,13 +194,13 @@ def test_every_face_of_a_photo(generator: StyleGAN2, editor: Editor, astronaut: 
         editor.edit(two, {"smile": 1.0}, face=2)
 
 
-def test_the_embedded_samples_need_no_face_detector(editor: Editor, generator: StyleGAN2) -> None:
+def test_an_aligned_tensor_is_edited_without_face_detection(editor: Editor, generator: StyleGAN2) -> None:
     sample = generator.synthesis(sample_codes(generator, 1, seed=3))[0].clamp(-1, 1)
     edit = editor.edit(sample, {"age": 1.0}, aligned=True)
     assert (edit.tensors["photo"][0] - sample).abs().max() <= 1.01 / 255
 
 
-def test_from_pretrained_names_what_is_unknown() -> None:
+def test_from_pretrained_suggests_the_nearest_name_for_unknown_arguments() -> None:
     with pytest.raises(UserError, match="did you mean 'mobile_ffhq'"):
         Editor.from_pretrained("mobile_ffqh")
     with pytest.raises(UserError, match="did you mean 'none'"):
@@ -209,7 +211,7 @@ def test_from_pretrained_names_what_is_unknown() -> None:
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_the_examples_of_the_docstrings_run(
+def test_the_examples_in_the_docstrings_run(
     astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -226,7 +228,7 @@ def test_the_examples_of_the_docstrings_run(
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_the_shipped_parts_edit_a_real_photo(astronaut: Image.Image) -> None:
+def test_the_shipped_networks_edit_a_real_photo_only_inside_the_mask(astronaut: Image.Image) -> None:
     editor = Editor.from_pretrained("mobile_ffhq")
     edit = editor.edit(astronaut, {"smile": 1.0})
     t = edit.tensors
@@ -240,14 +242,14 @@ def test_the_shipped_parts_edit_a_real_photo(astronaut: Image.Image) -> None:
     assert np.array_equal(*corners)
 
 
-def test_an_own_mask_multiplies_or_replaces_the_mask(editor: Editor, face: Image.Image) -> None:
+def test_a_given_mask_multiplies_or_replaces_the_diffcam_mask(editor: Editor, face: Image.Image) -> None:
     drawn = np.zeros((64, 64), np.uint8)
     drawn[:32] = 255  # the upper half may change
     edits = {"smile": 1.0}
     own, alone = editor.edit(face, edits, aligned=True, mask=drawn), editor.edit(face, edits, aligned=True)
     upper = torch.zeros(1, 1, 32, 32)
     upper[:, :, :16] = 1
-    rows = [row for row in range(32) if row not in (15, 16)]  # where the mask's edge is resampled
+    rows = [row for row in range(32) if row not in (15, 16)]  # without the rows in which the mask's edge is resampled
     expected = (alone.tensors["mask"] * upper)[:, :, rows]
     assert torch.allclose(own.tensors["mask"][:, :, rows], expected, atol=1e-6)
     assert torch.equal(own.tensors["result"][:, :, 17:], own.tensors["photo"][:, :, 17:])
@@ -256,8 +258,8 @@ def test_an_own_mask_multiplies_or_replaces_the_mask(editor: Editor, face: Image
     assert not editor.edit(face, {"smile": 0.0}, aligned=True, mask=drawn, mask_mode="replace").tensors["mask"].any()
 
 
-def test_an_own_mask_is_aligned_with_the_photo(editor: Editor, face: Image.Image) -> None:
-    """Cut out with the face: a crop of the photo's pixels as mask is the crop of the photo."""
+def test_a_given_mask_is_aligned_with_the_photo(editor: Editor, face: Image.Image) -> None:
+    """The mask is cropped with the photo: given the photo itself as mask, it equals the cropped photo."""
     from oodgan.data.detect import Face
 
     wide = Image.new("RGB", (160, 120), (90, 90, 90))
@@ -269,7 +271,7 @@ def test_an_own_mask_is_aligned_with_the_photo(editor: Editor, face: Image.Image
     assert torch.allclose(edit.tensors["mask"] * 2 - 1, edit.tensors["photo"][:, :1], atol=1e-5)
 
 
-def test_an_own_mask_of_another_size_is_refused(editor: Editor, face: Image.Image) -> None:
+def test_a_given_mask_of_another_size_is_refused(editor: Editor, face: Image.Image) -> None:
     with pytest.raises(UserError, match="the mask array is 64 x 32 px, but the photo is 64 x 64"):
         editor.edit(face, {"smile": 1.0}, aligned=True, mask=np.zeros((32, 64), np.uint8))
     with pytest.raises(UserError, match="unknown mask_mode 'add'; known: multiply, replace"):
@@ -295,10 +297,10 @@ def test_a_parser_limits_the_mask_to_the_attributes_parts(editor: Editor, face: 
     assert torch.allclose(kept["mask"][:, :, 16:], free[:, :, 16:], atol=0.05)
     assert torch.equal(kept["result"][:, :, :16], kept["photo"][:, :, :16])
     age = editor.edit(face, {"age": 1.0}, aligned=True).tensors["mask"]
-    assert age[:, :, :16].any()  # an attribute that may reach all
+    assert age[:, :, :16].any()  # age has no limits
 
 
-def test_residuals_are_zero_at_removed_parts(editor: Editor) -> None:
+def test_residuals_are_set_to_zero_at_removed_parts(editor: Editor) -> None:
     from oodgan.parsing.classes import NAMES
     from oodgan.parsing.parser import Parser
     from oodgan.parsing.reach import Limits, Reach

@@ -1,4 +1,4 @@
-"""The report page: whole, without outside requests, with the numbers beside it."""
+"""The report page: self-contained, with its numbers in a JSON file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def edits(draw_face: Callable[..., Image.Image]) -> list[SimpleNamespace]:
     return result
 
 
-def test_the_page_is_self_contained(tmp_path: Path, edits: list, run_folder: Path) -> None:
+def test_the_report_page_is_self_contained(tmp_path: Path, edits: list, run_folder: Path) -> None:
     table = [{"edit": e.label, "identity kept": np.float32(0.9123), "LPIPS": 0.02, "seconds": 3.1} for e in edits]
     page = report(tmp_path / "out", edits, {"diffcam": run_folder, "empty": tmp_path}, table, title="demo <1>")
     text = page.read_text()
@@ -62,21 +62,21 @@ def test_the_page_is_self_contained(tmp_path: Path, edits: list, run_folder: Pat
     assert numbers["curves"]["diffcam"]["train/loss"] == {"first": 2.0, "last": 0.1, "lowest": 0.1, "step": 19}
 
 
-def test_the_mask_is_seen_over_the_photo() -> None:
+def test_the_mask_is_drawn_over_the_photo() -> None:
     photo, mask = Image.new("RGB", (2, 1), (100, 100, 100)), Image.new("L", (2, 1), 0)
     mask.putpixel((1, 0), 255)
     (left, right) = np.asarray(overlay(photo, mask))[0].tolist()
     assert left == [100, 100, 100] and right[0] > 180 and right[2] < 100
 
 
-def test_curves_are_read_and_drawn(run_folder: Path) -> None:
+def test_loss_curves_are_read_and_drawn(run_folder: Path) -> None:
     result = read(run_folder)
     assert set(result) == {"train/loss", "val/loss"} and result["val/loss"] == [(9, 0.4), (19, 0.2)]
     assert Image.open(io.BytesIO(draw("run", result, "png"))).width > 1000
     assert draw("run", result) == draw("run", result) and b"<svg" in draw("run", result)
 
 
-def test_a_sheet_does_not_crop_pictures() -> None:
+def test_pictures_on_a_sheet_are_not_cropped() -> None:
     tall = Image.new("RGB", (50, 100), (255, 0, 0))
     drawn = np.asarray(sheet([[tall, tall], [tall]], ("one", "two"), ("a", "b"), size=200))
     red = (drawn == (255, 0, 0)).all(axis=2).sum()

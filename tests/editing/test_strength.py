@@ -1,4 +1,4 @@
-"""Strengths that are asked for by the change that they should show."""
+"""The search for the strength that gives a requested change."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_invalid_strengths_are_refused(value: object, message: str) -> None:
         parse("smile", value)
 
 
-class Looks:
+class KnownFace:
     """Previews of a face whose change and identity are known functions of the strength."""
 
     def __init__(self, change: Callable[[float], float], identity: Callable[[float], float] = lambda s: 0.9) -> None:
@@ -65,54 +65,54 @@ class Looks:
 
 @pytest.mark.parametrize("gain", [0.4, 0.7, 1.0, 1.6, 3.0])
 @pytest.mark.parametrize("shape", ["as samples", "linear", "late"])
-def test_the_requested_change_is_reached(gain: float, shape: str) -> None:
+def test_the_search_reaches_the_requested_change(gain: float, shape: str) -> None:
     curves: dict[str, Callable[[float], float]] = {
         "as samples": lambda s: gain * Course(NOTES, 1.5).moves[3] * (s / 1.5) ** 1.7,
         "linear": lambda s: gain * 2 * s,
         "late": lambda s: gain * 9 * max(0.0, s - 0.6),
     }
-    looks = Looks(curves[shape])
-    choice = looks.seek(1.2)
+    face = KnownFace(curves[shape])
+    choice = face.seek(1.2)
     assert choice.reached and not choice.reason
     assert choice.change == pytest.approx(1.2, abs=0.1) and choice.change == curves[shape](choice.strength)
-    assert len(looks.strengths) <= 5 and all(0 < s <= 1.5 for s in looks.strengths)
-    assert choice.strength in looks.strengths
+    assert len(face.strengths) <= 5 and all(0 < s <= 1.5 for s in face.strengths)
+    assert choice.strength in face.strengths
 
 
-def test_one_preview_is_enough_where_the_face_follows_the_samples() -> None:
-    looks = Looks(lambda s: 2.0 * s)
-    assert looks.seek(2.0).strength == 1.0 and looks.strengths == [1.0]
+def test_one_preview_is_enough_if_the_face_changes_like_the_samples() -> None:
+    face = KnownFace(lambda s: 2.0 * s)
+    assert face.seek(2.0).strength == 1.0 and face.strengths == [1.0]
 
 
 def test_negative_changes_use_negative_strengths() -> None:
-    looks = Looks(lambda s: 0.4 * s)
-    choice = looks.seek(-0.4, end=-1.5)
-    assert choice.reached and choice.strength == pytest.approx(-1.0, abs=0.25) and max(looks.strengths) < 0
+    face = KnownFace(lambda s: 0.4 * s)
+    choice = face.seek(-0.4, end=-1.5)
+    assert choice.reached and choice.strength == pytest.approx(-1.0, abs=0.25) and max(face.strengths) < 0
     assert choice.change == pytest.approx(-0.4, abs=0.1)
 
 
-def test_an_unreachable_change_ends_at_the_useful_range() -> None:
-    looks = Looks(lambda s: 0.3 * s)
-    choice = looks.seek(2.0)
+def test_the_search_for_an_unreachable_change_stops_at_the_useful_range() -> None:
+    face = KnownFace(lambda s: 0.3 * s)
+    choice = face.seek(2.0)
     assert not choice.reached and choice.strength == 1.5 and choice.change == pytest.approx(0.45)
-    assert choice.reason == "the useful range ends at +1.5" and len(looks.strengths) <= 3
+    assert choice.reason == "the useful range ends at +1.5" and len(face.strengths) <= 3
 
 
-def test_a_change_that_goes_the_wrong_way_is_not_made() -> None:
-    choice = Looks(lambda s: -s).seek(1.0)
+def test_strength_0_is_chosen_if_the_change_has_the_wrong_sign() -> None:
+    choice = KnownFace(lambda s: -s).seek(1.0)
     assert not choice.reached and choice.strength == 0 and choice.change == 0 and choice.reason
 
 
-def test_no_strength_goes_below_the_identity_floor() -> None:
-    looks = Looks(lambda s: s, lambda s: 1 - 0.5 * s)
-    choice = looks.seek(1.4, floor=0.6)
+def test_the_chosen_strength_keeps_identity_above_the_floor() -> None:
+    face = KnownFace(lambda s: s, lambda s: 1 - 0.5 * s)
+    choice = face.seek(1.4, floor=0.6)
     assert not choice.reached and choice.identity >= 0.6 and choice.strength == pytest.approx(0.8, abs=0.05)
     assert "below 0.6" in choice.reason
-    assert looks.seek(1.4, floor=0.2).reached
+    assert face.seek(1.4, floor=0.2).reached
 
 
-def test_a_face_that_no_strength_keeps_is_left_unchanged() -> None:
-    choice = Looks(lambda s: s, lambda s: 0.1).seek(1.0)
+def test_strength_0_is_chosen_if_every_strength_loses_the_identity() -> None:
+    choice = KnownFace(lambda s: s, lambda s: 0.1).seek(1.0)
     assert not choice.reached and choice.strength == 0 and choice.identity == 1
 
 
@@ -135,7 +135,7 @@ class Grey(nn.Module):
 
 
 class Mean(nn.Module):
-    """What the probe sees: the mean of the picture."""
+    """The probe's feature extractor: the mean of the picture."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean((1, 2, 3))[:, None]
@@ -148,7 +148,7 @@ class Code:
 
 @pytest.fixture
 def grey() -> Editor:
-    """Strength 1 of `smile` brightens by 0.2, which its probe calls 1 sd (by `NOTES` samples say 2); `age` darkens."""
+    """`smile` at strength 1 brightens by 0.2: 1 sd by the probe, 2 sd by NOTES. `age` darkens."""
     vectors = torch.zeros(2, 2, 512)
     vectors[0, 0, 0], vectors[1, 0, 0] = 0.2, -0.1
     bank = Bank(("smile", "age"), vectors, "grey-0", "grey-0", {"smile": NOTES})
@@ -166,20 +166,20 @@ PHOTO = torch.full((3, 8, 8), 0.1)
 
 
 @pytest.mark.network
-def test_the_editor_uses_the_chosen_strength(grey: Editor) -> None:
+def test_the_editor_applies_the_chosen_strength(grey: Editor) -> None:
     edit = grey.edit(PHOTO, {"age": 0.5, "smile": "+1sd"}, aligned=True)
     assert edit.edits == {"age": 0.5, "smile": pytest.approx(1.0, abs=0.1)} and list(edit.chosen) == ["smile"]
     choice = edit.chosen["smile"]
     assert choice.reached and choice.target == 1.0 and choice.strength == edit.edits["smile"]
     grey_now = float(edit.tensors["edited"].mean()) - float(edit.tensors["inverted"].mean())
     assert grey_now == pytest.approx(0.2 * choice.strength - 0.05, abs=1e-5)
-    assert choice.change == pytest.approx(choice.strength, abs=1e-3), "its own change, without that of age"
+    assert choice.change == pytest.approx(choice.strength, abs=1e-3), "only the change of smile, without that of age"
     assert set(edit.seconds) >= {"invert", "strength"} and edit.label.startswith("age +0.5, smile +")
-    assert 8 in grey.generator.sizes, "previews are no larger than the probe looks"
+    assert 8 in grey.generator.sizes, "previews have the probe's resolution"
 
 
 @pytest.mark.network
-def test_auto_requests_the_change_of_strength_1_on_samples(grey: Editor) -> None:
+def test_auto_requests_the_mean_change_of_samples_at_strength_1(grey: Editor) -> None:
     choice = grey.edit(PHOTO, {"smile": "auto"}, aligned=True).chosen["smile"]
     assert choice.target == 2.0
     assert not choice.reached and choice.strength == 1.5 and choice.change == pytest.approx(1.5, abs=1e-3)
@@ -197,7 +197,7 @@ def test_previews_include_the_transferred_residuals(grey: Editor) -> None:
     assert choice.reached and choice.strength == pytest.approx(1.2, abs=0.2)
 
 
-def test_numbers_start_no_search(grey: Editor) -> None:
+def test_numeric_strengths_start_no_search(grey: Editor) -> None:
     edit = grey.edit(PHOTO, {"smile": 1.0}, aligned=True)
     assert edit.chosen == {} and set(edit.seconds) == {"align"}
 
@@ -215,7 +215,7 @@ def test_impossible_searches_are_refused_before_any_work(grey: Editor, edits: di
         grey.edit("nowhere.png", edits)
 
 
-def test_auto_needs_a_measured_direction(grey: Editor) -> None:
+def test_auto_needs_a_calibrated_direction(grey: Editor) -> None:
     grey.bank = Bank(grey.bank.names, grey.bank.vectors, "grey-0", "grey-0")
     with pytest.raises(UserError, match=r"does not record the change at strength 1: use smile: \+1sd"):
         grey.checked({"smile": "auto"})
@@ -259,4 +259,4 @@ def test_a_real_face_shows_the_requested_change(shared: Path) -> None:
         assert choice.identity >= 0.6
         if choice.reached:
             assert choice.change >= choice.target - 0.1
-            assert by_judge > 0.3 * choice.target, "the other half of the probes sees it, too"
+            assert by_judge > 0.3 * choice.target, "the independent probe measures the change, too"
