@@ -1,4 +1,4 @@
-"""Identity by a given recogniser: the crop, both kinds of files, and the name that carries them."""
+"""Identity with a user's recogniser: the crop, both file formats, and the metric's name."""
 
 import pytest
 import torch
@@ -11,26 +11,26 @@ from oodgan.nn.arcface import FFHQ_POINTS, IRSE50, TEMPLATE, ArcFace, recogniser
 
 
 def spot(x, y, size=512):
-    """A bright spot at shares (x, y) of a dark picture."""
+    """A bright spot in a dark picture, at (x, y) as fractions of its size."""
     across = (torch.arange(size) + 0.5) / size
     distance = (across[None] - x).square() + (across[:, None] - y).square()
     return (2 * torch.exp(-distance / (2 * 0.012**2)) - 1).expand(1, 3, size, size)
 
 
 @pytest.mark.parametrize("width", [112, 96])
-def test_landmarks_land_on_the_template(width):
+def test_the_crop_moves_landmarks_to_the_template(width):
     errors = []
     for (x, y), (column, row) in zip(FFHQ_POINTS, TEMPLATE, strict=True):
         crop = template_crop(spot(x, y), width)
         assert crop.shape == (1, 3, 112, width)
         at = int((crop[0, 0] + 1).argmax())
         errors.append(((at % width - (column - (112 - width) / 2)) ** 2 + (at // width - row) ** 2) ** 0.5)
-    assert max(errors) < 4  # FFHQ's mean face is not quite the template's
+    assert max(errors) < 4  # FFHQ's mean face differs slightly from the template
     with pytest.raises(UserError, match="square"):
         template_crop(torch.zeros(1, 3, 64, 32))
 
 
-def test_irse50_checkpoint(tmp_path):
+def test_an_irse50_checkpoint_is_loaded_as_a_recogniser(tmp_path):
     torch.manual_seed(0)
     network = IRSE50()
     torch.save(network.state_dict(), tmp_path / "model_ir_se50.pth")
@@ -43,7 +43,7 @@ def test_irse50_checkpoint(tmp_path):
     assert {"input_layer.0.weight", "body.23.res_layer.5.fc2.weight", "output_layer.3.weight"} <= names
 
 
-def test_one_line_for_other_files(tmp_path):
+def test_unsupported_recogniser_files_are_one_line_errors(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     for name, message in (("none.onnx", "no such file"), ("other.pth", "neither ONNX"), ("broken.onnx", "as ONNX")):
@@ -109,8 +109,8 @@ class MobileFaceNet(nn.Module):
         return self.linear1(self.linear7(x)).flatten(1)
 
 
-def test_mobilefacenet_as_onnx_tells_people_apart(shared, tmp_path):
-    """A real recogniser through the same door: photos of different people, and of one person with a small change."""
+def test_mobilefacenet_as_onnx_separates_different_people(shared, tmp_path):
+    """A real recogniser as ONNX: photos of different people, and of the same person with a small change."""
     pytest.importorskip("onnx", reason="onnx writes the file")
     from oodgan.data.images import read_image
 
@@ -131,7 +131,7 @@ def test_mobilefacenet_as_onnx_tells_people_apart(shared, tmp_path):
     assert float(same.min()) > 0.8 and float(others.max()) < 0.45 and float(others.mean()) < 0.2
 
 
-def test_loss_metric_and_refinement_share_one_recogniser(tmp_path):
+def test_loss_metric_and_refinement_use_the_same_recogniser(tmp_path):
     from omegaconf import OmegaConf
 
     from oodgan.errors import UserError

@@ -11,7 +11,7 @@ COUNT = 11
 
 
 class Blur(pl.LightningModule):
-    """Trains one number; its result is the target times that number."""
+    """A module with one trainable number; its result is the target times that number."""
 
     def __init__(self, keys=("target", "result")):
         super().__init__()
@@ -54,7 +54,7 @@ def run(callback, processes=1, module=None):
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
-def test_logs_the_metrics_over_all_shards():
+def test_the_callback_logs_metrics_over_all_processes():
     names = ("psnr", "ssim_gauss11")
     one, two = run(ImageMetrics(names)), run(ImageMetrics(names), processes=2)
     target = Blur().images
@@ -65,7 +65,7 @@ def test_logs_the_metrics_over_all_shards():
         assert two[f"val/{name}"] == pytest.approx(one[f"val/{name}"], rel=1e-6)
 
 
-def test_only_each_nth_validation_is_measured(monkeypatch):
+def test_metrics_are_computed_in_every_nth_validation_only(monkeypatch):
     logged = []
     monkeypatch.setattr(Blur, "log", lambda self, name, value, **_: logged.append((self.current_epoch, name)))
     trainer = pl.Trainer(
@@ -81,16 +81,16 @@ def test_only_each_nth_validation_is_measured(monkeypatch):
     assert logged == [(1, "val/psnr"), (3, "val/psnr")]
 
 
-def test_a_module_without_results_is_named():
+def test_the_error_for_a_module_without_results_names_it():
     with pytest.raises(UserError, match=r"Blur\.validation_step to return 'target' and 'result'"):
         run(ImageMetrics(["psnr"]), module=Blur(keys=("target",)))
 
 
-def test_a_missing_input_is_named():
+def test_the_error_for_a_missing_input_names_it():
     with pytest.raises(UserError, match="psnr_background_hat_cloth needs 'labels'"):
         run(ImageMetrics(["psnr_background_hat_cloth"]))
 
 
-def test_unknown_metric():
+def test_the_error_for_an_unknown_metric_suggests_the_nearest():
     with pytest.raises(UserError, match="did you mean"):
         ImageMetrics(["ssim_gaus11"])

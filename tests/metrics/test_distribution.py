@@ -44,7 +44,7 @@ def test_fid_equals_torchmetrics():
     assert ours.compute().item() == pytest.approx(reference.compute().item(), rel=1e-4)
 
 
-def test_fid_of_rank_deficient_sets_is_zero_against_itself():
+def test_fid_of_a_rank_deficient_set_to_itself_is_zero():
     few = features(4, 0).double()
     cov = torch.cov(few.T)
     assert frechet_distance(few.mean(0), cov, few.mean(0), cov) == pytest.approx(0, abs=1e-4)
@@ -60,7 +60,7 @@ def test_cached_moments_give_the_same_fid():
     assert direct.compute() == cached.compute()
 
 
-def test_kid_equals_torchmetrics_on_one_whole_subset():
+def test_kid_on_all_images_equals_torchmetrics():
     from torchmetrics.image.kid import poly_mmd
 
     one, two = features(40, 0).double(), features(40, 1, 0.3).double()
@@ -70,7 +70,7 @@ def test_kid_equals_torchmetrics_on_one_whole_subset():
     assert kid.compute().item() == pytest.approx(poly_mmd(one.float(), two.float()).item(), rel=1e-4)
 
 
-def test_kid_keeps_the_first_keys_in_any_order():
+def test_kid_uses_the_lowest_keys_in_any_order_of_updates():
     one, two = features(30, 0), features(30, 1, 0.3)
     forward, shuffled = small(KID, capacity=16), small(KID, capacity=16)
     forward.update(one, True, torch.arange(30))
@@ -83,7 +83,7 @@ def test_kid_keeps_the_first_keys_in_any_order():
     assert shuffled.real_features.shape == (16, 6)
 
 
-def test_too_few_images_warn_with_the_number():
+def test_too_few_images_give_nan_and_a_warning_with_their_number():
     fid, kid = small(FID), small(KID, capacity=4)
     fid.update(features(3, 0), real=True)
     fid.update(features(1, 0), real=False)
@@ -93,22 +93,22 @@ def test_too_few_images_warn_with_the_number():
             assert metric.compute().isnan()
 
 
-def test_a_custom_extractor_cannot_take_inceptions_name():
+def test_a_custom_extractor_needs_its_own_name():
     with pytest.raises(ValueError, match="name of its own"):
         FID(extractor=lambda x: x)
     with pytest.raises(ValueError, match="name of its own"):
         KID(extractor_name="mine")
 
 
-def test_resize_samples_where_tensorflow_1_did():
-    """Output pixel i lies at i * in / out: even ones are the input's pixels, the last repeats the edge."""
+def test_resizing_uses_the_sampling_positions_of_tensorflow_1():
+    """Output pixel i samples position i * in / out: even pixels equal the input's, the last repeats the edge."""
     row = torch.tensor([0.0, 10.0, 40.0]).expand(1, 3, 3, 3)
     wanted = torch.tensor([0.0, 5.0, 10.0, 25.0, 40.0, 40.0])
     torch.testing.assert_close(_resize_tf1(row.contiguous(), 6)[0, 0, 0], wanted, atol=1e-4, rtol=0)
 
 
 @pytest.mark.network
-def test_inception_features_round_to_eight_bits():
+def test_inception_features_are_computed_from_8_bit_images():
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     eight_bits = ((x + 1) * 127.5).round() / 127.5 - 1
     result = inception_features(x)
@@ -118,7 +118,7 @@ def test_inception_features_round_to_eight_bits():
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_fid_tells_faces_from_noisy_faces(shared):
+def test_fid_is_larger_for_noisy_faces(shared):
     from oodgan.data.images import read_image
 
     files = sorted((shared / "data/ffhq256/images").iterdir())[:24]

@@ -14,7 +14,7 @@ def pictures(count=2, size=64, seed=0):
 
 @pytest.mark.network
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_equals_the_lpips_package_on_the_same_backbone(net):
+def test_lpips_equals_the_lpips_package_with_the_same_backbone(net):
     lpips = pytest.importorskip("lpips")
     reference = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
     ours = alexnet_features() if net == "alex" else vgg16_features()
@@ -30,7 +30,7 @@ def test_equals_the_lpips_package_on_the_same_backbone(net):
 
 
 @pytest.mark.network
-def test_zero_on_itself_grows_with_noise_and_has_finite_gradients_on_flat_pictures():
+def test_lpips_is_zero_for_equal_images_grows_with_noise_and_has_finite_gradients():
     distance = lpips_distance("alex")
     picture = pictures()
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(3))
@@ -42,7 +42,7 @@ def test_zero_on_itself_grows_with_noise_and_has_finite_gradients_on_flat_pictur
 
 
 @pytest.mark.network
-def test_metric_is_the_mean_over_batches_of_any_size_and_clamps():
+def test_the_lpips_metric_is_the_mean_over_all_images_clamped_to_the_value_range():
     first, second = pictures(5), pictures(5, seed=1)
     whole, parts = LPIPS(), LPIPS()
     whole.update(first, second)
@@ -56,6 +56,6 @@ def test_metric_is_the_mean_over_batches_of_any_size_and_clamps():
     assert whole.name == "lpips_alex_v0.1" and not whole.state_dict()
 
 
-def test_unknown_network():
+def test_the_error_for_an_unknown_network_suggests_the_nearest():
     with pytest.raises(UserError, match="did you mean 'alex'"):
         LPIPS("alexx")

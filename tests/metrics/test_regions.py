@@ -1,4 +1,4 @@
-"""Reference regions: the parts of a face, and what changes on every face alike."""
+"""Reference regions: the parts of a face, and consistent changes over many faces."""
 
 import pytest
 import torch
@@ -25,13 +25,13 @@ def test_parts_are_dilated_by_six_percent_of_the_width():
     assert not mouth[59, 34]  # a disk, not a square
 
 
-def test_a_beard_is_on_the_skin_below_the_nose():
+def test_the_beard_region_is_the_skin_below_the_nose():
     (beard,) = part_region(a_face()[None], ["Beard"])
     assert int(beard.any(1).nonzero().min()) == 55 - 6
     assert beard[80, 50] and not beard[40, 50] and not beard[80, 90]
 
 
-def test_several_attributes_are_united_and_what_is_missing_is_empty():
+def test_regions_of_several_attributes_are_united_and_empty_if_a_part_is_missing():
     eyeless = a_face()
     eyeless[(eyeless == 4) | (eyeless == 5)] = 1
     labels = torch.stack([a_face(), eyeless, torch.full_like(eyeless, -1)])
@@ -40,10 +40,10 @@ def test_several_attributes_are_united_and_what_is_missing_is_empty():
     assert not both[1].any() and not both[2].any()
 
 
-def test_share_on_parts():
+def test_mask_share_on_parts_is_the_fraction_of_mask_mass_on_the_parts():
     labels = torch.stack([a_face(), torch.zeros(100, 100, dtype=torch.int64)])
     mask = torch.zeros(2, 1, 200, 200)
-    mask[:, :, 120:150, 80:120], mask[:, :, :15, :80] = 1.0, 0.5  # 1200 of the mass on the mouth, 600 far from it
+    mask[:, :, 120:150, 80:120], mask[:, :, :15, :80] = 1.0, 0.5  # a mass of 1200 on the mouth, 600 far from it
     shares = MaskShareOnParts(["mouth_open"]).per_image(mask, labels)
     assert float(shares[0]) == pytest.approx(2 / 3, abs=1e-6) and shares[1].isnan()
 
@@ -55,7 +55,7 @@ def test_regions_prefer_consistent_changes_over_random_ones():
     for _ in range(30):
         before = torch.rand(1, 3, 128, 128, generator=rng) * 0.5 - 0.25
         after = before.clone()
-        after[:, 0, 32:64, 32:64] += 0.3  # the same on every face
+        after[:, 0, 32:64, 32:64] += 0.3  # the same change on every face
         row, column = (int(torch.randint(0, 64, (), generator=rng)) for _ in range(2))
         after[:, :, row : row + 64, column : column + 64] += 0.3 * torch.randn(1, 3, 1, 1, generator=rng)
         change.add(activations(before), activations(after))

@@ -15,7 +15,7 @@ def noise(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_psnr_by_hand_and_cap():
+def test_psnr_has_the_expected_value_and_is_capped_at_100_db():
     metric = PSNR()
     target = torch.zeros(2, 3, 8, 8)
     values = metric.per_image(torch.stack([target[0] + 0.2, target[1]]), target)
@@ -23,7 +23,7 @@ def test_psnr_by_hand_and_cap():
     torch.testing.assert_close(values, torch.tensor([20.0, 100.0], dtype=torch.float64), atol=1e-5, rtol=0)
 
 
-def test_region_psnr_looks_inside_only_and_skips_images_without_the_region():
+def test_region_psnr_uses_only_the_region_and_skips_images_without_it():
     labels = torch.ones(2, 4, 4, dtype=torch.long)
     labels[0, :2] = 14
     target = torch.zeros(2, 3, 8, 8)
@@ -49,11 +49,11 @@ def test_ssim_equals_skimage():
         sigma=1.5,
         use_sample_covariance=False,
     )
-    # skimage crops 5 pixels of border, ours reflects them: the same to a percent on stationary noise.
+    # skimage crops 5 border pixels, ours reflects them: the difference is about a percent on stationary noise.
     assert SSIM().per_image(first, second).item() == pytest.approx(wanted, rel=0.02)
 
 
-def test_ms_ssim_orders_and_refuses_small_pictures():
+def test_ms_ssim_decreases_with_noise_and_refuses_small_pictures():
     picture = torch.nn.functional.interpolate(noise(2, 3, 12, 12), size=176, mode="bilinear")
     values = [MSSSIM().per_image(picture + s * noise(2, 3, 176, 176, seed=2), picture).mean() for s in (0, 0.2, 0.8)]
     assert values[0].item() == pytest.approx(1, abs=1e-5)
@@ -62,7 +62,7 @@ def test_ms_ssim_orders_and_refuses_small_pictures():
         MSSSIM().per_image(picture[..., :175, :175], picture[..., :175, :175])
 
 
-def test_masks_by_hand():
+def test_mask_metrics_have_the_expected_values():
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, :, :2] = 0.8
     mask[0, :, 2] = 0.4
@@ -75,7 +75,7 @@ def test_masks_by_hand():
     assert MaskArea().per_image(mask)[0].item() == pytest.approx(0.5)
 
 
-def test_attribute_change_by_hand():
+def test_attribute_change_has_the_expected_value():
     def probe(x):
         return x.mean((1, 2, 3))
 
@@ -86,18 +86,18 @@ def test_attribute_change_by_hand():
     assert change.compute().item() == pytest.approx(-0.25) and change.name == "change_smile_mean"
 
 
-def test_every_metric_is_built_under_its_own_name():
+def test_every_registered_name_builds_a_metric_of_that_name():
     assert [build(name).name for name in names()] == names()
 
 
-def test_unknown_metric_names():
+def test_unknown_and_set_metrics_are_refused_with_a_suggestion():
     with pytest.raises(UserError, match="did you mean 'psnr'"):
         build("psnrr")
     with pytest.raises(UserError, match="per-image"):
         build_per_image("fid_inception2015")
 
 
-def test_stored_values_replace_computation():
+def test_a_metric_can_be_updated_with_stored_values():
     metric = PSNR()
     metric.update(values=torch.tensor([10.0, float("nan"), 20.0]))
     assert metric.compute().item() == 15
