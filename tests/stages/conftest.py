@@ -42,7 +42,7 @@ def build_editor() -> Editor:
 
 @pytest.fixture
 def oodgan(small_editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`oodgan("photo.png", "save=[mask]")`: run the edit stage on a 32 px editor in an empty folder; returns the code."""
+    """`oodgan("photo.png", "save=[mask]")`: run the edit stage on a 32 px editor in an empty folder; the exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(editing.Editor, "from_config", classmethod(lambda cls, cfg: small_editor))
 
