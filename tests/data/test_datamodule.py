@@ -1,4 +1,4 @@
-"""Samplers, the DataModule, resuming inside an epoch, and the configs that build it all."""
+"""Samplers, the DataModule, resuming within an epoch, and the configs of data modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @given(n=st.integers(0, 200), world=st.integers(1, 9))
-def test_unpadded_sampler_sees_each_image_once(n: int, world: int) -> None:
+def test_the_unpadded_sampler_visits_each_image_once(n: int, world: int) -> None:
     shares = [list(UnpaddedSampler(n, rank, world)) for rank in range(world)]
     assert sorted(itertools.chain(*shares)) == list(range(n))
     assert [len(UnpaddedSampler(n, rank, world)) for rank in range(world)] == [len(share) for share in shares]
@@ -44,7 +44,7 @@ def test_unpadded_sampler_sees_each_image_once(n: int, world: int) -> None:
     epoch=st.integers(0, 3),
     start=st.integers(0, 5),
 )
-def test_many_processes_see_the_batches_of_one(
+def test_processes_share_the_batches_of_a_single_process(
     local: int, world: int, extra: int, seed: int, epoch: int, start: int
 ) -> None:
     size = local * world
@@ -64,7 +64,7 @@ def test_many_processes_see_the_batches_of_one(
     assert joined == batches[start:]
 
 
-def test_order_changes_with_epoch_and_seed() -> None:
+def test_the_order_changes_with_epoch_and_seed() -> None:
     def order(seed: int, epoch: int) -> list[Draw]:
         sampler = TrainSampler(50, 5, seed)
         sampler.set_epoch(epoch)
@@ -80,7 +80,7 @@ def test_order_changes_with_epoch_and_seed() -> None:
 
 
 @pytest.mark.parametrize(("batch", "world"), [(0, 1), (-2, 1), (3, 2), (13, 1)])
-def test_batch_sizes_that_cannot_work(batch: int, world: int) -> None:
+def test_impossible_batch_sizes_are_refused(batch: int, world: int) -> None:
     with pytest.raises(UserError, match=f"batch_size={batch}"):
         TrainSampler(12, batch, 0, 0, world)
 
@@ -97,7 +97,7 @@ def test_parts_are_disjoint_and_complete(tiny_faces: Path) -> None:
     assert len(data(tiny_faces, limit=3).part("all")) == 3
 
 
-def test_bad_settings(tiny_faces: Path) -> None:
+def test_invalid_settings_are_errors(tiny_faces: Path) -> None:
     for settings in ({"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}, {"size": 0}, {"predict": "tets"}):
         with pytest.raises(UserError, match=f"{next(iter(settings)) if 'predict' not in settings else 'did you mean'}"):
             data(tiny_faces, **settings)
@@ -117,7 +117,7 @@ def test_batches_do_not_depend_on_workers(tiny_faces: Path, workers: int) -> Non
         assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["seed"], expected["seed"])
 
 
-def test_mirroring_flips_half_and_swaps_left_and_right(tiny_faces: Path) -> None:
+def test_mirroring_flips_half_of_the_draws_and_swaps_left_and_right_classes(tiny_faces: Path) -> None:
     class Halves(Folder):
         def __getitem__(self, index: int) -> dict[str, Any]:
             classes = torch.full((16, 16), 4)
@@ -135,7 +135,7 @@ def test_mirroring_flips_half_and_swaps_left_and_right(tiny_faces: Path) -> None
     assert torch.equal(part[2]["image"], plain)
 
 
-def test_codes_are_never_mirrored() -> None:
+def test_images_with_latent_codes_are_never_mirrored() -> None:
     generator = StyleGAN2(resolution=8, max_channels=4, n_mlp=1)
     part = Part(Generated(generator, 4, size=8), range(4), mirror=True)
     assert torch.equal(part[Draw(1, 1)]["image"], part[1]["image"])
@@ -152,7 +152,7 @@ def test_mixed_samples_are_collated(tiny_faces: Path) -> None:
 
 
 def break_inside(folder: Path, *numbers: int) -> list[str]:
-    """Damage pixels but neither the first nor the last bytes, as a bad disk does."""
+    """Damage the middle of image files and keep their first and last bytes, as a bad disk may."""
     for number in numbers:
         path = folder / "00000" / f"{number:05d}.png"
         raw = bytearray(path.read_bytes())
@@ -191,12 +191,12 @@ def test_all_images_unreadable_is_a_one_line_error(tiny_faces: Path, workers: in
     assert "\n" not in str(error.value)
 
 
-def test_a_batch_of_nothing() -> None:
+def test_a_batch_without_readable_images_is_empty() -> None:
     assert collate([{"failed": {"a": "b"}}]) == {"name": [], "failed": {"a": "b"}}
 
 
 class Recorder(pl.LightningModule):
-    """Keeps the names of every batch that it was trained on or tested on; may stop like a killed process."""
+    """Records the names of every training and test batch; can stop like a killed process."""
 
     def __init__(self, stop_at: int | None = None, late: bool = False) -> None:
         super().__init__()
@@ -224,10 +224,10 @@ def trainer(folder: Path, **settings: Any) -> pl.Trainer:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("steps", [2, 3, 4])
-def test_resumed_training_sees_what_an_uninterrupted_one_sees(
+def test_resumed_training_sees_the_same_batches_as_an_uninterrupted_one(
     tiny_faces: Path, tmp_path: Path, steps: int, workers: int
 ) -> None:
-    """Three batches an epoch: interrupted inside the first epoch, at its end, and inside the second."""
+    """Three batches per epoch: interrupted within the first epoch, at its end, and within the second."""
 
     def fit(max_steps: int, checkpoint: str | None = None) -> Recorder:
         save = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
@@ -292,7 +292,7 @@ def test_two_processes_test_each_image_once(tiny_faces: Path, tmp_path: Path) ->
     assert [len(share) for share in shares] == [6, 5] and len({*shares[0], *shares[1]}) == 11
 
 
-def test_predict_gives_every_image_once_in_order(tiny_faces: Path, tmp_path: Path) -> None:
+def test_predict_visits_every_image_once_in_order(tiny_faces: Path, tmp_path: Path) -> None:
     class Names(pl.LightningModule):
         def predict_step(self, batch: dict[str, Any], index: int) -> list[str]:
             return batch["name"]
@@ -306,7 +306,7 @@ GENERATOR = {"_target_": "oodgan.generators.stylegan2.StyleGAN2", "resolution": 
 
 
 def config_root(folder: Path) -> Path:
-    """A root config of our own around the real `data` group."""
+    """Write a root config that includes the real `data` group."""
     folder.mkdir()
     for group in ("data", "loader"):
         (folder / group).symlink_to(CONF / group)

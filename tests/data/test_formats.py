@@ -1,4 +1,4 @@
-"""One data set in every form: the same names, pixels, labels, masks, splits and order as the folder's."""
+"""One data set in every format: the same names, pixels, labels, masks, splits and order as in the folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def folder(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Folder:
-    """Faces of two people with the same file names, labels of most, masks of some."""
+    """Faces of two people with the same file names, labels for most of them, masks for some."""
     labels = {}
     for i in range(COUNT):
         name = f"{'anna' if i % 2 else 'ben'}/{i // 2:03d}"
@@ -79,7 +79,7 @@ def test_a_data_set_is_the_same_in_every_format(kind: str, folder: Folder, tmp_p
     source = opened(place)
     assert source.names == folder.names
     assert all(same(folder[i], source[i]) for i in range(COUNT))
-    assert same(folder[3], pickle.loads(pickle.dumps(source))[3]), "as a worker gets it"
+    assert same(folder[3], pickle.loads(pickle.dumps(source))[3]), "the same after pickling for a worker"
     ours, theirs = (batches(each) for each in (folder, source))
     assert len(ours) == len(theirs) > 2
     for one, other in zip(ours, theirs, strict=True):
@@ -113,7 +113,7 @@ def test_names_that_are_not_utf8_become_text(kind: str, tmp_path: Path, draw_fac
     assert torch.equal(made[1]["image"], source[1]["image"])
 
 
-def test_workers_read_what_one_process_reads(folder: Folder, tmp_path: Path) -> None:
+def test_workers_read_the_same_images_as_a_single_process(folder: Folder, tmp_path: Path) -> None:
     pytest.importorskip("lmdb")
     for place in ("shards", "a.lmdb"):
         convert(folder, tmp_path / place)
@@ -129,7 +129,7 @@ def folder_at(folder: Folder, size: int, index: int) -> torch.Tensor:
     return folder[index]["image"]
 
 
-def test_a_size_is_written_once_and_masks_keep_their_classes(folder: Folder, tmp_path: Path) -> None:
+def test_converted_images_have_the_given_size_and_masks_keep_their_classes(folder: Folder, tmp_path: Path) -> None:
     convert(folder, tmp_path / "small", size=20)
     source = WebDataset(tmp_path / "small", 20)
     assert source.names == folder.names
@@ -142,7 +142,7 @@ def test_a_size_is_written_once_and_masks_keep_their_classes(folder: Folder, tmp
     assert all(name.endswith(".jpg") for name in Zip(tmp_path / "small.zip").names)
 
 
-def test_nvlabs_archives_come_with_their_labels(folder: Folder, tmp_path: Path) -> None:
+def test_labels_are_read_from_nvlabs_archives(folder: Folder, tmp_path: Path) -> None:
     def archive(labels: Any) -> Zip:
         with zipfile.ZipFile(tmp_path / "n.zip", "w") as packed:
             for i in range(2):
@@ -157,7 +157,9 @@ def test_nvlabs_archives_come_with_their_labels(folder: Folder, tmp_path: Path) 
         archive([["00000/img00000000.png"]])
 
 
-def test_rosinalitys_lmdb_is_read_at_its_largest_size(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_rosinalitys_lmdb_is_read_at_its_largest_resolution(
+    tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
     lmdb = pytest.importorskip("lmdb")
     import io
 
@@ -183,7 +185,7 @@ def test_rosinalitys_lmdb_is_read_at_its_largest_size(tmp_path: Path, draw_face:
             Lmdb(wrong)
 
 
-def test_hugging_faces_tables(folder: Folder, tmp_path: Path) -> None:
+def test_tables_saved_by_hugging_face_datasets_are_read(folder: Folder, tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import ipc
 
@@ -205,7 +207,7 @@ def test_hugging_faces_tables(folder: Folder, tmp_path: Path) -> None:
         Parquet(saved, image="img")
 
 
-def test_shards_that_cannot_work(tmp_path: Path) -> None:
+def test_unusable_shards_are_errors(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.add(__file__, "a.txt")
     (tmp_path / "cut.tar").write_bytes(b"not a tar file at all" * 40)
@@ -234,7 +236,7 @@ def celebamask(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Path:
     return root
 
 
-def test_celebamask_as_it_is_distributed(celebamask: Path) -> None:
+def test_celebamask_is_read_as_distributed(celebamask: Path) -> None:
     source = CelebAMaskHQ(celebamask, 16)
     sample = source[1]
     assert sample["labels"] == {"smile": 1.0, "age": 1.0} and source.labels(0)["smile"] == -1
@@ -251,19 +253,21 @@ def test_checked_files_are_not_checked_again(folder: Folder, tmp_path: Path, mon
     whole = Folder._ends
     monkeypatch.setattr(Folder, "_ends", lambda self, name: (looked.append(name), whole(self, name))[1])
     Folder(tmp_path / "faces")
-    assert not looked, "the fixture has looked already"
+    assert not looked, "the fixture has already checked all files"
     (tmp_path / "faces" / folder.names[3]).write_bytes(b"\x89PNG\r\n\x1a\n cut")
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"1 damaged image\(s\) skipped"):
             assert len(Folder(tmp_path / "faces")) == COUNT - 1
-    assert looked == [folder.names[3]], "only what has changed, and once"
+    assert looked == [folder.names[3]], "only the changed file is checked, once"
     Known.of(str(tmp_path / "faces")).file.write_text("[1, 2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert len(Folder(tmp_path / "faces")) == COUNT - 1
 
 
-def test_check_counts_and_names(folder: Folder, tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_check_counts_images_and_names_damaged_and_duplicate_files(
+    folder: Folder, tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
     faces = tmp_path / "faces"
     (faces / "anna" / "cut.png").write_bytes((faces / folder.names[0]).read_bytes()[:300])
     for i in range(8):

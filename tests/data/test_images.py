@@ -1,4 +1,4 @@
-"""The image edge: every mode, rotation and damage that a photo can come with."""
+"""Reading and writing images: every mode, rotation and kind of damage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gradient(width: int = 20, height: int = 12) -> Image.Image:
     return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).round().astype(np.uint8))
 
 
-def test_every_byte_survives_the_round_trip() -> None:
+def test_every_pixel_value_is_unchanged_after_conversion_to_a_tensor_and_back() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     picture = Image.fromarray(np.stack([values, values.T, 255 - values], axis=-1))
     tensor = images.from_pil(picture)
@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def test_unknown_ending_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_file_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"did you mean '\.jpeg'"):
         images.write_image(gradient(), tmp_path / "a.jpegg")
 
@@ -79,7 +79,7 @@ def test_metadata_is_kept_without_the_orientation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "LA", "YCbCr"])
-def test_modes_keep_the_picture(tmp_path: Path, mode: str) -> None:
+def test_images_of_every_mode_are_read_as_rgb(tmp_path: Path, mode: str) -> None:
     suffix = {"CMYK": "tif", "YCbCr": "jpg"}.get(mode, "png")
     gradient().convert(mode).save(tmp_path / f"a.{suffix}")
     tensor = images.read_image(tmp_path / f"a.{suffix}")
@@ -88,7 +88,7 @@ def test_modes_keep_the_picture(tmp_path: Path, mode: str) -> None:
     assert (tensor - reference).abs().mean() < {"P": 0.15, "YCbCr": 0.15}.get(mode, 0.02)
 
 
-def test_transparency_lies_over_white(tmp_path: Path) -> None:
+def test_transparent_pixels_are_blended_with_white(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 4), dtype=np.uint8)
     pixels[:2, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -97,7 +97,7 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_is_scaled_not_cut(tmp_path: Path, suffix: str) -> None:
+def test_16_bit_values_are_scaled_instead_of_truncated(tmp_path: Path, suffix: str) -> None:
     wide = np.array([[0, 257 * 200, 65535, 257 * 10 + 200]], dtype=np.uint16)
     Image.fromarray(wide).save(tmp_path / f"a.{suffix}")
     tensor = images.read_image(tmp_path / f"a.{suffix}")
@@ -105,7 +105,7 @@ def test_sixteen_bit_is_scaled_not_cut(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.9])
-def test_damaged_files_are_named(tmp_path: Path, keep: float) -> None:
+def test_the_error_for_a_damaged_file_names_it(tmp_path: Path, keep: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for suffix in ("png", "jpg", "webp"):
         path = tmp_path / f"broken.{suffix}"
@@ -116,7 +116,7 @@ def test_damaged_files_are_named(tmp_path: Path, keep: float) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_missing_folder_and_text(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_a_text_file_are_errors(tmp_path: Path) -> None:
     (tmp_path / "note.jpg").write_text("not a picture")
     for path, words in (
         (tmp_path / "none.jpg", "no such file"),
@@ -127,7 +127,7 @@ def test_missing_folder_and_text(tmp_path: Path) -> None:
             images.read_image(path)
 
 
-def test_fifty_megapixels_are_read_and_bombs_refused(tmp_path: Path) -> None:
+def test_50_megapixels_are_read_and_larger_bombs_refused(tmp_path: Path) -> None:
     Image.new("L", (10_000, 5_000), 200).save(tmp_path / "big.png")
     assert images.open_photo(tmp_path / "big.png").image.size == (10_000, 5_000)
     for side in (11_000, 20_000):

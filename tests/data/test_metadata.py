@@ -1,4 +1,4 @@
-"""Photos whose metadata are damaged: the pixels are read, upright where that is said, and the rest is left out."""
+"""Photos with damaged metadata: the pixels are read in the recorded orientation, and invalid entries are dropped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_camera_metadata_is_kept_from_every_format(form: str, to: str, tmp_path:
     with Image.open(path) as copy:
         exif = copy.getexif()
     assert {exif[MAKE], exif[DATE], exif[COPYRIGHT]} == {"ACME", "2020:01:02 03:04:05", "(c) someone"}
-    assert ORIENTATION not in exif and not {256, 257, 258, 259, 273, 277, 279} & set(exif), "nothing of the old file's"
+    assert ORIENTATION not in exif and not {256, 257, 258, 259, 273, 277, 279} & set(exif), (
+        "no entry about the old file"
+    )
     assert exif.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05" and exif.get_ifd(0x8825)[1] == "N"
     assert images.read_size(path) == (24, 40) and images.read_size(io.BytesIO(saved(form, camera(6)))) == (24, 40)
 
@@ -86,7 +88,7 @@ def test_invalid_metadata_entries_are_dropped_and_others_kept(wrong: tuple, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         photo = images.open_photo(io.BytesIO(saved("jpg", b"Exif\0\0" + tiff)))
-    assert photo.image.size == (40, 24), "an orientation that says nothing turns nothing"
+    assert photo.image.size == (40, 24), "an invalid orientation is ignored"
     images.write_image(photo.image, tmp_path / "a.jpg", exif=photo.exif)
     with Image.open(tmp_path / "a.jpg") as copy:
         assert copy.getexif()[DESCRIPTION] == "abc"
@@ -101,7 +103,7 @@ def test_invalid_exif_does_not_affect_the_pixels(exif: bytes) -> None:
         assert photo.exif is None and photo.image.size == (40, 24)
 
 
-def test_a_png_whose_text_or_checksum_is_wrong_is_read() -> None:
+def test_a_png_with_invalid_text_or_checksum_is_read() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", "a face " * 400_000, zip=True)
     text.add_text("Raw profile type exif", "no hexadecimal")
@@ -146,7 +148,7 @@ def test_metadata_too_large_for_a_jpg_is_reported_and_dropped(tag: int, tmp_path
 
 
 def _place(data: bytes, form: str) -> slice:
-    """Where the camera data of a file lie."""
+    """Returns the position of the metadata in a file."""
     start = data.index(b"ACME")
     at = data.rindex(b"II*\0" if b"II*\0" in data else b"MM\0*", 0, start) if form != "tif" else 0
     return slice(at, data.index(b"(c) someone") + 11) if form != "tif" else slice(start, len(data))
@@ -164,7 +166,7 @@ def test_corrupted_metadata_never_affects_the_pixels(
     data, place = bytearray(whole), _place(whole, form)
     for share, byte in changes:
         data[place.start + int(share * (place.stop - place.start - 1))] = byte
-    if form == "png":  # half of them with a right checksum
+    if form == "png":  # half of them with a correct checksum
         at = data.index(b"eXIf")
         (size,) = struct.unpack_from(">I", data, at - 4)
         if changes[0][1] % 2:
@@ -174,7 +176,7 @@ def test_corrupted_metadata_never_affects_the_pixels(
         photo = images.open_photo(io.BytesIO(bytes(data)), "fuzzed")
         assert sorted(photo.image.size) == [24, 40]
         images.read_image(io.BytesIO(bytes(data)))
-        _as_python_gives_it(bytes(data))
+        _read_as_pillow_image(bytes(data))
         for to in ("jpg", "png", "webp"):
             images.write_image(photo.image, tmp_path / f"a.{to}", exif=photo.exif, icc=photo.icc)
             with Image.open(tmp_path / f"a.{to}") as copy:
@@ -182,8 +184,8 @@ def test_corrupted_metadata_never_affects_the_pixels(
                 assert all(exif[tag] is not None for tag in exif)
 
 
-def _as_python_gives_it(data: bytes) -> None:
-    """`editor.edit(Image.open(...))` reads the photo, or says one line; what Pillow does not open comes to nobody."""
+def _read_as_pillow_image(data: bytes) -> None:
+    """A photo that Pillow opens, as for `editor.edit(Image.open(...))`, is read or raises a one-line error."""
     try:
         opened = Image.open(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError):
@@ -210,7 +212,9 @@ def test_a_damaged_file_is_read_or_a_one_line_error(form: str, place: float, byt
                 assert str(error).startswith("fuzzed") and "\n" not in str(error)
 
 
-def test_every_format_of_phones_and_cameras_is_read(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_every_image_format_of_phones_and_cameras_is_read(
+    tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
     face = draw_face(1, 64)
     for ending in (".jpe", ".jfif", ".mpo", ".gif", ".ppm", ".avif", ".jp2", ".tga", ".bmp", ".apng"):
         kind = {".jpe": "JPEG", ".jfif": "JPEG", ".apng": "PNG", ".jp2": "JPEG2000"}.get(ending, ending[1:].upper())
@@ -219,8 +223,8 @@ def test_every_format_of_phones_and_cameras_is_read(tmp_path: Path, draw_face: C
         assert ending in images.SUFFIXES
 
 
-def test_a_photo_of_an_iphone(draw_face: Callable[..., Image.Image]) -> None:
+def test_an_iphone_photo_is_read_upright_with_its_metadata(draw_face: Callable[..., Image.Image]) -> None:
     pytest.importorskip("pi_heif")
     photo = images.open_photo(Path(__file__).with_name("turned.heic"))
-    assert away(photo.image, draw_face(3, 64)) < 5, "upright"
+    assert away(photo.image, draw_face(3, 64)) < 5, "the photo is turned upright"
     assert photo.exif is not None and b"ACME" in photo.exif

@@ -1,4 +1,4 @@
-"""Names of other collections find their images, and nobody else's."""
+"""File names of masks, labels and results are matched to the right images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PEOPLE = [f"{person}/{i}.png" for person in ("anna", "ben") for i in range(3)]
         (["v1.0.png", "v1.1.png"], "v1.1", "v1.1.png"),
     ],
 )
-def test_a_name_finds_its_image(names: list[str], other: str, image: str | None) -> None:
+def test_a_name_is_matched_to_its_image(names: list[str], other: str, image: str | None) -> None:
     assert Lookup(names).find(other) == image
 
 
@@ -43,23 +43,23 @@ def test_a_name_finds_its_image(names: list[str], other: str, image: str | None)
     ("names", "other"),
     [(PEOPLE, "1.png"), (["a.png", "a.jpg"], "a"), (["x/anna/0.png", "y/anna/0.png"], "anna/0.png")],
 )
-def test_a_name_that_fits_several_is_refused(names: list[str], other: str) -> None:
+def test_a_name_that_matches_several_images_is_refused(names: list[str], other: str) -> None:
     with pytest.raises(UserError, match=rf"'{other}' matches '.*' and '.*' of the images"):
         Lookup(names).find(other)
 
 
-def test_two_names_of_one_image_are_refused() -> None:
+def test_two_names_that_match_one_image_are_refused() -> None:
     with pytest.raises(UserError, match=r"'0\.png' and 'anna/0\.png' of the masks both belong to 'anna/0\.png'"):
         matched(["anna/0.png"], {"0.png": 1, "anna/0.png": 2}, kind="masks")
 
 
-def test_unmatched_names_are_shown_from_both_sides() -> None:
+def test_the_error_without_any_match_shows_a_name_of_each_side() -> None:
     assert matched(PEOPLE, {"ben/2.png": 5, "other.png": 6}) == {"ben/2.png": 5}
     with pytest.raises(UserError, match=r"images are named like 'anna/0\.png', masks like 'x\.png'"):
         matched(PEOPLE, {"x.png": 1}, kind="masks")
 
 
-def test_short_names_keep_folders_only_where_needed() -> None:
+def test_short_names_contain_folders_only_where_needed() -> None:
     assert short(["00000/1.png", "anna/0.png", "ben/0.jpg"]) == {
         "00000/1.png": "1", "anna/0.png": "anna/0", "ben/0.jpg": "ben/0"
     }  # fmt: skip

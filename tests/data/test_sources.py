@@ -27,7 +27,9 @@ def generator() -> StyleGAN2:
     return StyleGAN2(resolution=16, max_channels=8, n_mlp=2).eval().requires_grad_(False)
 
 
-def test_folder_is_recursive_sorted_and_hides_hidden(tiny_faces: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_a_folder_is_read_recursively_in_order_without_hidden_files(
+    tiny_faces: Path, draw_face: Callable[..., Image.Image]
+) -> None:
     draw_face(50).save(tiny_faces / "later.JPG", format="JPEG")
     (tiny_faces / ".thumbs").mkdir()
     draw_face(51).save(tiny_faces / ".thumbs" / "00000.png")
@@ -41,7 +43,7 @@ def test_folder_is_recursive_sorted_and_hides_hidden(tiny_faces: Path, draw_face
     assert torch.equal(source[3]["image"], images.resize(sample["image"], 16))
 
 
-def test_pictures_that_are_not_square_are_centred(tmp_path: Path) -> None:
+def test_pictures_that_are_not_square_are_cropped_at_the_centre(tmp_path: Path) -> None:
     stripes = np.zeros((10, 30, 3), dtype=np.uint8)
     stripes[:, 10:20] = 255
     Image.fromarray(stripes).save(tmp_path / "wide.png")
@@ -67,7 +69,7 @@ def test_damaged_files_are_skipped_counted_and_named(tiny_faces: Path, draw_face
     assert len(source) == 11 and "00000/c.jpg" in source.names
 
 
-def test_empty_missing_and_hopeless_folders(tmp_path: Path) -> None:
+def test_empty_or_missing_folders_and_invalid_sizes_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         Folder(tmp_path / "none")
     with pytest.raises(UserError, match="no readable images"):
@@ -95,7 +97,7 @@ def test_parsing_masks_keep_their_classes(tiny_faces: Path, tmp_path: Path) -> N
         Folder(tiny_faces, parsing=tmp_path / "empty")
 
 
-def test_celebamask_palette_masks(shared: Path) -> None:
+def test_palette_masks_of_celebamask_are_read_as_classes(shared: Path) -> None:
     folder = shared / "data" / "celebahq512"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -116,7 +118,7 @@ def pack(folder: Path, path: Path) -> Path:
     return path
 
 
-def test_zip_gives_what_the_folder_gives(tiny_faces: Path, tmp_path: Path) -> None:
+def test_a_zip_gives_the_same_images_as_the_folder(tiny_faces: Path, tmp_path: Path) -> None:
     folder, archive = Folder(tiny_faces, 32), Zip(pack(tiny_faces, tmp_path / "a.zip"), 32)
     assert [archive.name(i) for i in range(len(archive))] == folder.names
     assert all(torch.equal(folder[i]["image"], archive[i]["image"]) for i in range(len(folder)))
@@ -125,7 +127,7 @@ def test_zip_gives_what_the_folder_gives(tiny_faces: Path, tmp_path: Path) -> No
     assert not (tmp_path / "outside.txt").exists()
 
 
-def test_zip_damage(tiny_faces: Path, tmp_path: Path) -> None:
+def test_damaged_images_in_a_zip_are_skipped_and_damaged_zips_are_errors(tiny_faces: Path, tmp_path: Path) -> None:
     damage(tiny_faces / "00000" / "00003.png", 0.0)
     with pytest.warns(UserWarning, match="00003.png"):
         assert len(Zip(pack(tiny_faces, tmp_path / "a.zip"))) == 11
@@ -135,7 +137,7 @@ def test_zip_damage(tiny_faces: Path, tmp_path: Path) -> None:
             Zip(tmp_path / name)
 
 
-def test_generated_samples_depend_on_seed_and_index_only(generator: StyleGAN2) -> None:
+def test_generated_samples_depend_only_on_seed_and_index(generator: StyleGAN2) -> None:
     def make(**more: Any) -> Generated:
         return Generated(generator, **{"length": 6, "size": 16, "seed": 3, "truncation": (0.5, 1), **more})
 
@@ -156,7 +158,7 @@ def test_generated_samples_depend_on_seed_and_index_only(generator: StyleGAN2) -
             make(**wrong)
 
 
-def test_generated_cache_is_read_back_exactly(generator: StyleGAN2, tmp_path: Path) -> None:
+def test_cached_generated_samples_are_read_back_unchanged(generator: StyleGAN2, tmp_path: Path) -> None:
     cached = Generated(generator, length=3, size=8, cache=tmp_path)
     first, second = cached[1], cached[1]
     assert torch.equal(first["image"], second["image"]) and torch.equal(first["w_plus"], second["w_plus"])
@@ -167,7 +169,7 @@ def test_generated_cache_is_read_back_exactly(generator: StyleGAN2, tmp_path: Pa
     assert (cached[1]["image"] == 1).all()
 
 
-def test_mix_keeps_its_ratio_and_repeats_the_short_source(tiny_faces: Path, generator: StyleGAN2) -> None:
+def test_a_mix_keeps_its_ratio_and_repeats_the_shorter_source(tiny_faces: Path, generator: StyleGAN2) -> None:
     parts = {"real": Folder(tiny_faces), "generated": Generated(generator, length=400, size=16)}
     mix = Mix(parts, {"real": 1, "generated": 3}, length=400, size=16, seed=1)
     names = [mix.name(i) for i in range(len(mix))]
@@ -185,18 +187,18 @@ def test_mix_keeps_its_ratio_and_repeats_the_short_source(tiny_faces: Path, gene
             Mix(parts, ratios)
 
 
-def test_hash_split_is_stable_and_ignores_folder_and_ending() -> None:
+def test_the_hash_split_is_stable_and_ignores_folder_and_ending() -> None:
     split = HashSplit(val=0.1, test=0.2)
     parts = [split(f"{i:05d}.png") for i in range(4000)]
     assert abs(parts.count("test") / 4000 - 0.2) < 0.03 and abs(parts.count("val") / 4000 - 0.1) < 0.02
     assert all(split(f"a/b/{i:05d}.jpg") == part for i, part in enumerate(parts[:50]))
-    # Written down, so that a change of the hash (and with it of everybody's test set) is noticed.
+    # Fixed numbers, so that a change of the hash, which would change every user's test set, is noticed.
     assert [i for i in range(60) if HashSplit()(f"{i:05d}.png") == "test"] == [15, 44, 51]
     with pytest.raises(UserError, match=r"val=0\.9"):
         HashSplit(val=0.9, test=0.2)
 
 
-def test_ffhq_split() -> None:
+def test_the_ffhq_split_uses_the_last_10000_images_for_testing() -> None:
     split = FFHQSplit(val=0.1)
     parts = {split(f"{i // 1000 * 1000:05d}/{i:05d}.png") for i in range(0, 60_000, 97)}
     assert parts == {"train", "val"}
@@ -205,13 +207,13 @@ def test_ffhq_split() -> None:
         split("portrait.png")
 
 
-def test_one_part() -> None:
+def test_one_part_assigns_every_image_to_that_part() -> None:
     assert OnePart("val")("x.png") == "val"
     with pytest.raises(UserError, match="did you mean 'train'"):
         OnePart("trian")
 
 
-def test_celebahq_split_is_the_official_one(shared: Path) -> None:
+def test_the_celebahq_split_is_the_official_one(shared: Path) -> None:
     labels = shared / "data" / "celebahq_labels"
     split = CelebAHQSplit(labels / "CelebA-HQ-to-CelebA-mapping.txt.gz", labels / "list_eval_partition.txt.gz")
     parts = [split(f"{i}.jpg") for i in range(30_000)]
@@ -220,7 +222,7 @@ def test_celebahq_split_is_the_official_one(shared: Path) -> None:
         split("30000.jpg")
 
 
-def test_celebahq_tables_plain_and_gzip(tmp_path: Path) -> None:
+def test_celebahq_tables_are_read_as_text_and_gzip(tmp_path: Path) -> None:
     (tmp_path / "map.txt").write_text(
         "idx orig_idx orig_file\n0 119613 119614.jpg\n1 99094 099095.jpg\n2 5 000006.jpg\n"
     )

@@ -1,4 +1,4 @@
-"""Faces followed through frames: who is who, and how steady they become."""
+"""Faces tracked over frames: assignment to tracks, and smoothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def centres(track: Track) -> np.ndarray:
     return np.array([track.faces[t].landmarks.mean(axis=0) for t in sorted(track.faces)])
 
 
-def test_two_faces_keep_their_tracks_whatever_their_order() -> None:
+def test_two_faces_keep_their_tracks_in_any_order_of_detection() -> None:
     frames = [[face(100 + 4 * t, 100), face(300 - 4 * t, 110, 80)][:: 1 if t % 2 else -1] for t in range(20)]
     tracks = follow(frames)
     assert len(tracks) == 2 and all(len(track.faces) == 20 for track in tracks)
@@ -39,14 +39,14 @@ def test_gaps_up_to_the_limit_are_bridged_and_filled() -> None:
     assert np.allclose(whole.faces[5].landmarks, face(115, 90).landmarks)
 
 
-def test_a_cut_begins_another_track() -> None:
+def test_a_cut_starts_a_new_track() -> None:
     tracks = follow([[face(100, 100)]] * 6 + [[face(400, 300)]] * 4, gap=3)
     assert [sorted(track.faces) for track in tracks] == [list(range(6)), [6, 7, 8, 9]]
     assert [list(result) for result in by_frame(dict(enumerate(tracks)), 11)] == [[0]] * 6 + [[1]] * 4 + [[]]
 
 
 @given(window=st.integers(1, 15), speed=st.floats(-8, 8), count=st.integers(1, 25))
-def test_uniform_motion_is_unchanged(window: int, speed: float, count: int) -> None:
+def test_smoothing_does_not_change_uniform_motion(window: int, speed: float, count: int) -> None:
     track = Track({t: face(200 + speed * t, 50, 60 + t) for t in range(count)})
     whole = smooth(track, window)
     for t in range(count):
@@ -54,7 +54,7 @@ def test_uniform_motion_is_unchanged(window: int, speed: float, count: int) -> N
         assert np.allclose(whole.faces[t].box, track.faces[t].box, atol=1e-6)
 
 
-def test_jitter_shrinks_with_the_window() -> None:
+def test_smoothing_with_a_larger_window_reduces_jitter() -> None:
     rng = np.random.default_rng(0)
     track = Track({t: face(100 + 2 * t + rng.normal(0, 2), 80 + rng.normal(0, 2)) for t in range(60)})
     path = np.stack([100 + 2 * np.arange(60), np.full(60, 80)], axis=1) + SHAPE.mean(axis=0)
@@ -63,7 +63,7 @@ def test_jitter_shrinks_with_the_window() -> None:
     assert errors[1] < 0.75 * errors[0] and errors[2] < 0.5 * errors[0]
 
 
-def test_choosing_a_track() -> None:
+def test_tracks_are_selected_by_size_or_number() -> None:
     tracks = follow([[face(100, 100, 90), face(300, 100)]] * 3)
     assert choose_tracks(tracks, "largest") == {0: tracks[0]} and tracks[0].weight == 270
     assert choose_tracks(tracks, "all") == {0: tracks[0], 1: tracks[1]} and choose_tracks(tracks, "1") == {1: tracks[1]}

@@ -17,14 +17,14 @@ COUNT = 6
 
 
 def picture(number: int, size: tuple[int, int]) -> Image.Image:
-    """A bar that moves over a plain ground."""
+    """A bar that moves over a uniform background."""
     pixels = np.full((size[1], size[0], 3), (200, 120, 60), np.uint8)
     pixels[:, 8 * number : 8 * number + 16] = (20, 200, 40)
     return Image.fromarray(pixels)
 
 
 def clip(path: Path, size: tuple[int, int] = (96, 64), steps: tuple[int, ...] = (0, 1, 2, 4, 5, 9)) -> Path:
-    """A clip at 10 frames a second with uneven timing, and a tone."""
+    """Write a clip at 10 frames per second with uneven timing, and a tone."""
     codec, sound = ("libvpx-vp9", "libopus") if path.suffix == ".webm" else ("libx264", "aac")
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=10)
@@ -78,7 +78,7 @@ def test_timing_size_and_sound_are_kept(name: str, size: tuple[int, int], tmp_pa
     )
 
 
-def test_an_animated_gif_keeps_its_times(tmp_path: Path) -> None:
+def test_an_animated_gif_keeps_its_frame_durations(tmp_path: Path) -> None:
     first, *others = [picture(i, (48, 32)) for i in range(4)]
     first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=[40, 80, 120, 200], loop=0)
     first.save(tmp_path / "still.gif")
@@ -93,7 +93,7 @@ def test_an_animated_gif_keeps_its_times(tmp_path: Path) -> None:
     assert times == [40, 80, 120, 200]
 
 
-def test_what_is_not_a_clip_is_refused(tmp_path: Path) -> None:
+def test_damaged_videos_and_wrong_numbers_of_frames_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"not a video at all")
     with pytest.raises(UserError, match=r"broken\.mp4"):
         video.decode(tmp_path / "broken.mp4", tmp_path / "frames")
