@@ -1,4 +1,4 @@
-"""A generator whose directions are known: two amounts, each a linear function of w, paint two parts of the picture."""
+"""A generator with known directions: two linear functions of w set the colours of two parts of the picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oodgan.generators.protocol import sample_codes
 
 
 class Painter(nn.Module):
-    """w (512, eight of its dimensions alive) -> 64 px: `top` sets the upper half's grey, `disc` a disc's below."""
+    """w (512, of which 8 dimensions vary) -> 64 px: `top` sets the colour of the upper half, `disc` of a lower disc."""
 
     id, resolution, num_ws, style_dim = "painter-0", 64, 4, 512
     mean_w: Tensor

@@ -1,4 +1,4 @@
-"""The bank: arithmetic of edits, its file, and one clear line for each mistake."""
+"""The bank of directions: arithmetic of edits, its file, and one-line errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _generator(identity: str, num_ws: int, **more: str) -> SimpleNamespace:
     return SimpleNamespace(id=identity, num_ws=num_ws, **more)
 
 
-def test_edits_add_up_commute_and_invert(bank: Bank):
+def test_edits_are_additive_commutative_and_invertible(bank: Bank):
     codes = torch.randn(4, 16, 512)
     both = bank.apply(codes, {"smile": 0.7, "beard": -1.0})
     one_by_one = bank.apply(bank.apply(codes, {"beard": -1.0}), {"smile": 0.7})
@@ -37,20 +37,20 @@ def test_an_empty_edit_changes_nothing(bank: Bank, edits: dict):
     assert torch.equal(bank.apply(codes, edits), codes)
 
 
-def test_a_strength_for_each_image(bank: Bank):
+def test_strengths_can_differ_for_each_image(bank: Bank):
     codes = torch.zeros(3, 16, 512)
     edited = bank.apply(codes, {"smile": torch.tensor([0.0, 1.0, -2.0])})
     for image, strength in enumerate((0.0, 1.0, -2.0)):
         torch.testing.assert_close(edited[image], strength * bank["smile"])
 
 
-def test_codes_are_not_modified_and_keep_their_type(bank: Bank):
+def test_codes_are_not_modified_and_keep_their_dtype(bank: Bank):
     codes = torch.zeros(1, 16, 512, dtype=torch.float64)
     assert bank.apply(codes, {"smile": 1.0}).dtype == torch.float64
     assert not codes.any()
 
 
-def test_file_round_trip(bank: Bank, tmp_path: Path):
+def test_a_saved_bank_is_loaded_unchanged(bank: Bank, tmp_path: Path):
     calibrated = Bank(
         bank.names, bank.vectors, bank.generator, bank.space, {"smile": {"range": [-2, 1.5]}}, {"seed": 3}
     )
@@ -74,7 +74,7 @@ def test_subset_keeps_the_requested_order(bank: Bank):
     assert torch.equal(part["smile"], bank["smile"])
 
 
-def test_layers_are_dropped_or_left_alone(bank: Bank):
+def test_fitting_to_a_generator_drops_layers_or_fills_them_with_zeros(bank: Bank):
     wide = bank.fit(_generator("stylegan2-1024-12345678", 18))
     assert wide.num_ws == 18 and not wide.vectors[:, 16:].any()
     assert torch.equal(wide.vectors[:, :16], bank.vectors)
@@ -82,7 +82,7 @@ def test_layers_are_dropped_or_left_alone(bank: Bank):
     assert resize_layers(torch.ones(18, 512), 16).shape == (16, 512)
 
 
-def test_latent_spaces():
+def test_generators_trained_on_ffhq_share_a_latent_space():
     assert (
         latent_space(_generator("mobile_ffhq-1", 16)) == latent_space(_generator("stylegan2-1024-1", 18)) == FFHQ_SPACE
     )
@@ -99,19 +99,19 @@ def test_latent_spaces():
         ({"smile": True}, "strength True of 'smile'"),
     ],
 )
-def test_mistakes_in_edits(bank: Bank, edits: dict, message: str):
+def test_invalid_edits_are_errors(bank: Bank, edits: dict, message: str):
     with pytest.raises(UserError) as error:
         bank.apply(torch.zeros(1, 16, 512), edits)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(1, 18, 512), (16, 512), (1, 16, 256)])
-def test_codes_of_another_shape(bank: Bank, shape: tuple[int, ...]):
+def test_codes_of_another_shape_are_refused(bank: Bank, shape: tuple[int, ...]):
     with pytest.raises(UserError, match=r"\(B, 16, 512\) expected"):
         bank.apply(torch.zeros(shape), {"smile": 1.0})
 
 
-def test_an_error_about_latent_spaces_names_both(bank: Bank):
+def test_the_error_for_another_latent_space_names_both(bank: Bank):
     with pytest.raises(UserError, match=r"mobile_ffhq-00000000.*stylegan2-32-abc"):
         bank.fit(_generator("stylegan2-32-abc", 8))
 

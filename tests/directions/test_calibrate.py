@@ -1,4 +1,4 @@
-"""Strength 1, useful ranges and the check, on curves whose answers are known."""
+"""Calibration of strength 1, useful ranges and the check, on curves with known results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_calibration_stops_at_the_identity_limit():
     assert why == "identity" and length == pytest.approx(2.5)
 
 
-def test_calibration_handles_scores_that_turn_or_never_reach_the_target():
+def test_calibration_handles_scores_that_decrease_again_or_never_reach_the_target():
     turning = {True: 1.0, False: 0.2}
     length, why = find_step(lambda s: (turning[s < 3], 0.9), target=2.0, identity=0.5)
     assert why == "turned" and length < 4
     assert find_step(lambda s: (0.01 * s, 0.9), target=2.0, identity=0.5, longest=6.0) == (6.0, "length")
 
 
-def test_useful_range_ends_where_growth_or_likeness_does():
+def test_the_useful_range_ends_where_the_score_stops_growing_or_identity_is_lost():
     curve = {
         "strength": [-1.5, -1, -0.5, 0.5, 1, 1.5],
         "move": [-0.9, -1.0, -0.5, 0.5, 1, 1.5],
@@ -36,7 +36,7 @@ def test_useful_range_ends_where_growth_or_likeness_does():
     assert useful_range(curve) == [-1, 1]
 
 
-def test_check_names_the_strongest_other_and_the_card_shows_it(tmp_path):
+def test_the_card_shows_the_attribute_that_changes_most_besides_the_own(tmp_path):
     moves = torch.tensor([[2.0, -0.5, 0.1], [0.2, 1.5, 0.9]])
     result = Check(("smile", "beard"), ("smile", "beard", "pitch"), moves, torch.tensor([0.8, 0.6]), 40)
     assert result.own("beard") == 1.5 and result.strongest_other("smile") == ("beard", -0.5)

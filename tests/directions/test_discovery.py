@@ -1,4 +1,4 @@
-"""Discovery finds directions that are known; its mistakes are one line each."""
+"""Discovery finds known directions, and invalid settings are one-line errors."""
 
 from __future__ import annotations
 
@@ -59,27 +59,27 @@ def test_cached_samples_are_kept_and_extended(painter, painted: Path, tmp_path: 
         ({"attributes": {"top": {"orthogonal": ["top"]}}}, "vanishes"),
     ],
 )
-def test_mistakes_in_the_recipe(painter, painted: Path, settings: dict, message: str):
+def test_invalid_recipes_are_one_line_errors(painter, painted: Path, settings: dict, message: str):
     with pytest.raises(UserError) as error:
         _discovery(painted, samples=40, **settings).discover(painter)
     assert message in str(error.value)
 
 
 @pytest.mark.network
-def test_one_class_only(painter, painted: Path):
+def test_an_attribute_with_only_one_class_is_an_error(painter, painted: Path):
     (painted / "labels.csv").write_text("file,attribute,value\n" + "".join(f"{i}.png,hat,1\n" for i in range(60)))
     with pytest.raises(UserError, match=r"'hat' has one class only \(1\)"):
         _discovery(painted, samples=40, attributes={"hat": {}}).discover(painter)
 
 
 @pytest.mark.network
-def test_labels_of_other_files(painter, painted: Path):
+def test_labels_of_other_files_are_an_error(painter, painted: Path):
     (painted / "labels.csv").write_text("file,attribute,value\nx.png,top,1\ny.png,top,0\n")
     with pytest.raises(UserError, match="none of the labelled files has the name of one of the images"):
         _discovery(painted, samples=40).discover(painter)
 
 
-def test_labels_and_images_come_in_pairs():
+def test_labels_and_images_must_be_given_in_pairs():
     with pytest.raises(UserError, match=r"needs labels=FILE and images=FOLDER"):
         ProbeDiscovery(None, None)
     with pytest.raises(UserError, match="2 label sources and 1 image folders"):
@@ -87,7 +87,7 @@ def test_labels_and_images_come_in_pairs():
 
 
 @pytest.mark.parametrize("model", ["ridge", "logistic", "svm"])
-def test_linear_models_agree_on_a_plain_problem(model: str):
+def test_every_linear_model_finds_the_true_direction(model: str):
     rng = torch.Generator().manual_seed(0)
     codes = torch.randn(800, 16, generator=rng)
     truth = torch.randn(16, generator=rng)
@@ -105,7 +105,7 @@ def test_conditional_directions_do_not_move_other_attributes():
 @pytest.mark.parametrize(
     ("text", "layers"), [("4-7", [4, 5, 6, 7]), ("0-1,5", [0, 1, 5]), (3, [3]), ([1, "4-5"], [1, 4, 5])]
 )
-def test_layer_ranges(text: object, layers: list[int]):
+def test_layer_ranges_are_parsed(text: object, layers: list[int]):
     assert parse_layers(text, 8) == layers
     assert spread(torch.ones(512), layers, 8).any(1).nonzero().flatten().tolist() == layers
 
@@ -116,14 +116,14 @@ def test_invalid_layer_ranges_are_refused(text: str):
         parse_layers(text, 8)
 
 
-def test_normal_scores_ignore_scale_and_keep_gaps():
+def test_normal_scores_ignore_the_scale_and_keep_missing_labels():
     labels = torch.tensor([3.0, float("nan"), 1.0, 1000.0, 3.0])
     scores = normal_scores(labels)
     assert scores[1].isnan() and scores[0] == scores[4] and scores[2] < scores[0] < scores[3] < 3
     assert normal_scores(torch.tensor([-1.0, 1.0, 1.0])).tolist() == [0, 1, 1]
 
 
-def test_probe_file_round_trip(tmp_path: Path):
+def test_saved_probes_are_loaded_unchanged(tmp_path: Path):
     probes = Probes(("a", "b"), torch.randn(40, 2) * 1e-4, torch.randn(2), {"a": 0.9, "b": 0.5}, "alexnet", 64)
     again = Probes.load(probes.save(tmp_path / "p.safetensors"))
     features = torch.randn(5, 40) * 10
@@ -138,7 +138,7 @@ def test_style_maps_are_found_with_their_layers(painter):
     assert [layer for layer, _ in style_maps(tiny())][:2] == [0, 1]
 
 
-def test_sefa_finds_what_the_style_layers_amplify(painter):
+def test_sefa_finds_the_direction_that_the_style_layers_amplify_most(painter):
     result = SefaDiscovery(count=1, layers="1", step=2.0).discover(painter)
     assert abs(_cosine(result.vectors[0, 1], painter.top.weight[0])) > 0.999
     assert float(result.vectors[0, 1].norm()) == pytest.approx(2.0, rel=1e-4)
@@ -147,7 +147,7 @@ def test_sefa_finds_what_the_style_layers_amplify(painter):
         SefaDiscovery(layers="0").discover(painter)
 
 
-def test_ganspace_finds_the_widest_dimensions(painter):
+def test_ganspace_finds_the_dimensions_of_largest_variance(painter):
     result = GanspaceDiscovery(count=9, samples=3000, deviations=2.0).discover(painter)
     lengths = result.vectors[:, 0].norm(dim=1)
     assert bool((lengths[:8] > 1.8).all()) and float(lengths[8]) < 0.1

@@ -1,4 +1,4 @@
-"""Files of other projects, good and bad."""
+"""Direction files of other projects, valid and invalid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _import(generator: StyleGAN2, entry: object, **more: object) -> torch.Tensor
     return ImportDiscovery({"smile": entry}, **more).discover(generator).vectors[0]
 
 
-def test_every_format_gives_the_same(tmp_path: Path, generator: StyleGAN2):
+def test_every_file_format_gives_the_same_direction(tmp_path: Path, generator: StyleGAN2):
     vector = torch.randn(8, 512)
     np.save(tmp_path / "a.npy", vector.numpy())
     np.savez(tmp_path / "a.npz", direction=vector.numpy())
@@ -38,7 +38,7 @@ def test_every_format_gives_the_same(tmp_path: Path, generator: StyleGAN2):
 
 
 @pytest.mark.parametrize("shape", [(512,), (1, 512), (1, 1, 512)])
-def test_a_direction_in_w_moves_all_layers(tmp_path: Path, generator: StyleGAN2, shape: tuple[int, ...]):
+def test_a_direction_in_w_applies_to_all_layers(tmp_path: Path, generator: StyleGAN2, shape: tuple[int, ...]):
     vector = torch.randn(shape)
     np.save(tmp_path / "boundary.npy", vector.numpy())
     result = _import(generator, str(tmp_path / "boundary.npy"), scale=3.0)
@@ -46,7 +46,7 @@ def test_a_direction_in_w_moves_all_layers(tmp_path: Path, generator: StyleGAN2,
     assert torch.equal(result[0], result[7])
 
 
-def test_layers_sign_and_scale(tmp_path: Path, generator: StyleGAN2):
+def test_layers_sign_and_scale_are_applied(tmp_path: Path, generator: StyleGAN2):
     vector = torch.randn(8, 512)
     np.save(tmp_path / "d.npy", vector.numpy())
     whole = _import(generator, {"path": str(tmp_path / "d.npy"), "scale": 5})
@@ -55,7 +55,7 @@ def test_layers_sign_and_scale(tmp_path: Path, generator: StyleGAN2):
     assert not part[:2].any() and not part[4:].any()
 
 
-def test_eighteen_layers_on_sixteen(tmp_path: Path):
+def test_a_direction_of_18_layers_is_imported_for_a_generator_of_16(tmp_path: Path):
     class Sixteen:
         id, num_ws, style_dim = "mobile_ffhq-0", 16, 512
 
@@ -66,7 +66,7 @@ def test_eighteen_layers_on_sixteen(tmp_path: Path):
     torch.testing.assert_close(result.vectors[0], 20 * vector[:16] / vector[:16].norm())
 
 
-def test_style_space_directions_become_codes(tmp_path: Path, generator: StyleGAN2):
+def test_style_space_directions_are_converted_to_codes(tmp_path: Path, generator: StyleGAN2):
     step = torch.randn(8, 512)
     styles = [(matrix @ step[layer]) for layer, matrix in style_maps(generator)]
     torch.save(styles, tmp_path / "styles.pt")
@@ -77,7 +77,7 @@ def test_style_space_directions_become_codes(tmp_path: Path, generator: StyleGAN
         from_styles(styles[:-1], generator)
 
 
-def test_a_malicious_pickle_is_refused_unread(tmp_path: Path, generator: StyleGAN2):
+def test_a_malicious_pickle_is_refused_without_running_it(tmp_path: Path, generator: StyleGAN2):
     marker = tmp_path / "ran"
 
     class Evil:
@@ -94,7 +94,7 @@ def test_a_malicious_pickle_is_refused_unread(tmp_path: Path, generator: StyleGA
     assert not marker.exists()
 
 
-def test_mistakes(tmp_path: Path, generator: StyleGAN2):
+def test_invalid_directions_and_options_are_errors(tmp_path: Path, generator: StyleGAN2):
     np.save(tmp_path / "wide.npy", np.ones((18, 512), np.float32))
     np.save(tmp_path / "zero.npy", np.zeros((8, 512), np.float32))
     torch.save({"a": torch.ones(512), "b": torch.ones(512)}, tmp_path / "two.pt")
@@ -117,8 +117,8 @@ def test_mistakes(tmp_path: Path, generator: StyleGAN2):
         ImportDiscovery(None)
 
 
-def test_directions_in_any_container_and_number_type_are_read(tmp_path: Path, generator: StyleGAN2):
-    """Tensors that want gradients, of any number type and layout, in dictionaries and pickles."""
+def test_directions_in_any_container_and_dtype_are_read(tmp_path: Path, generator: StyleGAN2):
+    """Tensors with requires_grad, of any dtype and layout, in dictionaries and pickles."""
     vector = torch.randn(8, 512)
     half = vector.bfloat16()
     torch.save(vector.clone().requires_grad_(True), tmp_path / "grad.pt")

@@ -1,4 +1,4 @@
-"""Label files as people have them."""
+"""Label files in their usual formats."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FFHQ = {
 }  # fmt: skip
 
 
-def test_long_and_wide_csv_agree(tmp_path: Path):
+def test_long_and_wide_csv_give_the_same_labels(tmp_path: Path):
     (tmp_path / "long.csv").write_text("file,attribute,value\na.jpg,Smile,0.5\nb.jpg,Smile,1\na.jpg,Hat,yes\n")
     (tmp_path / "wide.csv").write_text("image,Smile,Hat\na.jpg,0.5,yes\nb.jpg,1,\n")
     wanted = {"smile": {"a.jpg": 0.5, "b.jpg": 1.0}, "hat": {"a.jpg": 1.0}}
     assert read_labels(tmp_path / "long.csv") == read_labels(tmp_path / "wide.csv") == wanted
 
 
-def test_ffhq_features_compact_and_as_published(tmp_path: Path):
+def test_ffhq_features_are_read_in_compact_and_published_form(tmp_path: Path):
     published = {
         "smile": 0.9, "age": 30.0, "gender": "male", "glasses": "ReadingGlasses", "headPose": {"yaw": 5.0},
         "facialHair": {"beard": 0.4, "moustache": 0.2}, "makeup": {"lipMakeup": False},
@@ -39,10 +39,10 @@ def test_ffhq_features_compact_and_as_published(tmp_path: Path):
     compact, theirs = read_labels(tmp_path / "compact.json"), read_labels(tmp_path / "published.json")
     for name, value in {"smile": 0.9, "gender": 1, "eyeglasses": 1, "beard": 0.3, "blond": 0.8, "yaw": 5}.items():
         assert compact[name]["00000"] == theirs[name]["00000"] == pytest.approx(value), name
-    assert "00001" not in compact["eyeglasses"], "sunglasses are neither"
+    assert "00001" not in compact["eyeglasses"], "sunglasses get no label"
 
 
-def test_celeba_with_its_signs(tmp_path: Path):
+def test_celeba_attributes_are_read_with_the_right_sign(tmp_path: Path):
     text = "2\nSmiling Young No_Beard\n1.jpg  1 -1  1\n2.jpg -1  1 -1\n"
     (tmp_path / "list.txt.gz").write_bytes(gzip.compress(text.encode()))
     labels = read_labels(tmp_path / "list.txt.gz")
@@ -66,7 +66,7 @@ def test_celeba_with_its_signs(tmp_path: Path):
         ("labels.xls", "x", "expected"),
     ],
 )
-def test_mistakes_are_one_line_errors(tmp_path: Path, name: str, text: str, message: str):
+def test_invalid_label_files_are_one_line_errors(tmp_path: Path, name: str, text: str, message: str):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as error:
         read_labels(tmp_path / name)
@@ -88,7 +88,7 @@ def _mask(mouth: int = 0, eye: int = 8, bangs: bool = False) -> np.ndarray:
     return mask
 
 
-def test_geometry_follows_the_face():
+def test_labels_measured_from_masks_change_with_the_face():
     image = np.full((256, 256, 3), 128, np.uint8)
     plain = measure(_mask(), image)
     assert measure(_mask(mouth=20), image)["mouth_open"] > plain["mouth_open"] == 0
@@ -102,7 +102,7 @@ def test_geometry_follows_the_face():
     assert measure(_mask(), light)["blond"] > plain["blond"]
 
 
-def test_hidden_files_are_left_out():
+def test_parts_hidden_by_glasses_or_a_hat_are_not_measured():
     image, mask = np.full((256, 256, 3), 128, np.uint8), _mask()
     mask[110:130, 80:176] = 3
     result = measure(mask, image)
@@ -112,7 +112,7 @@ def test_hidden_files_are_left_out():
     assert not {"bald", "bangs", "blond"} & measure(mask, image).keys()
 
 
-def test_masks_meet_images_by_name(tmp_path: Path):
+def test_masks_are_matched_to_images_by_name(tmp_path: Path):
     (tmp_path / "masks").mkdir()
     Image.fromarray(_mask(mouth=10)).save(tmp_path / "masks" / "a.png")
     Image.new("RGB", (128, 128), "grey").save(tmp_path / "a.jpg")

@@ -24,7 +24,7 @@ def images(count: int, seed: int) -> Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_equal_images_have_no_attribute_loss_and_gradients_reach_the_result_alone(probes: Path) -> None:
+def test_the_attribute_loss_is_zero_for_equal_images_and_only_the_result_gets_gradients(probes: Path) -> None:
     loss = AttributeLoss(probes)
     result, target = images(2, 0).requires_grad_(True), images(2, 1).requires_grad_(True)
     assert float(loss(result, result)) == 0 and not list(loss.parameters()) and not loss.state_dict()
@@ -32,7 +32,7 @@ def test_equal_images_have_no_attribute_loss_and_gradients_reach_the_result_alon
     assert result.grad is not None and float(result.grad.abs().sum()) > 0 and target.grad is None
 
 
-def test_the_hinge_is_one_minus_the_share_of_the_change(probes: Path) -> None:
+def test_the_change_loss_is_one_minus_the_achieved_fraction_of_the_change(probes: Path) -> None:
     loss = ChangeLoss(probes, floor=1e-6)
     photo, edited = images(1, 2), images(1, 3)
     change = loss.scores(edited) - loss.scores(photo)
@@ -46,6 +46,6 @@ def test_the_hinge_is_one_minus_the_share_of_the_change(probes: Path) -> None:
     assert float(half.grad.abs().sum()) > 0  # type: ignore[union-attr]
 
 
-def test_an_edit_that_changes_nothing_does_not_count(probes: Path) -> None:
+def test_the_change_loss_is_zero_for_an_edit_without_change(probes: Path) -> None:
     photo = images(2, 4)
     assert float(ChangeLoss(probes)(images(2, 5), photo, photo, photo)) == 0

@@ -1,4 +1,4 @@
-"""The command itself, on the tiny generator."""
+"""The directions command on the tiny generator."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def test_import_writes_a_bank_a_card_and_a_contact_sheet(tmp_path: Path):
     assert "| smile |" in (artifact / "card.md").read_text() and (artifact / "pictures" / "sheet.jpg").is_file()
 
 
-def test_a_mistake_is_a_one_line_error(tmp_path: Path):
+def test_a_method_without_discovery_is_a_one_line_error(tmp_path: Path):
     done = _oodgan("directions=ffhq", "~directions.count", f"root={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: this stage makes directions")
 
 
 @pytest.mark.network
-def test_both_halves_of_the_probes_are_written(painter, painted: Path, tmp_path: Path):
+def test_the_probes_of_both_halves_of_the_faces_are_saved(painter, painted: Path, tmp_path: Path):
     method = ProbeDiscovery(str(painted / "labels.csv"), str(painted / "images"), samples=20, size=64)
     result = method.discover(painter)
     bank = Bank(tuple(result.names), result.vectors, painter.id, painter.id)
     save_probes(Findings(bank, None, {}, result.check, result.probes), tmp_path)
     judge, seek = (Probes.load(tmp_path / name) for name in ("probes.safetensors", "probes_seek.safetensors"))
     assert judge.names == seek.names == ("disc", "top")
-    assert not torch.allclose(judge.weights, seek.weights), "each half of the faces has its own"
-    assert result.probes is not None and seek.quality == dict(result.probes.quality), "those that found the directions"
+    assert not torch.allclose(judge.weights, seek.weights), "each half of the faces has its own probes"
+    assert result.probes is not None and seek.quality == dict(result.probes.quality), "the probes used for discovery"
 
 
 @pytest.mark.network
@@ -65,7 +65,7 @@ def test_attributes_with_a_region_are_polished_and_recalibrated(painter, painted
         cfg = compose("directions", ["generator=tiny", "check.samples=0", "calibrate.samples=4"])
         banks.append(_measure(cfg, painter, method.discover(painter)).bank)
     plain, polished = banks
-    assert torch.equal(plain.vectors[0], polished.vectors[0]), "what has no place stays as it was"
+    assert torch.equal(plain.vectors[0], polished.vectors[0]), "a direction without a region is unchanged"
     assert plain.calibration["disc"]["target"] == 1.0 and polished.calibration["disc"]["target"] == 0.7
 
     def leak(bank: Bank) -> float:

@@ -1,4 +1,4 @@
-"""StyleCLIP's files as directions: global directions in style space, and latent mappers."""
+"""Directions imported from StyleCLIP: global directions in style space, and latent mappers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oodgan.errors import UserError
 from oodgan.generators.ops import ModulatedConv
 from oodgan.generators.stylegan2 import StyleGAN2, tiny
 
-DIM = 24  # of the CLIP features; 512 in StyleCLIP's files
+DIM = 24  # size of the CLIP features; 512 in StyleCLIP's files
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def is_convolution(layer: int) -> bool:
     return layer % 3 != 1  # the second style layer of each resolution is ToRGB's
 
 
-def written(folder: Path, generator: StyleGAN2, seed: int = 0) -> dict[str, object]:
-    """Write `fs3.npy`, `S_mean_std` and a text difference as StyleCLIP does; return the entry that names them."""
+def write_styleclip_files(folder: Path, generator: StyleGAN2, seed: int = 0) -> dict[str, object]:
+    """Write `fs3.npy`, `S_mean_std` and a text difference as StyleCLIP does; returns the config entry for them."""
     rng = np.random.default_rng(seed)
     widths = [len(matrix) for _, matrix in style_maps(generator)]
     channels = sum(width for i, width in enumerate(widths) if is_convolution(i))
@@ -47,7 +47,7 @@ def written(folder: Path, generator: StyleGAN2, seed: int = 0) -> dict[str, obje
 
 
 def as_published(folder: Path, beta: float) -> list[np.ndarray]:
-    """The step in style space by the formula of StyleCLIP's `MapTS.py`, written with numpy."""
+    """Returns the step in style space by the formula of StyleCLIP's `MapTS.py`, in numpy."""
     text = np.load(folder / "text.npy")
     change = np.load(folder / "fs3.npy") @ (text / np.linalg.norm(text))
     change[np.abs(change) < beta] = 0
@@ -82,8 +82,8 @@ def with_styles(generator: StyleGAN2, code: Tensor, steps: list[np.ndarray], alp
 
 
 @torch.no_grad()
-def test_a_global_direction_edits_the_styles_as_published(tmp_path: Path, generator: StyleGAN2) -> None:
-    entry = written(tmp_path, generator)
+def test_a_global_direction_changes_the_styles_as_published(tmp_path: Path, generator: StyleGAN2) -> None:
+    entry = write_styleclip_files(tmp_path, generator)
     bank = ImportDiscovery({"blond": entry}).discover(generator)
     code = torch.randn(1, generator.num_ws, 512)
     expected = with_styles(generator, code, as_published(tmp_path, 0.3), alpha=2.0)
@@ -95,8 +95,10 @@ def test_a_global_direction_edits_the_styles_as_published(tmp_path: Path, genera
     }  # fmt: skip
 
 
-def test_beta_limits_the_channels_and_the_largest_sets_the_length(tmp_path: Path, generator: StyleGAN2) -> None:
-    entry = written(tmp_path, generator)
+def test_the_step_is_proportional_to_scale_and_a_beta_without_channels_is_refused(
+    tmp_path: Path, generator: StyleGAN2
+) -> None:
+    entry = write_styleclip_files(tmp_path, generator)
     one, other = (ImportDiscovery({"a": {**entry, "scale": scale}}).discover(generator).vectors[0] for scale in (1, 3))
     torch.testing.assert_close(3 * one, other)
     negative = ImportDiscovery({"a": {**entry, "scale": 1, "sign": -1}}).discover(generator).vectors[0]
@@ -105,16 +107,16 @@ def test_beta_limits_the_channels_and_the_largest_sets_the_length(tmp_path: Path
         ImportDiscovery({"a": {**entry, "beta": 0.99}}).discover(generator)
 
 
-def test_a_step_that_codes_cannot_reproduce_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    wide = StyleGAN2(16)  # as wide as a code: a row that drives two style layers cannot reproduce both steps
+def test_a_step_that_codes_cannot_reproduce_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wide = StyleGAN2(16)  # styles as wide as a code: a code that feeds two style layers cannot reproduce both steps
     with caplog.at_level("WARNING"):
-        ImportDiscovery({"blond": written(tmp_path, wide)}).discover(wide)
+        ImportDiscovery({"blond": write_styleclip_files(tmp_path, wide)}).discover(wide)
     (line,) = (record.getMessage() for record in caplog.records)
     assert "blond: its step in W+ reproduces" in line and 30 < int(line.split("reproduces")[1].split()[0]) < 95
 
 
 def mapper(levels: tuple[str, ...], seed: int = 0) -> dict[str, Tensor]:
-    """The tensors of a mapper by their public names."""
+    """Returns the tensors of a mapper under their public names."""
     torch.manual_seed(seed)
     return {
         f"mapper.{level}.mapping.{i}.{name}": torch.randn(512, 512) * 100 if name == "weight" else torch.randn(512) * 10
@@ -134,7 +136,7 @@ def mapped(state: dict[str, Tensor], level: str, codes: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("levels", [("mapping",), ("course_mapping", "medium_mapping"), ("fine_mapping",)])
-def test_a_mapper_becomes_its_mean_step(
+def test_a_mapper_is_imported_as_its_mean_step(
     tmp_path: Path, levels: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Eighteen:
@@ -156,8 +158,8 @@ def test_a_mapper_becomes_its_mean_step(
     assert "direction curly: the mean step of a mapper; single steps have a mean cosine of 0." in caplog.text
 
 
-def test_files_that_do_not_fit_are_one_line_errors(tmp_path: Path, generator: StyleGAN2) -> None:
-    good = written(tmp_path, generator)
+def test_invalid_styleclip_files_are_one_line_errors(tmp_path: Path, generator: StyleGAN2) -> None:
+    good = write_styleclip_files(tmp_path, generator)
     np.save(tmp_path / "narrow.npy", np.ones((7, DIM), np.float32))
     (tmp_path / "S").write_bytes(pickle.dumps(["names", 1]))
     torch.save({"state_dict": {"mapper.mapper_0.mapping.1.weight": torch.ones(2)}}, tmp_path / "stylespace.pt")
