@@ -1,4 +1,4 @@
-"""Likeness at equal change: interpolation, its intervals, and that a method that hardly edits loses."""
+"""Likeness at equal change: interpolation, its intervals, and methods that do not reach the change."""
 
 import json
 import sys
@@ -25,16 +25,16 @@ PROTOCOL = Protocol(metrics=["identity_facenet_20180408", "lpips_alex_v0.1"], bo
 IDENTITY, LPIPS = PROTOCOL.metrics
 
 
-def test_interpolation_by_hand():
+def test_interpolation_gives_the_expected_values():
     change = np.array([[0.2, 0.6, 1.0], [0.2, 0.6, 1.0], [0.5, 0.1, 0.9], [0.0, 0.0, 0.3], [0.8, 0.9, 1.0]])
     value = np.array([[0.9, 0.7, 0.6], [0.9, 0.7, 0.6], [0.8, 0.7, 0.5], [1, 1, 1], [0.4, 0.3, 0.2]])
     result = interpolate(change, value, 0.7)
     np.testing.assert_allclose(result, [0.675, 0.675, 0.55, np.nan, 0.4])
-    assert interpolate(np.array([[0.7]]), np.array([[0.5]]), 0.7) == 0.5  # one strength, just there
+    assert interpolate(np.array([[0.7]]), np.array([[0.5]]), 0.7) == 0.5  # a single strength with exactly this change
 
 
 def scores(photos, effect, cost, strengths=(0.5, 1, 1.5), noise=0.05, seed=0):
-    """(photos, strengths, [identity, lpips, change]): change is effect x strength, likeness falls with it."""
+    """(photos, strengths, [identity, lpips, change]): change is effect x strength, likeness decreases with change."""
     rng = np.random.default_rng(seed)
     change = np.outer(np.ones(photos), strengths) * effect + rng.normal(0, noise, (photos, 1))
     identity = 1 - cost * change + rng.normal(0, noise, (photos, 1))
@@ -48,8 +48,8 @@ def job(**methods):
     return made, np.concatenate(list(methods.values()), 1)
 
 
-def test_an_edit_that_does_not_reach_the_change_is_not_ranked():
-    """It has the best likeness at every strength, and is not even placed where the attribute has to change."""
+def test_a_method_that_does_not_reach_the_change_is_not_ranked():
+    """Its likeness is best at every strength, but it has no rank at the required change of the attribute."""
     made, table = job(lazy=scores(20, 0.1, 0.1), honest=scores(20, 0.8, 0.3), rough=scores(20, 0.8, 0.6))
     result = equal_change(made, table, {"smile": 0.6})
     smile = result["smile"]["methods"]
@@ -71,13 +71,13 @@ def test_intervals_of_interpolated_identity_have_the_stated_coverage():
     for seed in range(150):
         part = scores(25, 0.8, 0.3, noise=0.1, seed=seed)
         entry = likeness_at(Curve((0.5, 1, 1.5), part[..., 2], {IDENTITY: part[..., 0]}), IDENTITY, 0.6, PROTOCOL)
-        # identity = 1 - 0.3 change + noise: at a mean change of 0.6 it is 0.82 whatever the strengths' own noise
+        # identity = 1 - 0.3 change + noise: 0.82 at a mean change of 0.6
         hits += entry["low"] < 0.82 < entry["high"]
-    assert 130 <= hits <= 149  # 142 wanted, a little fewer with 25 photos
+    assert 130 <= hits <= 149  # 142 expected, a little fewer with 25 photos
 
 
-def test_unreached_ends_of_intervals_are_open():
-    part = scores(12, 0.42, 0.3, noise=0.15)  # hardly gets to 0.6 with the strongest edit
+def test_intervals_are_open_where_the_change_is_not_reached():
+    part = scores(12, 0.42, 0.3, noise=0.15)  # the strongest edit barely reaches 0.6
     curve = Curve((0.5, 1, 1.5), part[..., 2], {IDENTITY: part[..., 0], LPIPS: part[..., 1]})
     at = float(part[..., 2].mean(0)[-1]) - 1e-3
     identity, lpips = (likeness_at(curve, name, at, PROTOCOL) for name in (IDENTITY, LPIPS))
@@ -89,7 +89,7 @@ def test_unreached_ends_of_intervals_are_open():
 
 @pytest.fixture
 def light(tmp_path, draw_face):
-    """A probe of brightness that calls itself one of smiles, photos, and two methods at three strengths."""
+    """A probe of brightness under the name `smile`, photos, and two methods at three strengths."""
     from oodgan.directions.features import Extractor
     from oodgan.directions.probes import fit_probes
 

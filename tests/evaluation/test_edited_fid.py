@@ -1,4 +1,4 @@
-"""FID of edited photos to real ones that have the attribute: who is on which side, and the distance itself."""
+"""FID of edited photos to real photos with the attribute: the two groups of photos, and the distance."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ SMILING = {1, 3, 4, 6}
 
 @pytest.fixture
 def table(tmp_path):
-    """A table as CelebAMask-HQ's, in which the photos 1, 3, 4 and 6 smile and nobody does anything else."""
+    """A table like CelebAMask-HQ's, in which only the photos 1, 3, 4 and 6 have an attribute: smiling."""
     names = ["Smiling", *(f"Other_{i}" for i in range(39))]
     rows = [" ".join([f"{i}.jpg", " 1" if i in SMILING else "-1", *["-1"] * 39]) for i in range(COUNT)]
     path = tmp_path / "table.txt"
@@ -51,7 +51,7 @@ def test_photos_without_the_attribute_are_edited_and_compared_with_photos_that_h
         Attribute.from_config({"name": "Smiling"})
 
 
-def test_wrong_protocols_and_unchanged_ids():
+def test_invalid_protocols_are_refused_and_the_default_has_no_attribute():
     with pytest.raises(UserError, match="of two feature extractors"):
         Protocol(sets=["fid_pytorchfid", "kid_inception2015"])
     with pytest.raises(UserError, match=r"sets must be \[fid_pytorchfid\]"):
@@ -59,8 +59,8 @@ def test_wrong_protocols_and_unchanged_ids():
     assert "attribute" not in Protocol().as_dict()
 
 
-def test_the_sides_of_celebahq(shared):
-    """Its 2,824 test photos by its own tables."""
+def test_every_celebahq_test_photo_is_in_one_of_the_two_groups(shared):
+    """The 2,824 test photos by CelebA-HQ's own tables."""
     labels = shared / "data/celebahq_labels"
     split = CelebAHQSplit(labels / "CelebA-HQ-to-CelebA-mapping.txt.gz", labels / "list_eval_partition.txt.gz")
     names = [str(i) for i in range(30000) if split(str(i)) == TEST]
@@ -71,7 +71,7 @@ def test_the_sides_of_celebahq(shared):
 
 
 @pytest.mark.network
-def test_the_distance_of_a_small_folder(folders, table, tmp_path, monkeypatch):  # noqa: F811
+def test_the_fid_is_the_distance_between_the_two_groups(folders, table, tmp_path, monkeypatch):  # noqa: F811
     metrics = {"resolution": 32, "filter": "bilinear", "metrics": ["psnr"], "sets": ["fid_pytorchfid"]}
     metrics |= {"bootstrap_samples": 20, "attribute": attribute(table, True)}
     monkeypatch.setattr("oodgan.evaluation.summary.statistics_path", lambda key: tmp_path / f"real-{key}.safetensors")

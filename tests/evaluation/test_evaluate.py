@@ -52,7 +52,7 @@ def result(folders, output="out"):
     return json.loads((folders / output / "metrics.json").read_text())
 
 
-def test_whole_evaluation(folders, capsys):
+def test_an_evaluation_writes_scores_table_report_and_sheets(folders, capsys):
     actual = evaluate.run(config(folders))
     held = result(folders)
     assert held["count"] == COUNT and held["protocol"]["resolution"] == 32
@@ -63,7 +63,7 @@ def test_whole_evaluation(folders, capsys):
     entry = held["methods"]["near"]["psnr"]
     assert entry["mean"] == pytest.approx(np.mean(near), rel=1e-6)
     assert entry["low"] < entry["mean"] < entry["high"] and entry["count"] == COUNT
-    # A shift of 2 levels is 20 log10(255 / 2) = 42.1 dB; a few clipped pixels make it a little more.
+    # A shift of 2 levels is 20 log10(255 / 2) = 42.1 dB, and slightly more because of clipped pixels.
     assert near[0] == pytest.approx(42.1, abs=0.3)
     assert held["methods"]["far"]["psnr"]["mean"] < 20
     assert "| near | **" in (folders / "out/table.md").read_text() and "near" in capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_a_killed_evaluation_scores_no_photo_twice(folders, monkeypatch):
     assert result(folders)["methods"] == result(folders, "whole")["methods"]
 
 
-def test_a_half_written_batch_counts_as_not_scored(tmp_path):
+def test_a_partially_written_batch_counts_as_not_scored(tmp_path):
     store = Store(tmp_path)
     one = Scores(0, "a", np.zeros((2, 3)), np.zeros((0, 0), np.float32))
     store.write([one])
@@ -141,7 +141,7 @@ def test_out_of_range_pictures_are_refused():
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_fid_kid_and_their_cache(folders, tmp_path, monkeypatch):
+def test_fid_and_kid_are_computed_with_cached_statistics_of_the_photos(folders, tmp_path, monkeypatch):
     from oodgan.weights.fetch import fetch
 
     fetch("inception_fid")
@@ -157,7 +157,7 @@ def test_fid_kid_and_their_cache(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(score, "inception_features", lambda x: (counted.append(len(x)), features(x))[1])
     with pytest.warns(UserWarning, match="unreliable"):
         evaluate.run(config(folders, "again", metrics=metrics | {"sets": ["kid_inception2015"]}))
-    assert sum(counted) == 2 * COUNT  # the photos themselves come from the cache
+    assert sum(counted) == 2 * COUNT  # features of the photos come from the cache
     again = result(folders, "again")["methods"]
     kid = "kid_inception2015"
     assert again["far"][kid]["mean"] == pytest.approx(held["far"][kid]["mean"], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Masks as columns of an evaluation, another recogniser, what is said about `paper`, and wrong input in one line."""
+"""Mask metrics, another recogniser, notes on the method `paper`, and one-line errors for wrong input."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from test_evaluate import COUNT, config, folders, result  # noqa: F401  (folders
 
 @pytest.fixture
 def edited(folders):  # noqa: F811
-    """A folder as the edit stage leaves it, with masks on the middle quarter, and parsing masks with a mouth there."""
+    """Output of the edit stage with masks in the central quarter, and parsing masks with a mouth there."""
     for folder in ("edited/result", "edited/mask", "parsing"):
         (folders / folder).mkdir(parents=True)
     (folders / "edited/edits.json").write_text("{}")
@@ -42,14 +42,14 @@ def test_masks_of_a_folder_are_measured(edited):
     evaluate.run(config(edited, **settings))
     held = result(edited)["methods"]
     assert held["edited"]["mask_area"]["mean"] == pytest.approx(0.25, abs=0.01)
-    # Half of the mask lies on the mouth, and 6 % of the 32 px beside it: 2 of the other half's 8 columns.
+    # Half of the mask is on the mouth, and dilation by 6 % of 32 px adds 2 of the other half's 8 columns.
     assert held["edited"]["mask_share_on_parts"]["mean"] == pytest.approx(0.5 + 2 / 16, abs=0.02)
     assert held["far"]["mask_area"] == {"count": 0}
     row = (edited / "out/table.md").read_text().splitlines()
     assert "mask_area ↓" in row[0] and "mask_share_on_parts ↑" in row[0] and "n/a" in row[3]
 
 
-def test_no_share_on_parts_without_parsing_or_for_edits_of_the_whole_face(edited):
+def test_no_share_on_parts_is_measured_without_parsing_or_for_whole_face_edits(edited):
     methods = {"edited": str(edited / "edited")}
     evaluate.run(config(edited, methods=methods, edits={"smile": 1.0}))
     assert "mask_share_on_parts" not in result(edited)["methods"]["edited"]
@@ -61,7 +61,7 @@ def test_no_share_on_parts_without_parsing_or_for_edits_of_the_whole_face(edited
 ARCFACE = {"_target_": "oodgan.nn.arcface.ArcFace"}
 
 
-def test_a_recogniser_of_the_user_is_a_column_of_its_name(edited):
+def test_a_user_defined_recogniser_is_a_column_with_its_name(edited):
     from oodgan.nn.arcface import IRSE50
 
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def test_a_recogniser_of_the_user_is_a_column_of_its_name(edited):
         evaluate.run(config(edited, "other", identity=ARCFACE | {"path": "nowhere.onnx"}))
 
 
-def test_notes_reach_the_merged_table(folders):  # noqa: F811
+def test_notes_are_copied_to_the_merged_table(folders):  # noqa: F811
     evaluate.run(config(folders))
     held = result(folders)
     held["notes"] = ["`paper` is not quite theirs."]
@@ -110,7 +110,7 @@ def test_wrong_input_is_a_one_line_error_of_the_command(folders, message, capsys
 
 
 def test_out_of_range_pictures_of_a_method_are_one_line_errors(folders):  # noqa: F811
-    """Files hold bytes, so only a method's own picture can leave the range; it is refused before it is written."""
+    """Image files hold bytes, so only a method's own output can be out of range; it is refused before writing."""
     from oodgan.evaluation.pairs import match
     from oodgan.evaluation.protocol import Protocol
     from oodgan.evaluation.score import Job, PairDataset, Scorer
@@ -128,7 +128,7 @@ def test_out_of_range_pictures_of_a_method_are_one_line_errors(folders):  # noqa
     assert not pairs[0].results["plain"].exists()
 
 
-def test_a_parser_gives_the_regions_of_photos_without_masks(edited):
+def test_a_parser_computes_the_regions_of_photos_without_masks(edited):
     from oodgan.parsing.classes import NAMES
     from oodgan.parsing.network import ParserNetwork
     from oodgan.weights import trained
@@ -136,7 +136,7 @@ def test_a_parser_gives_the_regions_of_photos_without_masks(edited):
     torch.manual_seed(0)
     network = ParserNetwork(len(NAMES), width=8)
     network.head.weight.data.zero_()
-    network.head.bias.data.zero_()[NAMES.index("upper_lip")] = 9.0  # all of every photo is a mouth
+    network.head.bias.data.zero_()[NAMES.index("upper_lip")] = 9.0  # every pixel is classified as mouth
     trained.save(edited / "parser" / trained.FILE, network.state_dict(), part="parser", classes=list(NAMES))
     target = "oodgan.parsing.network.ParserNetwork"
     parser = {"network": {"_target_": target, "width": 8}, "size": 32, "weights": str(edited / "parser")}
@@ -145,4 +145,4 @@ def test_a_parser_gives_the_regions_of_photos_without_masks(edited):
     assert result(edited)["methods"]["edited"]["mask_share_on_parts"]["mean"] == pytest.approx(1.0, abs=1e-4)
     evaluate.run(config(edited, "masked", **settings, masks=str(edited / "parsing")))
     share = result(edited, "masked")["methods"]["edited"]["mask_share_on_parts"]["mean"]
-    assert share == pytest.approx(0.5 + 2 / 16, abs=0.02)  # the masks of the data go before
+    assert share == pytest.approx(0.5 + 2 / 16, abs=0.02)  # the masks of the data take precedence

