@@ -1,4 +1,4 @@
-"""Codes on disk: found again, told apart, bounded, never half-written."""
+"""The cache of latent codes on disk: hits, distinct keys, limited size, atomic writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = Refinement(steps=2, size=32, losses={"l2": 1.0, "lpips": 0.0, "identity"
 
 
 class Counting(OptimisationInverter):
-    """Counts the photos that it really inverts."""
+    """Counts the photos that it inverts."""
 
     photos = 0
 
@@ -61,7 +61,7 @@ def test_a_cached_inversion_is_bit_identical(inverter: Counting, photos: Tensor,
     assert torch.equal(first, OptimisationInverter(inverter.generator, QUICK).invert(photos[:2]).w_plus)
 
 
-def test_only_the_unknown_photos_of_a_batch_are_computed(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
+def test_only_photos_missing_in_the_cache_are_inverted(inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
     known = cached(inverter, tmp_path).invert(photos[1:2]).w_plus
     codes = cached(inverter, tmp_path).invert(photos).w_plus
     assert inverter.photos == 3 and torch.equal(codes[1:2], known) and not torch.equal(codes[0], codes[2])
@@ -77,7 +77,9 @@ def test_the_cache_distinguishes_pixels_and_settings(inverter: Counting, photos:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "not finite"])
-def test_a_damaged_file_is_computed_again(damage: str, inverter: Counting, photos: Tensor, tmp_path: Path) -> None:
+def test_a_photo_with_a_damaged_cache_file_is_inverted_again(
+    damage: str, inverter: Counting, photos: Tensor, tmp_path: Path
+) -> None:
     from safetensors.torch import save_file
 
     code = cached(inverter, tmp_path).invert(photos[:1]).w_plus
@@ -100,13 +102,13 @@ def test_the_least_recently_used_entries_are_dropped_first(inverter: Counting, p
     (second,) = set(tmp_path.iterdir()) - {first}
     for age, file in ((50, first), (40, second)):
         os.utime(file, (time.time() - age,) * 2)
-    one.invert(photos[:1])  # used again: now the second is the oldest
+    one.invert(photos[:1])  # used again, so the second is now the oldest
     cached(inverter, tmp_path, limit=int(2.5 * size)).invert(photos[2:])
     left = set(tmp_path.iterdir())
     assert len(left) == 2 and first in left and second not in left
 
 
-def test_an_unwritable_cache_folder_is_a_warning(
+def test_an_unwritable_cache_folder_gives_a_warning(
     inverter: Counting, photos: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""Feature space: residuals in generators, the feature encoder as a learned optimiser, its training, cache and files."""
+"""Feature-space inversion: residuals in generators, the feature encoder, its training, cache and files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def photos(generator: StyleGAN2) -> Tensor:
 
 
 class KnownCodes(nn.Module, Inverter):
-    """An inverter whose codes are given."""
+    """An inverter that returns given codes."""
 
     name = "known"
 
@@ -66,7 +66,7 @@ def noise(generator: StyleGAN2, resolution: int, count: int, seed: int = 3) -> T
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_without_residuals_nothing_changes(generator: StyleGAN2, codes: Tensor) -> None:
+def test_empty_or_zero_residuals_change_nothing(generator: StyleGAN2, codes: Tensor) -> None:
     plain = generator.synthesis(codes)
     assert torch.equal(generator.synthesis(codes, residuals={}), plain)
     assert torch.equal(generator.synthesis(codes, residuals={8: torch.zeros_like(noise(generator, 8, 3))}), plain)
@@ -79,21 +79,21 @@ def test_a_residual_is_added_to_the_activations_of_its_resolution(generator, cod
     torch.testing.assert_close(after[resolution], before[resolution] + residual)
     for lower in (r for r in before if r < resolution):
         assert torch.equal(after[lower], before[lower])
-    # The images of a batch do not see each other's residuals.
+    # The images of a batch are independent.
     whole = generator.synthesis(codes, residuals={resolution: residual})
     one = generator.synthesis(codes[1:2], residuals={resolution: residual[1:2]})
     torch.testing.assert_close(whole[1:2], one, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(whole, generator.synthesis(codes))
 
 
-def test_residuals_that_do_not_fit_are_refused(generator: StyleGAN2, codes: Tensor) -> None:
+def test_residuals_of_a_wrong_resolution_or_shape_are_refused(generator: StyleGAN2, codes: Tensor) -> None:
     with pytest.raises(UserError, match="residual at 64 px: this generator has activations at 4, 8, 16, 32 px"):
         generator.synthesis(codes, residuals={64: torch.zeros(3, 16, 64, 64)})
     with pytest.raises(UserError, match=r"residual of shape \(2, 16, 8, 8\) at 8 px: \(3, 16, 8, 8\) expected"):
         generator.synthesis(codes, residuals={8: torch.zeros(2, 16, 8, 8)})
 
 
-def test_the_gradient_is_that_of_the_squared_error(generator, codes, photos) -> None:
+def test_compare_returns_the_gradient_of_the_squared_error(generator, codes, photos) -> None:
     residual = 0.1 * noise(generator, RESOLUTION, 3)
     image, gradient = compare(generator, codes, residual, photos)
     step = 1e-3 * noise(generator, RESOLUTION, 3, seed=4)
@@ -107,9 +107,7 @@ def test_the_gradient_is_that_of_the_squared_error(generator, codes, photos) -> 
     assert image.shape == photos.shape and float(image.abs().max()) <= 1
 
 
-def test_an_untrained_encoder_descends_the_gradient_and_more_passes_are_closer(
-    generator, encoder, codes, photos
-) -> None:
+def test_an_untrained_encoder_lowers_the_error_further_with_more_passes(generator, encoder, codes, photos) -> None:
     def error(passes: int, exact: int = 0) -> float:
         residual, _ = predict(encoder, generator, codes, photos, passes, exact)
         image = generator.synthesis(codes, residuals={RESOLUTION: residual}).clamp(-1, 1)
@@ -119,17 +117,17 @@ def test_an_untrained_encoder_descends_the_gradient_and_more_passes_are_closer(
         start = float((generator.synthesis(codes).clamp(-1, 1) - photos).square().mean())
         once, often, exact = error(1), error(8), error(7, 1)
     assert often < once < start and often < 0.5 * start
-    assert exact == pytest.approx(often, rel=1e-3)  # at the generator's own size a preview is the full image
+    assert exact == pytest.approx(often, rel=1e-3)  # at the generator's resolution a preview is the full image
 
 
-def test_residuals_are_in_units_of_the_activations(generator, encoder, codes, photos) -> None:
+def test_residuals_are_scaled_by_the_standard_deviation_of_the_activations(generator, encoder, codes, photos) -> None:
     residual, base = predict(encoder, generator, codes, photos)
     torch.testing.assert_close(base, generator.features(codes)[RESOLUTION])
     assert deviation(base).shape == (3, 1, 1, 1)
     assert float((residual / deviation(base)).detach().square().mean().sqrt()) < 1
 
 
-def test_training_moves_the_last_pass_and_lowers_the_error(generator, encoder, codes, photos) -> None:
+def test_training_lowers_the_error_and_gives_all_parameters_gradients(generator, encoder, codes, photos) -> None:
     module = FeatureModule(encoder, generator, KnownCodes(codes), PIXELS, passes=2)
     optimiser = torch.optim.Adam(encoder.parameters(), 1e-2)
     losses = []
@@ -146,7 +144,7 @@ def test_training_moves_the_last_pass_and_lowers_the_error(generator, encoder, c
     assert not any("generator" in name for name, _ in module.named_parameters())
 
 
-def test_training_on_full_images_compares_them_reduced(generator, codes, photos) -> None:
+def test_training_on_full_images_compares_downscaled_images(generator, codes, photos) -> None:
     torch.manual_seed(0)
     encoder = FeatureEncoder(generator.feature_channels[RESOLUTION], RESOLUTION, 16, (8, 8, 8), (1, 1, 1))
     batch = {"image": photos}
@@ -163,7 +161,7 @@ def test_training_on_full_images_compares_them_reduced(generator, codes, photos)
     assert float((results[0] - results[1]).abs().max()) > 1e-3
 
 
-def test_exact_activations_teach_samples_alone(generator, encoder, codes, photos) -> None:
+def test_the_activation_error_is_computed_only_for_generated_samples(generator, encoder, codes, photos) -> None:
     module = FeatureModule(encoder, generator, KnownCodes(codes), ACTIVATIONS).eval()
     batch = {"image": photos, "has_w_plus": torch.tensor([True, False, False]), "w_plus": codes + 0.1}
     error = module.predictions(encoder, batch)["activation_error"]
@@ -180,10 +178,12 @@ def test_the_inverter_keeps_the_base_code(generator, encoder, codes, photos) -> 
         FeatureInverter(generator, KnownCodes(codes), encoder, passes=0)
 
 
-def test_optimising_the_residual_comes_closer_within_its_budget(generator, encoder, codes, photos, monkeypatch) -> None:
+def test_optimising_the_residual_lowers_the_error_within_its_time_budget(
+    generator, encoder, codes, photos, monkeypatch
+) -> None:
     from oodgan.metrics import lpips
 
-    # No network is fetched: the perceptual part of the loss is left out.
+    # Without the perceptual loss, so that no network is fetched.
     monkeypatch.setattr(lpips, "lpips_distance", lambda *_: lambda a, b: torch.zeros(len(a)))
     residual, base = predict(encoder, generator, codes, photos)
 
@@ -195,22 +195,22 @@ def test_optimising_the_residual_comes_closer_within_its_budget(generator, encod
         assert bool((error(refined) < error(residual)).all())
     assert ResidualRefinement()(generator, codes, residual, base, photos) is residual
     quick = ResidualRefinement(seconds=1e-9, size=32)(generator, codes, residual, base, photos)
-    assert torch.equal(quick, residual)  # the budget ends after the first look
+    assert torch.equal(quick, residual)  # the time budget ends after the first evaluation
     with pytest.raises(UserError, match=r"residual.refine.steps=-1"):
         ResidualRefinement(steps=-1)
 
 
-def test_a_cached_inversion_equals_the_first(generator, encoder, codes, photos, tmp_path: Path) -> None:
+def test_a_cached_inversion_with_residuals_equals_the_first(generator, encoder, codes, photos, tmp_path: Path) -> None:
     base = KnownCodes(codes)
     cached = CachedInverter(FeatureInverter(generator, base, encoder), "s", tmp_path, 2**24)
     first, again = cached.invert(photos), cached.invert(photos)
     assert base.calls == 1 and torch.equal(first.w_plus, again.w_plus)
     assert torch.equal(first.residuals[RESOLUTION], again.residuals[RESOLUTION])
     exact, _ = predict(encoder, generator, codes, photos, 3)
-    torch.testing.assert_close(first.residuals[RESOLUTION], exact, atol=2e-3, rtol=2e-3)  # kept as fp16
+    torch.testing.assert_close(first.residuals[RESOLUTION], exact, atol=2e-3, rtol=2e-3)  # stored as fp16
 
 
-def test_inversions_join_and_split(generator: StyleGAN2, codes: Tensor) -> None:
+def test_inversions_are_concatenated_and_sliced(generator: StyleGAN2, codes: Tensor) -> None:
     residual = noise(generator, 8, 3)
     whole = concatenate([Inversion(codes[:1]), Inversion(codes[1:], {8: residual[1:]})])
     assert len(whole) == 3 and not whole.residuals[8][0].any()
@@ -233,7 +233,7 @@ def configured(tmp_path: Path, generator: StyleGAN2, encoder: FeatureEncoder, ma
     }
 
 
-def test_it_is_built_from_its_config(generator, encoder, photos, tmp_path: Path) -> None:
+def test_a_feature_inverter_is_built_from_its_config(generator, encoder, photos, tmp_path: Path) -> None:
     built = inverters.build(configured(tmp_path, generator, encoder), generator)
     inversion = built.invert(photos[:1])
     again, _ = predict(encoder, generator, inversion.w_plus, photos[:1], 2)

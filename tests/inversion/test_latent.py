@@ -1,4 +1,4 @@
-"""The latent discriminator: its losses, what it teaches, that nothing is there without it, and exact resuming."""
+"""The latent discriminator: its losses, their effect on codes, disabling it, and exact resuming."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CFG = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "late
 
 
 class SmallEncoder(nn.Module, Encoder):
-    """Photos -> offsets, by one linear layer of an 8 px view."""
+    """Photos -> code offsets, by one linear layer on an 8 px image."""
 
     def __init__(self, num_ws: int = 8) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ def train(which: InversionModule, folder: Path, steps: int = 4, **more) -> objec
     return fit(which, data, cfg=CFG, settings=settings, folder=folder, **more)
 
 
-def test_without_a_weight_there_is_no_discriminator() -> None:
+def test_the_discriminator_exists_only_if_the_latent_loss_has_a_weight() -> None:
     plain = module()
     assert plain.automatic_optimization and plain.discriminator is None
     adversarial = module(latent=0.1)
     assert not adversarial.automatic_optimization and isinstance(adversarial.discriminator, LatentDiscriminator)
 
 
-def test_the_loss_follows_the_formula() -> None:
+def test_the_discriminator_loss_equals_cross_entropy_plus_gradient_penalty() -> None:
     torch.manual_seed(0)
     network, real, fake = LatentDiscriminator(6, 5, 3), torch.randn(4, 6), torch.randn(7, 6)
     assert [type(layer) for layer in network.network] == [nn.Linear, nn.LeakyReLU, nn.Linear, nn.LeakyReLU, nn.Linear]
@@ -87,8 +87,8 @@ def test_the_loss_follows_the_formula() -> None:
     assert torch.allclose(discriminator_loss(network, real, fake, gamma=3.0), entropy + 1.5 * penalty, atol=1e-5)
 
 
-def test_codes_move_towards_w() -> None:
-    """Alone, the loss draws far-off codes to the mapping's distribution."""
+def test_the_latent_loss_moves_codes_towards_w() -> None:
+    """The latent loss alone moves distant codes towards the distribution of the mapping network."""
     torch.manual_seed(0)
     generator = tiny()
     learner = InversionModule(SmallEncoder(), generator, {"latent": LatentLoss()}, size=32)
@@ -131,7 +131,7 @@ def test_training_updates_both_networks_and_validation_ignores_the_discriminator
 
 
 @pytest.mark.parametrize("crash", [2, 3])
-def test_a_resumed_run_gives_the_same_weights(crash: int, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(crash: int, tmp_path: Path) -> None:
     whole = module(latent=0.1)
     train(whole, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="crash"):

@@ -1,4 +1,4 @@
-"""The light encoder, its samples and its training on the 32 px generator."""
+"""The light encoder, its samples and its training with the 32 px generator."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def samples(generator: StyleGAN2, tmp_path_factory: pytest.TempPathFactory) -> l
     return render_samples(generator, an_encoder(), tmp_path_factory.mktemp("samples"), 100, seed=1, size=32)
 
 
-def test_the_head_reads_the_described_features() -> None:
+def test_the_encoder_applies_its_head_to_the_backbone_features() -> None:
     encoder = an_encoder().eval()
     photos = 2 * torch.rand(2, 3, 48, 48) - 1
     described = encoder.describe(photos)
@@ -59,10 +59,10 @@ def test_the_head_reads_the_described_features() -> None:
     offsets = encoder(photos)
     assert offsets.shape == (2, 8, 512) and torch.equal(offsets, encoder.head(described))
     assert not torch.allclose(offsets[0], offsets[1])
-    assert not torch.allclose(offsets[:, 0], offsets[:, 5]), "layers get codes of their own"
+    assert not torch.allclose(offsets[:, 0], offsets[:, 5]), "codes differ between layers"
 
 
-def test_only_the_head_learns_and_is_saved() -> None:
+def test_only_the_head_is_trained_and_saved() -> None:
     encoder = an_encoder()
     assert not any("backbone" in name for name in encoder.state_dict())
     features = encoder.describe(torch.zeros(1, 3, 64, 64))
@@ -89,7 +89,7 @@ def test_augmentation_changes_some_pixels_and_depends_on_its_seed() -> None:
         assert torch.equal(one, two) and not torch.equal(one, other)
         assert one.shape == images.shape and one.abs().max() <= 1.5
     covered = (occlude(images, torch.Generator().manual_seed(1)) - images).abs().amax((1, 2, 3)) > 0.1
-    assert 0 < covered.sum() < 8, "some, not all"
+    assert 0 < covered.sum() < 8, "occlusion covers some of the images"
     assert not torch.equal(occlude(images, torch.Generator().manual_seed(1), 1.0), images)
     assert torch.equal(occlude(images, torch.Generator().manual_seed(1), 0.0), images)
 
@@ -132,7 +132,7 @@ def test_training_lowers_the_held_out_error_of_the_codes(
     assert not any("backbone" in name or "generator" in name for name in saved)
 
 
-def test_image_losses_reach_the_encoder_and_exact_codes_of_images_count(generator: StyleGAN2) -> None:
+def test_image_losses_give_the_encoder_gradients_and_codes_of_samples_are_compared(generator: StyleGAN2) -> None:
     data = ImageDataModule(Generated(generator, 8, 32), batch_size=4, split=HashSplit(0.2, 0.2))
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
@@ -140,7 +140,7 @@ def test_image_losses_reach_the_encoder_and_exact_codes_of_images_count(generato
         an_encoder(), generator, {**CODES, "l2": torch.nn.MSELoss(), "norm": NormLoss(), "delta": DeltaLoss()}, size=32
     )
     parts = losses(module, batch)
-    assert set(parts) == {"code", "l2", "norm", "delta"}, "a sample's code is known"
+    assert set(parts) == {"code", "l2", "norm", "delta"}, "the code loss is computed, as codes of samples are known"
     with torch.no_grad():
         expected = (generator.mean_w + module.encoder(batch["image"]) - batch["w_plus"]) / module.deviation
     assert torch.allclose(parts["code"], expected.square().mean(), rtol=1e-3)
@@ -149,7 +149,7 @@ def test_image_losses_reach_the_encoder_and_exact_codes_of_images_count(generato
     assert all(p.grad is None for p in generator.parameters())
 
 
-def test_real_images_beside_samples_leave_the_code_loss_to_the_samples(generator: StyleGAN2) -> None:
+def test_in_mixed_batches_the_code_loss_counts_only_samples(generator: StyleGAN2) -> None:
     codes = sample_codes(generator, 2, 1)
     images = generator.synthesis(codes).clamp(-1, 1)
     batch = {"image": images, "w_plus": codes * torch.tensor([1.0, 0.0])[:, None, None]}
@@ -163,7 +163,7 @@ def test_real_images_beside_samples_leave_the_code_loss_to_the_samples(generator
     assert loss(False, False) == losses(module, {"image": images})["code"] == 0
 
 
-def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generator(
+def test_an_encoder_is_built_from_its_weights_and_another_generator_is_refused(
     generator: StyleGAN2, tmp_path: Path
 ) -> None:
     encoder = an_encoder().eval()
@@ -173,7 +173,7 @@ def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generato
         "encoder": {"_target_": "oodgan.inversion.light.LightEncoder", **SMALL},
         "weights": str(tmp_path),
     }
-    torch.manual_seed(0)  # the backbone of a dry run is random
+    torch.manual_seed(0)  # the untrained backbone is random
     photos = 2 * torch.rand(1, 3, 32, 32) - 1
     torch.manual_seed(0)
     built: Any = build(cfg, generator)
@@ -186,7 +186,7 @@ def test_an_encoder_comes_back_from_its_file_and_is_refused_for_another_generato
         build({**cfg, "encoder": {**cfg["encoder"], "hidden": 16}}, generator)
 
 
-def test_a_second_pass_starts_at_zero_and_then_compares(generator: StyleGAN2) -> None:
+def test_an_untrained_second_pass_changes_nothing_and_a_trained_one_corrects(generator: StyleGAN2) -> None:
     encoder = an_encoder().eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
     once = encoder.offsets(generator, photos, 1)
@@ -194,19 +194,19 @@ def test_a_second_pass_starts_at_zero_and_then_compares(generator: StyleGAN2) ->
     torch.nn.init.normal_(encoder.correction[-1].weight, std=0.1)
     twice = encoder.offsets(generator, photos, 2)
     assert not torch.allclose(twice, once, atol=1e-3)
-    own = generator.synthesis(generator.mean_w + once).clamp(-1, 1)  # nothing is missing: only the biases speak
+    own = generator.synthesis(generator.mean_w + once).clamp(-1, 1)  # equal images: only biases
     features = encoder.describe(own)
     assert torch.allclose(*encoder.correct(features, features), atol=1e-5)
 
 
-def test_gradients_reach_both_passes(generator: StyleGAN2) -> None:
+def test_both_passes_get_gradients_and_an_unused_correction_is_frozen(generator: StyleGAN2) -> None:
     encoder = an_encoder()
     module = InversionModule(encoder, generator, {"l2": torch.nn.MSELoss()}, size=32, passes=2, occlusion=1.0)
     module.training_step({"image": 2 * torch.rand(1, 3, 32, 32) - 1}, 0).backward()
     for trained_part in (encoder.shared, encoder.correction[-1]):
         assert trained_part.weight.grad is not None and bool(trained_part.weight.grad.any())
     InversionModule(encoder, generator, CODES, size=32)
-    assert not any(p.requires_grad for p in encoder.correction.parameters()), "not trained where it is not used"
+    assert not any(p.requires_grad for p in encoder.correction.parameters()), "frozen with a single pass"
 
 
 def test_only_encoders_with_a_correction_can_run_twice(generator: StyleGAN2) -> None:
@@ -221,13 +221,13 @@ def test_only_encoders_with_a_correction_can_run_twice(generator: StyleGAN2) -> 
             encoder.offsets(generator, photos, passes)
 
 
-def test_files_that_are_not_encoders_are_refused(generator: StyleGAN2) -> None:
+def test_a_class_that_is_not_an_encoder_is_refused(generator: StyleGAN2) -> None:
     with pytest.raises(UserError, match=r"_target_=torch.nn.Identity: a class that derives from .*Encoder"):
         build_encoder({"encoder": {"_target_": "torch.nn.Identity"}}, generator)
 
 
-class Eyes:
-    """A recogniser that looks at some pixels."""
+class PixelRecogniser:
+    """A recogniser whose embedding is a part of the pixels."""
 
     differentiable = True
 
@@ -241,23 +241,23 @@ class Eyes:
         return ()
 
 
-def test_an_encoder_uses_the_recogniser_of_its_training(generator: StyleGAN2, tmp_path: Path) -> None:
-    encoder = an_encoder(recogniser=Eyes()).eval()
+def test_an_encoder_needs_the_recogniser_of_its_training(generator: StyleGAN2, tmp_path: Path) -> None:
+    encoder = an_encoder(recogniser=PixelRecogniser()).eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
-    assert torch.equal(encoder.describe(photos)["identity"], Eyes()(photos))
+    assert torch.equal(encoder.describe(photos)["identity"], PixelRecogniser()(photos))
     metadata = {"part": "encoder", "generator": generator.id, "identity": encoder.identity}
     trained.save(tmp_path / trained.FILE, encoder.state_dict(), **metadata)
-    recipe = {"_target_": "oodgan.inversion.light.LightEncoder", **SMALL, "recogniser": Eyes()}
+    recipe = {"_target_": "oodgan.inversion.light.LightEncoder", **SMALL, "recogniser": PixelRecogniser()}
     cfg = {"name": "light", "encoder": recipe, "weights": str(tmp_path)}
     assert torch.equal(load_encoder(cfg, generator).eval()(photos), encoder(photos))
     with pytest.raises(UserError, match=r"trained with the recogniser eyes, inverter.encoder.recogniser is ears"):
-        load_encoder({**cfg, "encoder": {**recipe, "recogniser": Eyes("ears")}}, generator)
+        load_encoder({**cfg, "encoder": {**recipe, "recogniser": PixelRecogniser("ears")}}, generator)
     with pytest.raises(UserError, match="an embedding of 512 numbers, and eyes gives 64"):
-        an_encoder(recogniser=Eyes(size=64))(photos)
+        an_encoder(recogniser=PixelRecogniser(size=64))(photos)
 
 
 def test_random_features_are_the_same_in_every_process():
-    """They are frozen, so no checkpoint holds them."""
+    """They are frozen, so checkpoints do not store them."""
     torch.manual_seed(1)
     one = LightEncoder(pretrained=False, hidden=8, rank=2)
     torch.manual_seed(2)

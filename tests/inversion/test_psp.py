@@ -15,7 +15,7 @@ WS = 8
 
 
 def like(kind, state):
-    """An encoder of class `kind` that shares `state`, without initialising its own."""
+    """Returns an encoder of class `kind` that shares `state`, without initialising weights."""
     with torch.device("meta"):
         encoder = kind(WS).eval()
     encoder.load_state_dict(state, assign=True)
@@ -39,7 +39,7 @@ def codes(psp, photo):
         return psp(photo)
 
 
-def test_unit_by_hand():
+def test_the_ir_se_unit_equals_its_formula():
     torch.manual_seed(0)
     unit = Unit(16, 32, 2).eval()
     x = torch.randn(2, 16, 8, 8)
@@ -55,7 +55,7 @@ def test_unit_by_hand():
 
 
 @torch.no_grad()
-def test_levels_and_which_layer_reads_which(psp, photo):
+def test_each_style_reads_the_feature_level_of_its_layer(psp, photo):
     fine, middle, coarse = psp.levels(photo)
     assert [tuple(x.shape[1:]) for x in (fine, middle, coarse)] == [(128, 64, 64), (256, 32, 32), (512, 16, 16)]
     assert [psp.spatial(i) for i in range(WS)] == [16] * 3 + [32] * 4 + [64]
@@ -65,14 +65,14 @@ def test_levels_and_which_layer_reads_which(psp, photo):
 
 
 @torch.no_grad()
-def test_e4e_is_the_first_style_plus_offsets(psp, codes, photo):
+def test_e4e_codes_are_the_first_style_plus_offsets(psp, codes, photo):
     e4e = like(Encoder4Editing, psp.state_dict())
     actual = e4e(photo)
     torch.testing.assert_close(actual[:, 0], codes[:, 0])
     torch.testing.assert_close(actual[:, 1:], codes[:, :1] + codes[:, 1:])
 
 
-def test_progressive_stages():
+def test_progressive_stages_add_one_offset_after_the_other():
     styles = [torch.full((2, 512), float(i + 1)) for i in range(4)]
     assert progressive(styles, 0)[0, :, 0].tolist() == [1, 1, 1, 1]
     assert progressive(styles, 2)[0, :, 0].tolist() == [1, 3, 4, 1]
@@ -80,7 +80,7 @@ def test_progressive_stages():
 
 
 @torch.no_grad()
-def test_psp_adds_the_mean_resizes_and_drops_codes_the_generator_lacks(psp, codes, photo):
+def test_psp_adds_the_mean_resizes_photos_and_drops_surplus_codes(psp, codes, photo):
     with torch.device("meta"):
         inverter = PSP(WS)
     inverter.encoder = psp
@@ -96,7 +96,7 @@ def test_psp_adds_the_mean_resizes_and_drops_codes_the_generator_lacks(psp, code
 
 
 class Difference(nn.Module):
-    """Stands for a ReStyle encoder: its codes are the mean difference of photo and inversion."""
+    """Replaces a ReStyle encoder: its codes are the mean difference of photo and inversion."""
 
     def forward(self, x):
         assert x.shape[1:] == (6, 256, 256)
@@ -104,7 +104,7 @@ class Difference(nn.Module):
 
 
 @torch.no_grad()
-def test_restyle_refines_from_its_own_inversion(photo):
+def test_restyle_refines_its_own_inversion_in_each_iteration(photo):
     generator = tiny()
     with torch.device("meta"):
         inverter = E4E(WS, "restyle_e4e", generator=generator, iterations=2)
@@ -125,7 +125,7 @@ def test_restyle_refines_from_its_own_inversion(photo):
     ("variant", "channels"), [("psp_w", 3), ("psp_wplus", 3), ("restyle_psp", 6), ("restyle_psp_resnet", 6)]
 )
 @torch.no_grad()
-def test_variants_give_codes(variant, channels, photo):
+def test_every_encoder_variant_returns_finite_codes(variant, channels, photo):
     torch.manual_seed(0)
     encoder = PSP(2, variant).encoder
     codes = encoder(photo.repeat(1, channels // 3, 1, 1))
@@ -139,15 +139,15 @@ def test_restyle_on_resnet34_has_the_public_layout():
         state = E4E(2, "restyle_e4e_resnet").encoder.state_dict()
     shapes = {name: tuple(t.shape) for name, t in state.items()}
     assert shapes["conv1.weight"] == (64, 6, 7, 7)
-    assert shapes["relu.weight"] == (64,)  # a PReLU, where torchvision has a ReLU
-    assert shapes["body.3.downsample.0.weight"] == (128, 64, 1, 1)  # all blocks in one row: 3 + 4 + 6 + 3
+    assert shapes["relu.weight"] == (64,)  # a PReLU instead of torchvision's ReLU
+    assert shapes["body.3.downsample.0.weight"] == (128, 64, 1, 1)  # all blocks in one list: 3 + 4 + 6 + 3
     assert shapes["body.15.bn2.running_var"] == (512,)
     assert shapes["styles.1.convs.6.weight"] == (512, 512, 3, 3)
     assert {name.split(".")[0] for name in shapes} == {"conv1", "bn1", "relu", "body", "styles"}
     assert not any(name.startswith(("body.16.", "styles.2.")) for name in shapes)
 
 
-def test_wrong_settings_are_reported(tmp_path):
+def test_unknown_variants_and_missing_or_damaged_weights_are_errors(tmp_path):
     with pytest.raises(UserError, match="did you mean 'psp_w'"):
         PSP(2, "psp_x")
     with pytest.raises(UserError, match="no weights"):

@@ -1,4 +1,4 @@
-"""Optimisation of codes: it lowers each photo's loss, stays near the start, and keeps to its budget."""
+"""Optimisation of codes: lowers each photo's loss, stays near the start, and keeps its time budget."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def errors(generator: StyleGAN2, codes: Tensor, photos: Tensor) -> Tensor:
     return F.mse_loss(generator.synthesis(codes), photos, reduction="none").mean((1, 2, 3))
 
 
-def test_the_loss_of_every_photo_falls(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
+def test_the_loss_of_every_photo_decreases(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
     refined = Refinement(steps=12, lr=0.1, losses=PIXELS)(generator, start, photos)
     assert refined.shape == start.shape and not refined.requires_grad
     assert (errors(generator, refined, photos) < 0.8 * errors(generator, start, photos)).all()
 
 
-def test_no_steps_change_nothing(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
+def test_zero_steps_change_nothing(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
     assert torch.equal(Refinement(steps=0, losses=PIXELS)(generator, start, photos), start)
 
 
@@ -53,7 +53,7 @@ def test_one_step_lowers_the_error(generator: StyleGAN2, start: Tensor, photos: 
     assert (errors(generator, refined, photos) < errors(generator, start, photos)).all()
 
 
-def test_each_photo_keeps_its_best_code_even_with_a_wild_rate(
+def test_each_photo_keeps_its_best_code_even_with_a_huge_learning_rate(
     generator: StyleGAN2, start: Tensor, photos: Tensor
 ) -> None:
     refined = Refinement(steps=6, lr=50.0, losses=PIXELS)(generator, start, photos)
@@ -69,7 +69,9 @@ def test_the_prior_keeps_codes_near_their_start(generator: StyleGAN2, start: Ten
     assert (near - start).square().mean() < 0.3 * (free - start).square().mean()
 
 
-def test_delta_keeps_the_layers_offsets_alike(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
+def test_the_delta_loss_keeps_the_offsets_of_layers_similar(
+    generator: StyleGAN2, start: Tensor, photos: Tensor
+) -> None:
     def spread(weight: float) -> Tensor:
         losses = {**PIXELS, "delta": weight}
         offset = Refinement(steps=8, lr=0.1, losses=losses)(generator, start, photos) - start
@@ -88,12 +90,12 @@ def test_photos_of_a_batch_are_independent(generator: StyleGAN2, start: Tensor, 
 def test_a_budget_in_seconds_is_kept(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
     begun = time.monotonic()
     refined = Refinement(seconds=0.3, lr=0.1, losses=PIXELS)(generator, start, photos)
-    assert time.monotonic() - begun < 60, "without a budget it would be 10,000 steps"
+    assert time.monotonic() - begun < 60, "without a time budget this would take 10,000 steps"
     assert (errors(generator, refined, photos) <= errors(generator, start, photos)).all()
 
 
-def test_it_works_inside_inference_mode_and_does_not_change_the_generator(start: Tensor, photos: Tensor) -> None:
-    generator = tiny()  # not frozen: no gradient may pile up in it
+def test_refinement_works_in_inference_mode_and_does_not_change_the_generator(start: Tensor, photos: Tensor) -> None:
+    generator = tiny()  # not frozen: must not accumulate gradients
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     with torch.inference_mode():
         refined = Refinement(steps=3, losses=PIXELS)(generator, start.clone(), photos.clone())
@@ -102,7 +104,7 @@ def test_it_works_inside_inference_mode_and_does_not_change_the_generator(start:
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
-def test_inverters_answer_with_codes(generator: StyleGAN2, photos: Tensor) -> None:
+def test_encoder_and_optimisation_inverters_return_codes(generator: StyleGAN2, photos: Tensor) -> None:
     class Zero(torch.nn.Module, Encoder):
         def forward(self, images: Tensor) -> Tensor:
             return torch.zeros(len(images), generator.num_ws, 512)
@@ -117,7 +119,7 @@ def test_inverters_answer_with_codes(generator: StyleGAN2, photos: Tensor) -> No
     assert errors(generator, refined.invert(photos).w_plus, photos).mean() < errors(generator, mean, photos).mean()
 
 
-def test_mistakes_are_named(generator: StyleGAN2) -> None:
+def test_the_error_for_an_invalid_setting_names_it(generator: StyleGAN2) -> None:
     for wrong in ({"steps": -1}, {"seconds": 0.0}):
         with pytest.raises(UserError, match="steps >= 0 and seconds > 0"):
             Refinement(**wrong)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from oodgan.inversion.refine import Refinement
 
 
 @pytest.mark.network
-def test_it_works_inside_inference_mode_whoever_loaded_the_networks_first():
+def test_refinement_works_in_inference_mode_with_networks_loaded_in_inference_mode():
     from oodgan.metrics.lpips import lpips_distance
     from oodgan.nn.facenet import facenet, identity_embedding
 

@@ -1,4 +1,4 @@
-"""How residuals follow an edit."""
+"""The transfer of residuals to an edited image."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_whole_keeps_the_residuals_unchanged(generator: StyleGAN2, inversion: In
     assert torch.equal(after.w_plus, edited(inversion)) and after.residuals[8] is inversion.residuals[8]
 
 
-def test_no_edit_changes_no_residual(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_without_an_edit_residuals_are_unchanged(generator: StyleGAN2, inversion: Inversion) -> None:
     after = Fade()(generator, inversion, inversion.w_plus)
     assert torch.equal(after.residuals[8], inversion.residuals[8])
     assert Fade()(generator, Inversion(inversion.w_plus), edited(inversion)).residuals == {}
 
 
-def test_fading_follows_the_change_of_the_activations(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_residuals_fade_where_the_edit_changes_activations(generator: StyleGAN2, inversion: Inversion) -> None:
     codes = edited(inversion)
     after = Fade(quantile=0.9)(generator, inversion, codes)
     kept = (after.residuals[8] / inversion.residuals[8])[:, 0]
@@ -54,25 +54,25 @@ def test_fading_follows_the_change_of_the_activations(generator: StyleGAN2, inve
         assert bool((keep.flatten()[order].diff() <= 1e-5).all())
 
 
-def test_half_a_fade_keeps_half_of_the_residual(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_strength_interpolates_between_residual_and_faded_residual(generator: StyleGAN2, inversion: Inversion) -> None:
     codes = edited(inversion)
     full, half = (Fade(strength=s)(generator, inversion, codes).residuals[8] for s in (1.0, 0.5))
     torch.testing.assert_close(half, (inversion.residuals[8] + full) / 2)
 
 
 @pytest.mark.parametrize("keywords", [{"quantile": 0.0}, {"floor": 1.0}, {"strength": 1.5}])
-def test_impossible_settings_are_refused(keywords: dict[str, float]) -> None:
+def test_invalid_settings_are_refused(keywords: dict[str, float]) -> None:
     with pytest.raises(UserError, match="transfer: quantile="):
         Fade(**keywords)
 
 
-def test_it_is_built_by_target(generator: StyleGAN2) -> None:
+def test_a_transfer_is_built_from_its_target(generator: StyleGAN2) -> None:
     made = build({"_target_": "oodgan.inversion.transfer.Fade", "quantile": 0.5}, generator)
     assert isinstance(made, Fade) and made.quantile == 0.5 and isinstance(build(None, generator), Whole)
 
 
 def trained(generator: StyleGAN2, seed: int = 3) -> TransferNetwork:
-    """A network whose last layers are not zero any more."""
+    """A network whose last layers are not zero."""
     torch.manual_seed(seed)
     network = TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), depth=1)
     for layer in (network.gate, network.addition):
@@ -80,13 +80,13 @@ def trained(generator: StyleGAN2, seed: int = 3) -> TransferNetwork:
     return network
 
 
-def test_an_untrained_network_changes_nothing(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_an_untrained_network_does_not_change_residuals(generator: StyleGAN2, inversion: Inversion) -> None:
     learned = Learned(TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), depth=1))
     after = learned(generator, inversion, edited(inversion))
     torch.testing.assert_close(after.residuals[8], inversion.residuals[8])
 
 
-def test_a_network_changes_the_residual_only_where_the_edit_changes_activations(generator: StyleGAN2) -> None:
+def test_a_network_changes_residuals_only_where_the_edit_changes_activations(generator: StyleGAN2) -> None:
     network = trained(generator)
     before, residual = torch.randn(2, 1, generator.feature_channels[8], 8, 8).unbind()
     after = before.clone()
@@ -97,7 +97,9 @@ def test_a_network_changes_the_residual_only_where_the_edit_changes_activations(
     assert float((followed - residual)[..., :3].abs().mean()) > 0.01
 
 
-def test_a_learned_transfer_works_in_units_of_the_activations(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_a_learned_transfer_is_equivariant_to_the_scale_of_the_activations(
+    generator: StyleGAN2, inversion: Inversion
+) -> None:
     network, codes = trained(generator), edited(inversion)
     once = Learned(network)(generator, inversion, codes)
     assert torch.equal(once.w_plus, codes) and not torch.allclose(once.residuals[8], inversion.residuals[8])
@@ -114,13 +116,15 @@ def test_a_fraction_of_the_learned_change_can_be_applied(generator: StyleGAN2, i
         Learned(network, 0)
 
 
-def test_without_residuals_or_edit_nothing_is_learned(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_a_learned_transfer_changes_nothing_without_residuals_or_edit(
+    generator: StyleGAN2, inversion: Inversion
+) -> None:
     learned = Learned(trained(generator))
     assert learned(generator, inversion, inversion.w_plus).residuals[8] is inversion.residuals[8]
     assert learned(generator, Inversion(inversion.w_plus), edited(inversion)).residuals == {}
 
 
-def test_weights_are_loaded_only_where_there_are_residuals(generator: StyleGAN2) -> None:
+def test_weights_are_loaded_only_for_inverters_with_residuals(generator: StyleGAN2) -> None:
     cfg = {
         "name": "learned",
         "network": {"_target_": "oodgan.inversion.transfer_network.TransferNetwork", "resolution": 8},

@@ -1,4 +1,4 @@
-"""Covered samples to learn the transfer of residuals from."""
+"""Occluded samples for training the transfer of residuals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from oodgan.nn.resize import resize_area
 
 
 class Nearby:
-    """Codes of a fixed distance from the mean, and a residual."""
+    """The mean code, and a constant residual."""
 
     name = "nearby"
 
@@ -59,21 +59,21 @@ def bank(generator: StyleGAN2) -> Bank:
     return Bank(("a", "b", "c"), vectors, generator.id, "test", ranges)
 
 
-def test_layers_are_parts_of_photos_and_leave_the_skin_free() -> None:
+def test_occluding_layers_are_parts_of_photos_and_do_not_cover_the_skin() -> None:
     layers, rng = Layers(photos()), torch.Generator().manual_seed(0)
     opacities = torch.stack([layers.draw(32, rng)[1] for _ in range(12)])
     assert opacities.shape == (12, 1, 32, 32) and float(opacities.min()) >= 0 and float(opacities.max()) <= 1
     assert float(opacities[:, :, 12:24, 12:20].max()) == 0  # skin
-    assert float(opacities[:, :, 2:5, 10:20].mean()) > 0.5  # the hat, nine times of ten
+    assert float(opacities[:, :, 2:5, 10:20].mean()) > 0.5  # the hat, in nine of ten draws
 
 
-def test_without_masks_soft_blobs_cover() -> None:
+def test_without_masks_occluding_layers_are_soft_blobs() -> None:
     layers = Layers()
     picture, alpha = layers.draw(32, torch.Generator().manual_seed(0))
     assert picture.shape == (3, 32, 32) and alpha.shape == (1, 32, 32) and float(alpha.max()) > 0.5
 
 
-def test_a_layer_hides_what_is_below_and_the_rest_gets_the_colour_cast() -> None:
+def test_a_layer_covers_the_image_and_uncovered_pixels_get_the_colour_cast() -> None:
     images = torch.full((1, 3, 4, 4), 0.5)
     colour = torch.tensor([[[1.0, 0.5, 2.0], [0.1, 0.0, 0.5]]])
     alpha = torch.zeros(1, 1, 4, 4)
@@ -83,7 +83,9 @@ def test_a_layer_hides_what_is_below_and_the_rest_gets_the_colour_cast() -> None
     assert bool((made[..., 2:] == -1).all())
 
 
-def test_shards_hold_samples_and_draws_decide_their_edits(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
+def test_shards_contain_samples_and_draws_determine_their_edits(
+    tmp_path: Path, generator: StyleGAN2, bank: Bank
+) -> None:
     shards = render_transfer_samples(generator, Nearby(generator), Layers(photos()), tmp_path, 9, 0, 32)
     assert len(shards) == 2
     samples = TransferSamples(shards, bank)
@@ -99,23 +101,23 @@ def test_shards_hold_samples_and_draws_decide_their_edits(tmp_path: Path, genera
     assert not torch.equal(row["step"], samples.draw(9, 6)["step"]) and not torch.equal(row["code"], samples[8]["code"])
     made = [path.stat().st_mtime_ns for path in shards]
     render_transfer_samples(generator, Nearby(generator), Layers(photos()), tmp_path, 9, 0, 32)
-    assert made == [path.stat().st_mtime_ns for path in shards], "what is there already is kept"
+    assert made == [path.stat().st_mtime_ns for path in shards], "existing shards are kept"
 
 
-def test_edits_stay_within_the_useful_range(bank: Bank) -> None:
+def test_edits_are_drawn_from_the_useful_range(bank: Bank) -> None:
     samples = TransferSamples([], bank.subset(["a"]))
     strengths = [float((samples._step(seed) / bank["a"]).mean()) for seed in range(40)]
     assert min(strengths) >= -0.5001 and max(strengths) <= 1.0001 and len({round(s, 3) for s in strengths}) > 10
 
 
 class Drawn(list):
-    """Photos by index or by draw, as a data module's."""
+    """Photos by index or by draw, as in a data module."""
 
     def __getitem__(self, item: int | Draw) -> dict:
         return super().__getitem__(item.item if isinstance(item, Draw) else item)
 
 
-def test_targets_of_photos_change_only_where_the_edit_redraws(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
+def test_targets_of_photos_change_only_at_redrawn_positions(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
     class Missing(torch.nn.Module):
         inputs = ("result", "photo", "edited", "inverted")
 
@@ -145,7 +147,7 @@ def test_targets_of_photos_change_only_where_the_edit_redraws(tmp_path: Path, ge
     assert float(network.gate.weight.grad.abs().sum()) > 0
 
 
-def test_exact_samples_and_results_are_reduced_full_images(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
+def test_exact_samples_and_results_are_downscaled_full_images(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
     class Watching(Nearby):
         def invert(self, photos: Tensor) -> Inversion:
             self.photos = photos
@@ -159,7 +161,7 @@ def test_exact_samples_and_results_are_reduced_full_images(tmp_path: Path, gener
         size = None if exact else 16
         truth = covered(resize_area(generator.synthesis(row["code"], size=size), 16), row)
         torch.testing.assert_close(inverter.photos[:1], truth, atol=0.02, rtol=0)  # codes are stored in half precision
-        network = TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), 1)  # untrained: residuals are kept
+        network = TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), 1)  # untrained: keeps residuals
         known = TransferModule(network, generator, exact=exact)._known(network, row)
         edited = generator.synthesis(row["w_plus"] + row["step"], size=size, residuals={8: row["residual"]})
         torch.testing.assert_close(known["result"], resize_area(edited, 16), atol=1e-4, rtol=1e-4)
@@ -167,7 +169,7 @@ def test_exact_samples_and_results_are_reduced_full_images(tmp_path: Path, gener
     assert float((seen[0] - seen[1]).abs().max()) > 1e-3
 
 
-def test_the_most_changed_positions_are_redrawn_and_the_rest_is_not() -> None:
+def test_only_the_most_changed_positions_are_redrawn() -> None:
     moved = torch.full((1, 1, 8, 8), 0.2)
     moved[..., :4, :4] = 0.8
     redrawn = most_changed(moved)
