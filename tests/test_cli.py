@@ -64,7 +64,7 @@ def test_stage_help_shows_keys_examples_and_choices() -> None:
     assert "output_subdir" not in text
 
 
-def test_plain_words_become_overrides() -> None:
+def test_positional_words_are_converted_to_overrides() -> None:
     assert positional("weights", ["fetch", "mtcnn", "facenet"]) == ["action='fetch'", "name=['mtcnn','facenet']"]
     assert positional("weights", ["list"]) == ["action='list'"]
     assert positional("weights", []) == []
@@ -115,7 +115,7 @@ def test_any_file_name_is_parsed_unchanged_by_the_override_grammar(name: str) ->
         (["diffcam", "generator=tiny"], "do not fit generator stylegan2-32"),
     ],
 )
-def test_a_mistake_is_a_one_line_error_with_exit_code_2(
+def test_invalid_commands_are_one_line_errors_with_exit_code_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -152,7 +152,7 @@ def closed_output() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("words", [["doctor"], ["weights", "list"], ["edit", "--help"]])
-def test_a_closed_output_ends_the_command_quietly(
+def test_a_closed_output_ends_the_command_without_an_error_message(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

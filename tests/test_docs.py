@@ -53,7 +53,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("path", list(hooks.explained()), ids=lambda p: p.relative_to(hooks.CONF).as_posix())
-def test_every_config_key_is_explained(path: Path) -> None:
+def test_every_config_key_has_a_comment(path: Path) -> None:
     missing = [key.path for key in hooks.explained()[path] if not key.comment]
     assert not missing, f"write a comment behind {', '.join(missing)} in {path.relative_to(REPOSITORY)}"
 

@@ -256,7 +256,7 @@ OURS = {
 }  # fmt: skip
 
 
-def test_other_modules_do_not_read_foreign_files() -> None:
+def test_modules_read_untrusted_files_only_within_reading() -> None:
     """A module that calls a file reader must use `reading(...)`, or be listed above with a reason."""
     allowed = set().union(*OURS.values())
     for path in sorted(SOURCES.rglob("*.py")):

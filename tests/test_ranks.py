@@ -24,8 +24,8 @@ BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_NNODES": "1", "SLURM_P
 
 
 @pytest.fixture
-def given(monkeypatch):
-    """`given(variables)`: set these launcher variables and remove all others."""
+def set_variables(monkeypatch):
+    """`set_variables(variables)`: set these launcher variables and remove all others."""
 
     def set_up(variables):
         for name in [n for n in os.environ if n.startswith("SLURM_") or n in (*TORCHRUN, *KUBEFLOW, ranks.SPREAD)]:
@@ -45,8 +45,8 @@ def given(monkeypatch):
         (CHILD, 1, {}, "LightningEnvironment"),
     ],
 )
-def test_a_complete_launcher_environment_is_used(given, variables, rank, place, plugin):
-    given(variables)
+def test_a_complete_launcher_environment_is_used(set_variables, variables, rank, place, plugin):
+    set_variables(variables)
     assert ranks.rank() == rank and ranks.placed() == place
     assert [type(p).__name__ for p in ranks.environments()] == [plugin]
 
@@ -65,8 +65,8 @@ def test_a_complete_launcher_environment_is_used(given, variables, rank, place, 
         {**TORCHRUN, "WORLD_SIZE": "many"},
     ],
 )
-def test_leftover_launcher_variables_are_ignored_and_removed(given, variables, capsys):
-    given(variables)
+def test_leftover_launcher_variables_are_ignored_and_removed(set_variables, variables, capsys):
+    set_variables(variables)
     assert ranks.world() is None and ranks.rank() == 0 and ranks.placed() == {}
     ranks.drop_strays()
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"} & set(os.environ)
@@ -74,44 +74,44 @@ def test_leftover_launcher_variables_are_ignored_and_removed(given, variables, c
     assert output.count("note: ") == (output != "")
 
 
-def test_a_missing_launcher_is_reported_once(given, capsys):
+def test_a_missing_launcher_is_reported_once(set_variables, capsys):
     ranks._note.cache_clear()
-    given(BATCH)
+    set_variables(BATCH)
     ranks.drop_strays()
     assert "SLURM gave this job 4 tasks, but srun did not start this command" in capsys.readouterr().err
-    given(KUBEFLOW)
+    set_variables(KUBEFLOW)
     ranks.drop_strays()
     assert "RANK=1, WORLD_SIZE=2 are left in the environment" in capsys.readouterr().err
-    given(BATCH)
+    set_variables(BATCH)
     ranks.drop_strays()
     assert capsys.readouterr().err == ""
 
 
-def test_an_uneven_number_of_tasks_per_node_is_refused(given):
-    given({**SRUN, "SLURM_STEP_NUM_TASKS": "15"})
+def test_an_uneven_number_of_tasks_per_node_is_refused(set_variables):
+    set_variables({**SRUN, "SLURM_STEP_NUM_TASKS": "15"})
     with pytest.raises(UserError, match="15 tasks on 2 nodes"):
         ranks.world()
 
 
-def test_training_on_several_machines_needs_a_launcher(given):
+def test_training_on_several_machines_needs_a_launcher(set_variables):
     from oodgan.training.engine import local_processes
 
-    given({})
+    set_variables({})
     with pytest.raises(UserError, match="nodes=2"):
         local_processes({"num_nodes": 2, "devices": 1})
     assert local_processes({"devices": 3, "accelerator": "cpu"}) == 3
-    given(TORCHRUN)
+    set_variables(TORCHRUN)
     assert local_processes({"num_nodes": 8, "devices": 8}) == 1
 
 
-def test_sweep_jobs_use_different_ports_instead_of_the_inherited_one(given, monkeypatch):
+def test_sweep_jobs_use_different_ports_instead_of_the_inherited_one(set_variables, monkeypatch):
     from oodgan.slurm import environment
 
-    given({**SRUN, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+    set_variables({**SRUN, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
     assert environment().main_port == 29500, "set by the batch script"
     ports = []
     for number in ("7", "8"):
-        given({**SRUN, "SLURM_JOB_ID": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+        set_variables({**SRUN, "SLURM_JOB_ID": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
         ports.append(environment().main_port)
     assert ports == [12014, 12016] and os.environ["MASTER_PORT"] == "12016"

@@ -63,13 +63,13 @@ def test_an_interrupted_copy_continues(bucket, monkeypatch):
     kind, copied = type(bucket), []
     get = kind.get
 
-    def dies(self, names, paths):
+    def fails_after_four(self, names, paths):
         copied.extend(names)
         if len(copied) > 4:
             raise OSError("the line is cut")
         return get(self, names, paths)
 
-    monkeypatch.setattr(kind, "get", dies)
+    monkeypatch.setattr(kind, "get", fails_after_four)
     with pytest.raises(UserError, match=r"memory://bucket/n cannot be read: the line is cut"):
         local("memory://bucket/n")
     monkeypatch.setattr(kind, "get", lambda self, names, paths: (copied.extend(names), get(self, names, paths))[1])
@@ -139,7 +139,7 @@ def test_weights_and_runs_are_read_from_a_remote_url(bucket, tmp_path):
     assert len(copies) == 1  # only for loading the weights: a comparison does not copy them
 
 
-def raised(name, message="", cause=None, base=Exception, **more):
+def make_error(name, message="", cause=None, base=Exception, **more):
     """Returns an error as a library would raise it, with a class of this name."""
     error = type(name, (base,), more)(message)
     error.__cause__ = cause
@@ -154,20 +154,22 @@ def raised(name, message="", cause=None, base=Exception, **more):
         ("s3://b/x", PermissionError("Forbidden"), r"refuses access \(Forbidden\); check AWS_PROFILE, or"),
         (
             "hf://datasets/a/b/x",
-            raised("RepositoryNotFoundError", "401", base=FileNotFoundError, response=SimpleNamespace(status_code=401)),
+            make_error(
+                "RepositoryNotFoundError", "401", base=FileNotFoundError, response=SimpleNamespace(status_code=401)
+            ),
             r"refuses access \(401\); check HF_TOKEN",
         ),
         (
             "https://host/x",
-            raised("FileNotFoundError", "x", raised("ClientResponseError", status=403), FileNotFoundError),
+            make_error("FileNotFoundError", "x", make_error("ClientResponseError", status=403), FileNotFoundError),
             "refuses access .* check the credentials",
         ),
-        ("s3://b/x", raised("NoCredentialsError", "none"), r"needs credentials \(none\); check AWS_PROFILE"),
-        ("gs://b/x", raised("DefaultCredentialsError", "none"), "check GOOGLE_APPLICATION_CREDENTIALS"),
-        ("s3://b/x", raised("EndpointConnectionError", "no"), "reached .* network and FSSPEC_S3_ENDPOINT_URL"),
+        ("s3://b/x", make_error("NoCredentialsError", "none"), r"needs credentials \(none\); check AWS_PROFILE"),
+        ("gs://b/x", make_error("DefaultCredentialsError", "none"), "check GOOGLE_APPLICATION_CREDENTIALS"),
+        ("s3://b/x", make_error("EndpointConnectionError", "no"), "reached .* network and FSSPEC_S3_ENDPOINT_URL"),
         (
             "hf://datasets/a/b/x",
-            raised("OfflineModeIsEnabled", "off"),
+            make_error("OfflineModeIsEnabled", "off"),
             r"cannot be reached \(off\); check the network$",
         ),
         ("memory://b/x", OSError(28, "No space left on device"), "No space left on device.; set OODGAN_CACHE"),

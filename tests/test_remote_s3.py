@@ -30,7 +30,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def endpoint():
-    """The server's address. It accepts any credentials unless `guarded` is used."""
+    """The server's address. It accepts any credentials unless `checks_credentials` is used."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_S3"))]:
             patch.delenv(name)
@@ -78,7 +78,7 @@ def new_process(endpoint, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def guarded(endpoint, bucket):
+def checks_credentials(endpoint, bucket):
     """During this test the server checks credentials."""
 
     def free_requests(count):
@@ -90,8 +90,8 @@ def guarded(endpoint, bucket):
 
 
 @pytest.fixture
-def refused(tmp_path, capsys):
-    """`refused(*words)`: the error line of a command that must exit with 2 and write no files."""
+def error_of(tmp_path, capsys):
+    """`error_of(*words)`: run a command that must exit with 2 and write no files; returns its error line."""
 
     def run(*words):
         with pytest.raises(SystemExit) as stop:
@@ -136,19 +136,19 @@ def test_runs_in_a_bucket_are_compared_without_copying_weights(bucket, tmp_path)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bucket_that_does_not_exist_is_a_one_line_error(case, bucket, refused):
-    assert "s3://none/" in (line := refused(*(word.format("none") for word in CASES[case])))
+def test_a_bucket_that_does_not_exist_is_a_one_line_error(case, bucket, error_of):
+    assert "s3://none/" in (line := error_of(*(word.format("none") for word in CASES[case])))
     assert "there is no such file or folder" in line
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_refused_access_to_a_bucket_is_a_one_line_error(case, bucket, guarded, refused):
-    line = refused(*(word.format("own") for word in CASES[case]))
+def test_refused_access_to_a_bucket_is_a_one_line_error(case, bucket, checks_credentials, error_of):
+    line = error_of(*(word.format("own") for word in CASES[case]))
     assert "s3://own/" in line and "refuses access" in line and "AWS_PROFILE" in line
 
 
 @pytest.fixture
-def reader(endpoint, bucket, monkeypatch):
+def list_only_credentials(endpoint, bucket, monkeypatch):
     """Credentials of a user who may list files, but not read them."""
     accounts = boto3.client("iam", endpoint_url=endpoint)
     accounts.create_user(UserName="reader")
@@ -160,20 +160,22 @@ def reader(endpoint, bucket, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_files_that_may_be_listed_but_not_read_leave_no_partial_copy(reader, guarded, refused):
+def test_files_that_may_be_listed_but_not_read_leave_no_partial_copy(
+    list_only_credentials, checks_credentials, error_of
+):
     assert len(fsspec.filesystem("s3").ls("own/faces")) == 12
-    assert "s3://own/faces refuses access" in refused(*(word.format("own") for word in CASES["data"]))
+    assert "s3://own/faces refuses access" in error_of(*(word.format("own") for word in CASES["data"]))
 
 
-def test_missing_or_unknown_credentials_are_errors_and_public_files_need_none(bucket, refused, monkeypatch):
+def test_missing_or_unknown_credentials_are_errors_and_public_files_need_none(bucket, error_of, monkeypatch):
     fsspec.filesystem("s3").chmod("own/faces", "public-read", recursive=True)
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     words = [word.format("own") for word in CASES["data"]]
-    assert "s3://own/faces needs credentials" in refused(*words)
+    assert "s3://own/faces needs credentials" in error_of(*words)
     monkeypatch.setenv("AWS_PROFILE", "unknown")
     s3fs.S3FileSystem.clear_instance_cache()
-    assert "s3://own/faces needs credentials" in (line := refused(*words)) and "profile (unknown)" in line
+    assert "s3://own/faces needs credentials" in (line := error_of(*words)) and "profile (unknown)" in line
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setitem(fsspec.config.conf, "s3", fsspec.config.conf["s3"] | {"anon": "true"})  # FSSPEC_S3_ANON=true
     assert len(list(local("s3://own/faces").iterdir())) == 12

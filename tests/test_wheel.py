@@ -79,7 +79,7 @@ def test_every_folder_with_code_is_a_package() -> None:
 
 
 @pytest.mark.slow
-def test_wheel_holds_code_configs_and_shipped_weights(wheel: Path) -> None:
+def test_the_wheel_contains_code_configs_and_shipped_weights(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     code = {p.relative_to(REPOSITORY / "src").as_posix() for p in (REPOSITORY / "src" / "oodgan").rglob("*.py")}
@@ -94,7 +94,7 @@ def test_wheel_holds_code_configs_and_shipped_weights(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_installed_command_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_command_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
     python, command = installed / "bin" / "python", installed / "bin" / "oodgan"
     assert "edit" in run(command, "--help", cwd=tmp_path)
     assert "edits: ???" in run(command, "edit", "--help", cwd=tmp_path)
@@ -109,7 +109,9 @@ def test_installed_command_works_from_another_folder(installed: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_installed_copy_edits_a_photo_and_finds_its_weights(installed: Path, tmp_path: Path, astronaut) -> None:
+def test_the_installed_package_edits_a_photo_with_its_shipped_weights(
+    installed: Path, tmp_path: Path, astronaut
+) -> None:
     command = installed / "bin" / "oodgan"
     astronaut.save(tmp_path / "photo.png")
     assert "encoder_light" in run(command, "doctor", cwd=tmp_path)

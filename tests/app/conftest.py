@@ -109,7 +109,7 @@ class Visit:
         """Upload an aligned crop and wait until it is inverted."""
         self.page.check("#aligned input")
         self.upload(path)
-        self.says("no edit yet")
+        self.wait_for_status("no edit yet")
 
     def move(self, slider: str, value: float) -> None:
         field = self.page.locator(f"#{slider} input[type=number]")
@@ -139,7 +139,7 @@ class Visit:
         self.page.mouse.move(*places[1], steps=4)
         self.page.mouse.up()
 
-    def says(self, text: str) -> None:
+    def wait_for_status(self, text: str) -> None:
         """Wait until the line above the pictures holds this text."""
         self.page.wait_for_function(f"document.querySelector('#status')?.innerText.includes({text!r})")
 
@@ -164,10 +164,10 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
     """`visit(address, **options)`: a new visitor, with cookies and storage of their own. Options are the browser's."""
     visits: list[Visit] = []
 
-    def come(address: str, **options: Any) -> Visit:
+    def open_visit(address: str, **options: Any) -> Visit:
         visits.append(Visit(browser, address, **options))
         return visits[-1]
 
-    yield come
+    yield open_visit
     for one in visits:
         one.context.close()

@@ -14,7 +14,7 @@ from oodgan.app.brush import LARGEST, SIDE, canvas, painted
 from oodgan.errors import UserError
 
 
-def sent(image: Image.Image, kind: str = "png") -> str:
+def data_url(image: Image.Image, kind: str = "png") -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -23,7 +23,7 @@ def sent(image: Image.Image, kind: str = "png") -> str:
 def test_strokes_become_white_and_an_empty_canvas_gives_no_mask() -> None:
     drawing = Image.new("RGBA", (SIDE, SIDE))
     drawing.paste((239, 68, 68, 255), (10, 20, 30, 40))
-    assert painted(sent(drawing)).getbbox() == (10, 20, 30, 40)
+    assert painted(data_url(drawing)).getbbox() == (10, 20, 30, 40)
     assert painted("").getbbox() is None
 
 
@@ -31,7 +31,7 @@ def test_strokes_become_white_and_an_empty_canvas_gives_no_mask() -> None:
     "painting",
     [
         "/etc/passwd", "data:image/png;base64,###", "data:image/png;base64,aGVsbG8=",
-        sent(Image.new("RGBA", (SIDE + 1, SIDE))), sent(Image.new("RGB", (SIDE, SIDE)), "jpeg"),
+        data_url(Image.new("RGBA", (SIDE + 1, SIDE))), data_url(Image.new("RGB", (SIDE, SIDE)), "jpeg"),
         "data:image/png;base64," + "A" * LARGEST,
     ],
 )  # fmt: skip

@@ -57,7 +57,7 @@ def test_moving_a_slider_updates_the_picture_and_both_downloads(
     guest.crop(crop)
     before = guest.pictures()
     guest.move("edit_smile", 1.0)
-    guest.says("smile +1")
+    guest.wait_for_status("smile +1")
     after = guest.pictures()
     assert len(after) == 8 and set(after).isdisjoint(before)
     picture, made = (guest.download(button, tmp_path) for button in ("make_picture", "make_settings"))
@@ -74,13 +74,13 @@ def test_moving_a_slider_updates_the_picture_and_both_downloads(
 def test_auto_moves_the_slider_to_the_chosen_strength(address: str, visit: Come, studio: Studio, crop: Path) -> None:
     guest = visit(address)
     guest.page.click("#auto_smile")
-    guest.says("Drop a photo")
+    guest.wait_for_status("Drop a photo")
     guest.crop(crop)
     assert guest.page.locator("#auto_age").count() == 0, "age has no calibration"
     guest.page.click("#auto_smile")
-    guest.says("auto smile")
+    guest.wait_for_status("auto smile")
     choice = studio.choose(studio.open(crop, aligned=True), Controls(0, {}, studio.mask), "smile")
-    guest.says(f"{choice.change:+.2f} of +0.50 sd")
+    guest.wait_for_status(f"{choice.change:+.2f} of +0.50 sd")
     moved = float(guest.page.locator("#edit_smile input[type=number]").input_value())
     assert moved == pytest.approx(choice.strength, abs=0.026)
 
@@ -88,24 +88,24 @@ def test_auto_moves_the_slider_to_the_chosen_strength(address: str, visit: Come,
 def test_reset_sets_one_slider_to_zero_and_undo_restores_it(address: str, visit: Come, crop: Path) -> None:
     guest = visit(address)
     guest.page.click("#undo")
-    guest.says("Drop a photo")
+    guest.wait_for_status("Drop a photo")
     guest.crop(crop)
     guest.page.click("#undo")
-    guest.says("Nothing to undo")
+    guest.wait_for_status("Nothing to undo")
     guest.move("edit_smile", 1.0)
-    guest.says("smile +1")
+    guest.wait_for_status("smile +1")
     guest.move("edit_age", -1.0)
-    guest.says("smile +1, age -1")
+    guest.wait_for_status("smile +1, age -1")
     guest.page.click("[aria-label='Reset smile']")
     guest.page.wait_for_function("!document.querySelector('#status').innerText.includes('smile')")
     assert guest.value("edit_smile") == 0 and guest.value("edit_age") == -1
     guest.page.click("#undo")
-    guest.says("smile +1, age -1")
+    guest.wait_for_status("smile +1, age -1")
     assert guest.value("edit_smile") == 1
     guest.page.click("#all_zero")
-    guest.says("no edit yet")
+    guest.wait_for_status("no edit yet")
     guest.page.click("#undo")
-    guest.says("smile +1, age -1")
+    guest.wait_for_status("smile +1, age -1")
 
 
 def test_the_photo_changes_only_where_a_mask_is_painted(
@@ -114,16 +114,16 @@ def test_the_photo_changes_only_where_a_mask_is_painted(
     guest = visit(address)
     guest.page.click("text=My own mask")
     guest.page.click("#use_mask")
-    guest.says("Drop a photo")
+    guest.wait_for_status("Drop a photo")
     guest.crop(crop)
     guest.move("edit_smile", 1.0)
-    guest.says("smile +1")
+    guest.wait_for_status("smile +1")
     guest.page.click("#use_mask")
-    guest.says("Nothing is painted")
+    guest.wait_for_status("Nothing is painted")
     guest.page.click("text=takes its place")
     guest.paint((0.2, 0.25), (0.3, 0.25))
     guest.page.click("#use_mask")
-    guest.says("my own mask")
+    guest.wait_for_status("my own mask")
     files = [guest.download(button, tmp_path) for button in ("make_picture", "make_settings", "make_mask")]
     photo, picture, mask = (
         np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (crop, files[0], files[2])
@@ -137,7 +137,7 @@ def test_the_photo_changes_only_where_a_mask_is_painted(
     assert np.array_equal(np.asarray(again.pasted), picture)
     guest.page.click("#canvas .back")
     guest.page.click("#use_mask")
-    guest.says("Nothing is painted")
+    guest.wait_for_status("Nothing is painted")
     guest.page.click("#drop_mask")
     guest.page.wait_for_function("!document.querySelector('#status').innerText.includes('ask')")
     guest.page.click("#make_mask")
@@ -150,7 +150,7 @@ def test_several_photos_are_edited_at_once(
     guest = visit(address)
     guest.page.click("text=Several photos")
     guest.page.click("#edit_photos")
-    guest.says("Drop several photos first")
+    guest.wait_for_status("Drop several photos first")
     text, other = tmp_path / "notes.txt", tmp_path / "you.png"
     text.write_text("hello")
     Image.open(crop).rotate(180).save(other)
@@ -158,8 +158,8 @@ def test_several_photos_are_edited_at_once(
     guest.move("edit_smile", 1.0)
     guest.drop([crop, text, other])
     guest.page.click("#edit_photos")
-    guest.says("3 of 3 photos are done")
-    guest.says("notes.txt is not an image")
+    guest.wait_for_status("3 of 3 photos are done")
+    guest.wait_for_status("notes.txt is not an image")
     guest.page.wait_for_selector("#save_photos")
     with zipfile.ZipFile(guest.download("save_photos", tmp_path)) as file:
         assert file.namelist() == ["me_edited.png", "you_edited.png"]
@@ -170,7 +170,7 @@ def test_several_photos_are_edited_at_once(
     assert not [path for path in scratch.rglob("*") if path.is_file() and path.read_bytes() in held]
     guest.drop([crop, text, other, crop.with_name("four.png")])
     guest.page.click("#edit_photos")
-    guest.says("4 photos: at most 3 at once")
+    guest.wait_for_status("4 photos: at most 3 at once")
 
 
 def test_every_control_has_a_name_for_screen_readers(address: str, visit: Come, crop: Path) -> None:
@@ -204,12 +204,12 @@ def test_visitors_do_not_see_each_others_photos(address: str, visit: Come, crop:
     first.crop(crop)
     second = visit(address)
     second.move("edit_smile", 1.0)
-    second.says("Drop a photo")
+    second.wait_for_status("Drop a photo")
     assert not second.pictures() and len(first.pictures()) == 8
     second.page.click("#make_picture")
     second.page.wait_for_selector("text=Drop a photo to begin")
     first.page.reload()
-    first.says("Drop a photo")
+    first.wait_for_status("Drop a photo")
     assert not first.pictures()
 
 
@@ -226,7 +226,7 @@ def test_wrong_uploads_are_reported_in_one_line(address: str, visit: Come, tmp_p
     text.write_text("hello")
     big.write_bytes(crop.read_bytes() + bytes(60_000))
     guest.upload(text)
-    guest.says("notes.txt is not an image")
+    guest.wait_for_status("notes.txt is not an image")
     assert str(tmp_path.parent) not in guest.page.inner_text("body")
     guest.page.reload()
     guest.upload(big)

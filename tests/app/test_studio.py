@@ -217,14 +217,14 @@ def test_the_error_for_a_missing_settings_file_names_it(tmp_path: Path) -> None:
 
 
 def test_the_command_line_overrides_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def given(*words: str) -> Any:
+    def read_with(*words: str) -> Any:
         monkeypatch.setattr(settings, "_command_line_keys", lambda: {word.partition("=")[0] for word in words})
         return read("edits: {smile: 1.0}\nformat: webp\ncompose: {mode: paper}\n", tmp_path, *words)
 
-    assert given("edits={age: 1.0}").edits == {"age": 1.0}
-    assert given("edits={age: 1.0}").format == "webp"
+    assert read_with("edits={age: 1.0}").edits == {"age": 1.0}
+    assert read_with("edits={age: 1.0}").format == "webp"
     with pytest.raises(UserError, match="compose"):
-        given("compose=poisson")
+        read_with("compose=poisson")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def images(seed: int, count: int = 3, size: int = 12) -> tuple[Tensor, ...]:
     return tuple(2 * torch.rand(2, 3, size, size, generator=rng) - 1 for _ in range(count))
 
 
-def a_mask(seed: int, size: int = 12) -> Tensor:
+def random_mask(seed: int, size: int = 12) -> Tensor:
     """Soft values including zeros and ones, up to the border."""
     rng = torch.Generator().manual_seed(seed + 1)
     return (3 * torch.rand(2, 1, size, size, generator=rng) - 1).clamp(0, 1)
@@ -38,7 +38,7 @@ def test_an_empty_mask_returns_the_identical_photo(seed: int, mode: str) -> None
 @given(seeds, modes)
 def test_outside_the_mask_the_photo_is_bit_identical(seed: int, mode: str) -> None:
     photo, inverted, edited = images(seed)
-    mask = a_mask(seed)
+    mask = random_mask(seed)
     coarse = compose(photo, inverted, edited, mask, mode)
     outside = (mask == 0).expand_as(photo)
     assert outside.any() and torch.equal(coarse[outside], photo[outside])
@@ -51,7 +51,7 @@ def test_outside_the_mask_the_photo_is_bit_identical(seed: int, mode: str) -> No
 def test_the_paper_mode_computes_equation_4(seed: int, mode: str) -> None:
     photo, inverted, edited = images(seed)
     assert torch.equal(compose(photo, inverted, edited, torch.ones(2, 1, 12, 12), mode), edited)
-    mask = a_mask(seed)
+    mask = random_mask(seed)
     blended = compose(photo, inverted, edited, mask, mode)
     assert torch.allclose(blended, mask * edited + (1 - mask) * photo, atol=1e-6)
     assert (blended <= torch.maximum(photo, edited) + 1e-6).all()
@@ -62,7 +62,7 @@ def test_the_paper_mode_computes_equation_4(seed: int, mode: str) -> None:
 @given(seeds)
 def test_difference_adds_only_the_masked_change_of_the_edit(seed: int) -> None:
     photo, inverted, edited = images(seed)
-    mask = a_mask(seed)
+    mask = random_mask(seed)
     assert torch.equal(compose(photo, inverted, inverted, mask, "difference"), photo)
     step = compose(photo * 0.2, inverted * 0.2, edited * 0.2, mask, "difference") - photo * 0.2  # far from the clamp
     assert torch.allclose(step, mask * (edited - inverted) * 0.2, atol=1e-6)
@@ -72,7 +72,7 @@ def test_difference_adds_only_the_masked_change_of_the_edit(seed: int) -> None:
 @given(seeds)
 def test_layered_equals_difference_for_an_exact_inversion_or_a_small_change(seed: int) -> None:
     photo, inverted, edited = images(seed, size=64)
-    mask = a_mask(seed, size=64)
+    mask = random_mask(seed, size=64)
     exact = [compose(photo, photo, edited, mask, mode) for mode in ("layered", "difference", "paper")]
     assert torch.allclose(exact[0], exact[1], atol=1e-6) and torch.allclose(exact[0], exact[2], atol=1e-6)
     slightly = inverted + 0.1 * edited
@@ -101,7 +101,7 @@ def test_difference_stays_in_range() -> None:
 @quick
 @given(seeds, modes)
 def test_images_of_a_batch_are_independent(seed: int, mode: str) -> None:
-    parts = (*images(seed), a_mask(seed))
+    parts = (*images(seed), random_mask(seed))
     together = compose(*parts, mode)
     alone = torch.cat([compose(*(part[i : i + 1] for part in parts), mode) for i in range(2)])
     assert torch.equal(together, alone)
@@ -110,7 +110,7 @@ def test_images_of_a_batch_are_independent(seed: int, mode: str) -> None:
 @quick
 @given(seeds)
 def test_folded_masks_never_exceed_one_half(seed: int) -> None:
-    mask = a_mask(seed)
+    mask = random_mask(seed)
     folded = fold(mask)
     assert (folded <= 0.5).all() and (folded >= 0).all()
     assert torch.equal(folded[mask <= 0.5], mask[mask <= 0.5])

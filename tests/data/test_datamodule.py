@@ -89,7 +89,7 @@ def data(folder: Path, **settings: Any) -> ImageDataModule:
     return ImageDataModule(Folder(folder), **{"size": 16, "batch_size": 4, "split": HashSplit(0.2, 0.2), **settings})
 
 
-def test_parts_are_disjoint_and_complete(tiny_faces: Path) -> None:
+def test_train_val_and_test_parts_are_disjoint_and_complete(tiny_faces: Path) -> None:
     module = data(tiny_faces)
     parts = [module.part(name).indices for name in ("train", "val", "test")]
     assert sorted(itertools.chain(*parts)) == list(range(12)) == list(module.part("all").indices)
@@ -151,7 +151,7 @@ def test_mixed_samples_are_collated(tiny_faces: Path) -> None:
     assert (batch["w_plus"][~from_generator] == 0).all() and (batch["w_plus"][from_generator] != 0).any()
 
 
-def break_inside(folder: Path, *numbers: int) -> list[str]:
+def damage_pixels(folder: Path, *numbers: int) -> list[str]:
     """Damage the middle of image files and keep their first and last bytes, as a bad disk may."""
     for number in numbers:
         path = folder / "00000" / f"{number:05d}.png"
@@ -162,7 +162,7 @@ def break_inside(folder: Path, *numbers: int) -> list[str]:
 
 
 def test_unreadable_images_are_dropped_in_evaluation(tiny_faces: Path) -> None:
-    broken = break_inside(tiny_faces, 4, 8, 9, 10, 11)
+    broken = damage_pixels(tiny_faces, 4, 8, 9, 10, 11)
     module = data(tiny_faces)
     with pytest.warns(UserWarning, match="image skipped"):
         batches = list(module.predict_dataloader())
@@ -172,7 +172,7 @@ def test_unreadable_images_are_dropped_in_evaluation(tiny_faces: Path) -> None:
 
 
 def test_unreadable_images_are_replaced_in_training(tiny_faces: Path) -> None:
-    broken = break_inside(tiny_faces, 4, 5)
+    broken = damage_pixels(tiny_faces, 4, 5)
     module = data(tiny_faces, split=OnePart("train"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -184,8 +184,8 @@ def test_unreadable_images_are_replaced_in_training(tiny_faces: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_all_images_unreadable_is_a_one_line_error(tiny_faces: Path, workers: int) -> None:
-    break_inside(tiny_faces, *range(12))
+def test_a_data_set_without_readable_images_is_a_one_line_error(tiny_faces: Path, workers: int) -> None:
+    damage_pixels(tiny_faces, *range(12))
     with pytest.raises(UserError, match=r"^12 images in a row") as error:
         list(data(tiny_faces, split=OnePart("train"), num_workers=workers).train_dataloader())
     assert "\n" not in str(error.value)

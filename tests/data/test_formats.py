@@ -34,7 +34,7 @@ PLACES = {"webdataset": "shards", "folder": "written", "zip": "a.zip", "lmdb": "
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def separate_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Folder:
     return Folder(tmp_path / "faces", 48, tmp_path / "masks", labels=tmp_path / "labels.json")
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def equal_samples(one: dict[str, Any], other: dict[str, Any]) -> bool:
     keys = one.keys() | other.keys()
     return all(
         torch.equal(one[k], other[k]) if isinstance(one.get(k), torch.Tensor) else one.get(k) == other.get(k)
@@ -62,7 +62,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def opened(place: Path) -> Encoded:
+def open_converted(place: Path) -> Encoded:
     if place.name == "written":
         return Folder(place / "images", 48, place / "masks", labels=place / "labels.json")
     source = open_source(place)
@@ -76,10 +76,10 @@ def test_a_data_set_is_the_same_in_every_format(kind: str, folder: Folder, tmp_p
         pytest.importorskip({"lmdb": "lmdb", "parquet": "pyarrow"}[kind])
     place = tmp_path / PLACES[kind]
     assert convert(folder, place, kind if kind == "folder" else None, per_shard=5) == COUNT
-    source = opened(place)
+    source = open_converted(place)
     assert source.names == folder.names
-    assert all(same(folder[i], source[i]) for i in range(COUNT))
-    assert same(folder[3], pickle.loads(pickle.dumps(source))[3]), "the same after pickling for a worker"
+    assert all(equal_samples(folder[i], source[i]) for i in range(COUNT))
+    assert equal_samples(folder[3], pickle.loads(pickle.dumps(source))[3]), "the same after pickling for a worker"
     ours, theirs = (batches(each) for each in (folder, source))
     assert len(ours) == len(theirs) > 2
     for one, other in zip(ours, theirs, strict=True):
@@ -99,7 +99,9 @@ def batches(source: Encoded) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_that_are_not_utf8_become_text(kind: str, tmp_path: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_names_that_are_not_utf8_are_converted_to_utf8(
+    kind: str, tmp_path: Path, draw_face: Callable[..., Image.Image]
+) -> None:
     if kind in ("lmdb", "parquet"):
         pytest.importorskip({"lmdb": "lmdb", "parquet": "pyarrow"}[kind])
     (tmp_path / "faces").mkdir()
@@ -108,7 +110,7 @@ def test_names_that_are_not_utf8_become_text(kind: str, tmp_path: Path, draw_fac
     source = Folder(tmp_path / "faces", 48)
     assert convert(source, tmp_path / PLACES[kind], kind if kind == "folder" else None) == 2
     place = tmp_path / PLACES[kind]
-    made = Folder(place / "images", 48) if kind == "folder" else opened(place)
+    made = Folder(place / "images", 48) if kind == "folder" else open_converted(place)
     assert made.names == ["a.png", "café.png"]
     assert torch.equal(made[1]["image"], source[1]["image"])
 
@@ -117,7 +119,7 @@ def test_workers_read_the_same_images_as_a_single_process(folder: Folder, tmp_pa
     pytest.importorskip("lmdb")
     for place in ("shards", "a.lmdb"):
         convert(folder, tmp_path / place)
-        source = opened(tmp_path / place)
+        source = open_converted(tmp_path / place)
         for workers in (0, 2):
             module = ImageDataModule(source, 16, 4, num_workers=workers, split=OnePart("test"))
             seen = torch.cat([batch["image"] for batch in module.test_dataloader()])

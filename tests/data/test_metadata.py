@@ -29,7 +29,7 @@ def picture() -> Image.Image:
     return Image.fromarray(np.stack([x * 6, y * 10, 255 - x * 6], -1).astype(np.uint8))
 
 
-def camera(orientation: int = 1) -> Image.Exif:
+def camera_exif(orientation: int = 1) -> Image.Exif:
     exif = Image.Exif()
     exif[MAKE], exif[MODEL], exif[DATE], exif[COPYRIGHT] = "ACME", "One", "2020:01:02 03:04:05", "(c) someone"
     exif[ORIENTATION] = orientation
@@ -46,15 +46,18 @@ def saved(form: str, exif: Image.Exif | bytes) -> bytes:
     return data.getvalue()
 
 
-def away(one: Image.Image, other: Image.Image) -> float:
+def mean_difference(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).mean())
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("to", ["jpg", "png", "webp"])
 def test_camera_metadata_is_kept_from_every_format(form: str, to: str, tmp_path: Path) -> None:
-    photo = images.open_photo(io.BytesIO(saved(form, camera(6))))
-    assert photo.image.size == (24, 40) and away(photo.image, picture().transpose(Image.Transpose.ROTATE_270)) < 4
+    photo = images.open_photo(io.BytesIO(saved(form, camera_exif(6))))
+    assert (
+        photo.image.size == (24, 40)
+        and mean_difference(photo.image, picture().transpose(Image.Transpose.ROTATE_270)) < 4
+    )
     path = images.write_image(photo.image, tmp_path / f"a.{to}", exif=photo.exif)
     with Image.open(path) as copy:
         exif = copy.getexif()
@@ -63,7 +66,7 @@ def test_camera_metadata_is_kept_from_every_format(form: str, to: str, tmp_path:
         "no entry about the old file"
     )
     assert exif.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05" and exif.get_ifd(0x8825)[1] == "N"
-    assert images.read_size(path) == (24, 40) and images.read_size(io.BytesIO(saved(form, camera(6)))) == (24, 40)
+    assert images.read_size(path) == (24, 40) and images.read_size(io.BytesIO(saved(form, camera_exif(6)))) == (24, 40)
 
 
 WRONG = {
@@ -109,13 +112,13 @@ def test_a_png_with_invalid_text_or_checksum_is_read() -> None:
     text.add_text("Raw profile type exif", "no hexadecimal")
     data = io.BytesIO()
     picture().save(data, "PNG", pnginfo=text)
-    broken = bytearray(saved("png", camera()))
+    broken = bytearray(saved("png", camera_exif()))
     at = broken.index(b"eXIf")
     broken[at + 20] ^= 1
     for content in (data.getvalue(), bytes(broken)):
         with pytest.warns(UserWarning, match="metadata"):
             photo = images.open_photo(io.BytesIO(content), "a.png")
-        assert away(photo.image, picture()) == 0
+        assert mean_difference(photo.image, picture()) == 0
 
 
 def test_dropped_metadata_is_reported_once_when_editing_and_not_in_training() -> None:
@@ -129,7 +132,7 @@ def test_dropped_metadata_is_reported_once_when_editing_and_not_in_training() ->
 
 @pytest.mark.parametrize("tag", [DESCRIPTION, 0x927C], ids=["in the main part", "maker note"])
 def test_metadata_too_large_for_a_jpg_is_reported_and_dropped(tag: int, tmp_path: Path) -> None:
-    exif = camera()
+    exif = camera_exif()
     if tag == DESCRIPTION:
         exif[tag] = "prompt " * 12_000
     else:
@@ -147,7 +150,7 @@ def test_metadata_too_large_for_a_jpg_is_reported_and_dropped(tag: int, tmp_path
             images.write_image(photo.image, tmp_path / f"a.{form}", exif=photo.exif)
 
 
-def _place(data: bytes, form: str) -> slice:
+def _metadata_position(data: bytes, form: str) -> slice:
     """Returns the position of the metadata in a file."""
     start = data.index(b"ACME")
     at = data.rindex(b"II*\0" if b"II*\0" in data else b"MM\0*", 0, start) if form != "tif" else 0
@@ -162,8 +165,8 @@ def _place(data: bytes, form: str) -> slice:
 def test_corrupted_metadata_never_affects_the_pixels(
     form: str, changes: list[tuple[float, int]], tmp_path: Path
 ) -> None:
-    whole = _WHOLE.setdefault(form, saved(form, camera(6)))
-    data, place = bytearray(whole), _place(whole, form)
+    whole = _WHOLE.setdefault(form, saved(form, camera_exif(6)))
+    data, place = bytearray(whole), _metadata_position(whole, form)
     for share, byte in changes:
         data[place.start + int(share * (place.stop - place.start - 1))] = byte
     if form == "png":  # half of them with a correct checksum
@@ -199,7 +202,7 @@ def _read_as_pillow_image(data: bytes) -> None:
 @settings(deadline=None, max_examples=300)
 @given(form=st.sampled_from(FORMS), place=st.floats(0, 1), byte=st.integers(0, 255), cut=st.floats(0, 1))
 def test_a_damaged_file_is_read_or_a_one_line_error(form: str, place: float, byte: int, cut: float) -> None:
-    data = bytearray(_WHOLE.setdefault(form, saved(form, camera(6))))
+    data = bytearray(_WHOLE.setdefault(form, saved(form, camera_exif(6))))
     data[int(place * (len(data) - 1))] = byte
     if cut < 0.3:
         del data[int(place * len(data)) :]
@@ -219,12 +222,12 @@ def test_every_image_format_of_phones_and_cameras_is_read(
     for ending in (".jpe", ".jfif", ".mpo", ".gif", ".ppm", ".avif", ".jp2", ".tga", ".bmp", ".apng"):
         kind = {".jpe": "JPEG", ".jfif": "JPEG", ".apng": "PNG", ".jp2": "JPEG2000"}.get(ending, ending[1:].upper())
         face.save(tmp_path / f"a{ending}", kind)
-        assert away(images.open_photo(tmp_path / f"a{ending}").image, face) < 8, ending
+        assert mean_difference(images.open_photo(tmp_path / f"a{ending}").image, face) < 8, ending
         assert ending in images.SUFFIXES
 
 
 def test_an_iphone_photo_is_read_upright_with_its_metadata(draw_face: Callable[..., Image.Image]) -> None:
     pytest.importorskip("pi_heif")
     photo = images.open_photo(Path(__file__).with_name("turned.heic"))
-    assert away(photo.image, draw_face(3, 64)) < 5, "the photo is turned upright"
+    assert mean_difference(photo.image, draw_face(3, 64)) < 5, "the photo is turned upright"
     assert photo.exif is not None and b"ACME" in photo.exif

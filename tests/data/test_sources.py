@@ -54,7 +54,7 @@ def damage(path: Path, keep: float) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
 
 
-def test_damaged_files_are_skipped_counted_and_named(tiny_faces: Path, draw_face: Callable[..., Image.Image]) -> None:
+def test_damaged_files_are_skipped_with_a_warning(tiny_faces: Path, draw_face: Callable[..., Image.Image]) -> None:
     inside = tiny_faces / "00000"
     damage(inside / "00001.png", 0.5)
     damage(inside / "00004.png", 0)

@@ -30,7 +30,7 @@ def test_two_faces_keep_their_tracks_in_any_order_of_detection() -> None:
     assert np.allclose(np.diff(centres(tracks[0])[:, 0]), -4) and np.allclose(np.diff(centres(tracks[1])[:, 0]), 4)
 
 
-def test_gaps_up_to_the_limit_are_bridged_and_filled() -> None:
+def test_gaps_up_to_the_limit_are_bridged_and_interpolated() -> None:
     frames = [[] if t in (5, 6) else [face(100 + 3 * t, 90)] for t in range(12)]
     assert [len(track.faces) for track in follow(frames, gap=1)] == [5, 5]
     (track,) = follow(frames, gap=2)

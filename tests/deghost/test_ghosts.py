@@ -123,7 +123,7 @@ def test_the_target_of_a_real_face_is_the_photo(generator: StyleGAN2, bank: Bank
     assert (expected - read["coarse"]).abs().max() < 0.03
 
 
-def test_a_bank_of_one_direction_is_enough(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
+def test_ghosts_can_be_rendered_with_a_single_direction(generator: StyleGAN2, bank: Bank, tmp_path: Path) -> None:
     made = writer(generator, bank.subset(["b"]), tmp_path)
     photo = generator.synthesis(sample_codes(generator, 1, 9)).clamp(-1, 1)
     for i in range(8):  # a quarter of the ghosts use two directions

@@ -31,7 +31,7 @@ def generator() -> StyleGAN2:
     return tiny().requires_grad_(False)
 
 
-def a_network(generator: StyleGAN2, seed: int = 0, wild: bool = False, **changes: Any) -> LightDeghoster:
+def make_network(generator: StyleGAN2, seed: int = 0, wild: bool = False, **changes: Any) -> LightDeghoster:
     torch.manual_seed(seed)
     network = LightDeghoster(generator, **{**SMALL, **changes})
     if wild:  # random output weights: would change every pixel without the mask
@@ -71,7 +71,7 @@ def inputs(data: dict[str, Tensor]) -> list[Tensor]:
 
 def test_an_untrained_deghoster_is_close_to_the_identity(generator: StyleGAN2) -> None:
     data = ghosts(generator)
-    fine = a_network(generator)(*inputs(data))
+    fine = make_network(generator)(*inputs(data))
     assert fine.shape == data["coarse"].shape
     assert (fine - data["coarse"]).abs().max() < 0.1 * (data["edited"] - data["coarse"]).abs().max() + 1e-5
 
@@ -80,7 +80,7 @@ def test_an_untrained_deghoster_is_close_to_the_identity(generator: StyleGAN2) -
 @pytest.mark.parametrize("paste", [True, False])
 def test_outside_the_mask_the_photo_is_bit_identical(generator: StyleGAN2, size: int, paste: bool) -> None:
     data = ghosts(generator, size=size)
-    remover = Remover(a_network(generator, wild=True), paste)
+    remover = Remover(make_network(generator, wild=True), paste)
     keys = ("coarse", "photo", "inverted", "edited", "mask")
     result = remover(**{key: data[key] for key in keys}, w_plus=data["code"])
     outside = (data["mask"] == 0).expand_as(result)
@@ -91,24 +91,24 @@ def test_outside_the_mask_the_photo_is_bit_identical(generator: StyleGAN2, size:
 
 
 def test_blend_and_shift_fields_are_bounded(generator: StyleGAN2) -> None:
-    blend, shift = a_network(generator, wild=True, reach=0.2).fields(*inputs(ghosts(generator)))
+    blend, shift = make_network(generator, wild=True, reach=0.2).fields(*inputs(ghosts(generator)))
     assert blend.shape == (2, 1, 32, 32) and shift.shape == (2, 3, 32, 32)
     assert blend.min() >= 0 and blend.max() <= 1 and shift.abs().max() <= 0.2
 
 
 def test_the_result_depends_on_the_prior_and_on_the_inputs(generator: StyleGAN2) -> None:
     data = ghosts(generator)
-    network = a_network(generator, wild=True)
+    network = make_network(generator, wild=True)
     fine = network(*inputs(data))
     assert not torch.equal(fine, network(*inputs({**data, "code": data["code"].roll(1, 0)})))
     assert not torch.equal(fine, network(*inputs({**data, "inverted": -data["inverted"]})))
-    blind = a_network(generator, wild=True, sees="coarse")
+    blind = make_network(generator, wild=True, sees="coarse")
     first, second = (blind.fields(*inputs({**data, "inverted": x})) for x in (data["inverted"], -data["inverted"]))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_every_parameter_is_used(generator: StyleGAN2) -> None:
-    network = a_network(
+    network = make_network(
         generator, wild=True, prior=[4, 16, 32, 64]
     )  # 4 px is not used by any block, 64 px does not exist
     network(*inputs(ghosts(generator))).square().sum().backward()
@@ -124,7 +124,7 @@ def test_gan_training_lowers_the_loss_and_does_not_change_the_generator(generato
     losses = {"l2": l2, "l1": l1, "gan": {"_target_": "oodgan.deghost.losses.GeneratorLoss", "weight": 0.001}}
     adam = {"_target_": "torch.optim.Adam", "lr": 1e-2, "betas": [0.9, 0.99]}
     cosine = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 24}
-    module = DeghostModule(a_network(generator), critic, losses, adam, cosine, ema_decay=0.8)
+    module = DeghostModule(make_network(generator), critic, losses, adam, cosine, ema_decay=0.8)
     settings = {"max_steps": 24, "batch_size": 4, "val_every": 8, "monitor": "val/loss"}
     cfg = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "stage": "deghost", "seed": 0}
     data = DatasetModule(Rows(ghosts(generator, 16)), 4, 4)
@@ -141,14 +141,14 @@ def test_gan_training_lowers_the_loss_and_does_not_change_the_generator(generato
 
 def test_without_a_gan_loss_only_one_optimiser_is_created(generator: StyleGAN2) -> None:
     losses = {"l2": torch.nn.MSELoss(), "gan": {"_target_": "oodgan.deghost.losses.GeneratorLoss", "weight": 0.0}}
-    module = DeghostModule(a_network(generator), Discriminator(32, 1, 8), losses)
+    module = DeghostModule(make_network(generator), Discriminator(32, 1, 8), losses)
     assert module.discriminator is None and len(module.configure_optimizers()) == 1
 
 
 def test_a_remover_is_loaded_from_its_weights_and_another_generator_is_refused(
     generator: StyleGAN2, tmp_path: Path
 ) -> None:
-    network = a_network(generator, wild=True)
+    network = make_network(generator, wild=True)
     trained.save(tmp_path / trained.FILE, network.trained_state(), part="deghoster", generator=generator.id)
     settings = {"_target_": "oodgan.deghost.light.LightDeghoster", **SMALL}
     cfg = {"name": "light", "network": settings, "weights": str(tmp_path), "paste": True}

@@ -38,6 +38,6 @@ def test_only_the_first_image_gets_a_gradient(perceptual):
     assert not list(perceptual.parameters()) and not perceptual.state_dict()
 
 
-def test_layer_21_is_the_convolution_before_its_relu(perceptual):
+def test_the_perceptual_loss_ends_with_the_convolution_of_layer_21_before_its_relu(perceptual):
     network = perceptual.train().features.network
     assert len(network) == 22 and isinstance(network[21], torch.nn.Conv2d) and not network.training

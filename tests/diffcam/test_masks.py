@@ -55,7 +55,7 @@ def maskers(network: DiffCAM, regions: Tensor) -> dict[str, Masker]:
     return {kind: Masker(network, NAMES, regions, size=32, kind=kind) for kind in KINDS}
 
 
-def an_image(seed: int, count: int = 1) -> Tensor:
+def random_image(seed: int, count: int = 1) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 8, 8, generator=rng) - 0.5
     return torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear")
@@ -72,8 +72,8 @@ def edited_at(image: Tensor, *names: str, by: float = 0.4) -> Tensor:
 @settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 1000), by=st.sampled_from([0.0, 1e-7, 1e-3, 0.5, 2.0]), count=st.integers(1, 3))
 def test_masks_are_in_range_for_any_input(maskers, kind: str, seed: int, by: float, count: int) -> None:
-    image = an_image(seed, 2)
-    mask = maskers[kind](image, (image + by * an_image(seed + 1, 2)).clamp(-1, 1), NAMES[:count], image)
+    image = random_image(seed, 2)
+    mask = maskers[kind](image, (image + by * random_image(seed + 1, 2)).clamp(-1, 1), NAMES[:count], image)
     assert mask.shape == (2, 1, 64, 64)
     assert torch.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1
 
@@ -86,7 +86,7 @@ def test_identical_images_give_no_nan(maskers, kind: str, value: float) -> None:
 
 
 def test_the_mask_covers_only_the_region_of_its_edit(maskers) -> None:
-    image = an_image(1)
+    image = random_image(1)
     mask = maskers["guided"](image, edited_at(image, "hat", "mouth"), ["hat"], torch.zeros_like(image))
     assert mask[..., 6:26, 6:26].min() > 0.8, "the region of the edit"
     assert mask[..., 40:, :].max() < 0.05 and mask[..., :, 40:].max() < 0.05, (
@@ -95,13 +95,13 @@ def test_the_mask_covers_only_the_region_of_its_edit(maskers) -> None:
 
 
 def test_the_mask_does_not_depend_on_the_strength(maskers) -> None:
-    image = an_image(1)
+    image = random_image(1)
     weak, strong = (maskers["guided"](image, edited_at(image, "hat", by=by), ["hat"]) for by in (0.05, 0.5))
     assert (weak - strong).abs().mean() < 0.02
 
 
 def test_masks_of_several_names_are_normalised_separately_and_united(maskers) -> None:
-    image = an_image(2)
+    image = random_image(2)
     edited = edited_at(edited_at(image, "hat", by=0.8), "mouth", by=0.08)
     both = maskers["guided"](image, edited, ["hat", "mouth"])
     single = [maskers["guided"](image, edited, [name]) for name in ("hat", "mouth")]
@@ -115,7 +115,7 @@ def test_masks_of_several_names_are_normalised_separately_and_united(maskers) ->
 
 
 def test_a_threshold_of_one_attribute_affects_only_its_mask(network: DiffCAM, regions: Tensor) -> None:
-    image = an_image(5)
+    image = random_image(5)
     edited = edited_at(image, "hat", "mouth")
     usual, own = (
         Masker(network, NAMES, regions, size=32, thresholds=thresholds)(image, edited, ["hat", "mouth"])
@@ -126,7 +126,7 @@ def test_a_threshold_of_one_attribute_affects_only_its_mask(network: DiffCAM, re
 
 
 def test_images_of_a_batch_are_independent(maskers) -> None:
-    image = an_image(3, 2)
+    image = random_image(3, 2)
     edited = torch.cat([edited_at(image[:1], "hat"), edited_at(image[1:], "hat", by=0.05)])
     for masker in maskers.values():
         together = masker(image, edited, ["hat"])
@@ -135,7 +135,7 @@ def test_images_of_a_batch_are_independent(maskers) -> None:
 
 
 def test_one_forward_pass_gives_the_masks_of_several_edits(maskers) -> None:
-    image = an_image(4)
+    image = random_image(4)
     edits = {name: edited_at(image, name) for name in NAMES}
     for masker in maskers.values():
         logits, maps = masker.look(image, torch.cat(list(edits.values())))
@@ -163,7 +163,7 @@ def test_the_guided_filter_keeps_constants_and_copies_the_guides_edges() -> None
 
 
 def test_the_error_for_a_wrong_name_or_kind_names_it(maskers, network: DiffCAM) -> None:
-    image = an_image(0)
+    image = random_image(0)
     with pytest.raises(UserError, match=r"did you mean 'mouth'"):
         maskers["guided"](image, image, ["mouht"])
     with pytest.raises(UserError, match="at least one"):
@@ -183,7 +183,7 @@ def test_a_masker_is_built_from_its_weights_and_another_generator_is_refused(
     path = tmp_path / trained.FILE
     trained.save(path, tensors, part="diffcam", generator=generator.id, directions=list(NAMES))
     cfg = {"network": NETWORK, "weights": str(tmp_path), "size": 32, "mask": {"kind": "guided"}}
-    image = an_image(4)
+    image = random_image(4)
     edited = edited_at(image, "chin")
     built = build(cfg, generator, bank)
     assert torch.allclose(built(image, edited, ["chin"]), maskers["guided"](image, edited, ["chin"]), atol=1e-5)
@@ -196,7 +196,7 @@ def test_a_masker_is_built_from_its_weights_and_another_generator_is_refused(
 
 
 def test_strength_scales_the_mask_of_a_copy(maskers: dict[str, Masker]) -> None:
-    pair = an_image(7), edited_at(an_image(7), "mouth")
+    pair = random_image(7), edited_at(random_image(7), "mouth")
     for masker in maskers.values():
         plain = masker(*pair, ["mouth"])
         half = masker.adjusted(strength=0.5, feather=masker.feather)(*pair, ["mouth"])

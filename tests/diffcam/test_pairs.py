@@ -219,7 +219,7 @@ def test_confusion_matrix_and_mask_quality_are_logged_in_training(
         assert len(values) == 2 and all(0 <= v <= 1 for v in values)
 
 
-class Greyish:
+class BrightResidual:
     """The mean code, and a residual that brightens the image."""
 
     name = "greyish"
@@ -238,11 +238,11 @@ def test_a_fraction_of_the_codes_are_inversions_with_their_residuals() -> None:
     bank = Bank(("a", "b"), vectors, generator.id, "test")
 
     def drawn(share: float | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-        photos = None if share is None else InvertedCodes(Greyish(generator), Whole(), Layers(), share)  # type: ignore[arg-type]
+        photos = None if share is None else InvertedCodes(BrightResidual(generator), Whole(), Layers(), share)  # type: ignore[arg-type]
         made = PairRenderer(generator, bank, 32, 32, 2, photos=photos)
         return [made.draw(torch.Generator().manual_seed(i), i) for i in range(6)]
 
-    start = Greyish(generator).invert(torch.zeros(1, 3, 32, 32))
+    start = BrightResidual(generator).invert(torch.zeros(1, 3, 32, 32))
     inverted, edited, labels = drawn(1.0)[0]
     torch.testing.assert_close(inverted, start.image(generator, 32))
     assert edited.shape == (2, 3, 32, 32) and sorted(labels.tolist()) == [0, 1]

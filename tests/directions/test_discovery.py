@@ -95,7 +95,7 @@ def test_every_linear_model_finds_the_true_direction(model: str):
     assert _cosine(fit_linear(codes, scores, model, 0.05), truth) > 0.95
 
 
-def test_conditional_directions_do_not_move_other_attributes():
+def test_conditional_directions_do_not_change_other_attributes():
     normal, others = torch.randn(32), torch.randn(3, 32)
     direction = conditional(normal, torch.cat([others, others[:1]]))
     torch.testing.assert_close(others @ direction, torch.zeros(3), atol=1e-5, rtol=0)

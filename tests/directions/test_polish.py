@@ -68,19 +68,19 @@ def test_attributes_to_preserve_change_less(painter, bench: Bench) -> None:
     plain = polisher(bench, "disc", direction, everywhere)
     spared = polisher(bench, "disc", direction, everywhere, {"top": 30})
 
-    def moved(steps: torch.Tensor) -> float:
+    def score_change(steps: torch.Tensor) -> float:
         scores = bench(torch.stack([torch.zeros_like(steps), steps])).scores[:, bench.probes.index("top")]
         return float((scores[1] - scores[0]).abs())
 
-    assert moved(spared) < 0.8 * moved(plain)
+    assert score_change(spared) < 0.8 * score_change(plain)
 
-    def tinted(steps: torch.Tensor) -> float:
+    def colour_change(steps: torch.Tensor) -> float:
         images = painter.synthesis(torch.stack([torch.zeros_like(steps), steps]))
         chroma = images - images.mean(1, keepdim=True)
         return float((chroma[1] - chroma[0]).abs().mean())
 
     dear = polisher.but(colour=1e4)(bench, "disc", direction, everywhere)
-    assert tinted(dear) < 0.8 * tinted(plain)
+    assert colour_change(dear) < 0.8 * colour_change(plain)
     with pytest.raises(UserError, match=r"polish.spare: 'tpo' \(did you mean 'top'"):
         polisher(bench, "disc", direction, everywhere, {"tpo": 2})
 

@@ -46,7 +46,7 @@ def write_styleclip_files(folder: Path, generator: StyleGAN2, seed: int = 0) -> 
     }  # fmt: skip
 
 
-def as_published(folder: Path, beta: float) -> list[np.ndarray]:
+def published_step(folder: Path, beta: float) -> list[np.ndarray]:
     """Returns the step in style space by the formula of StyleCLIP's `MapTS.py`, in numpy."""
     text = np.load(folder / "text.npy")
     change = np.load(folder / "fs3.npy") @ (text / np.linalg.norm(text))
@@ -86,7 +86,7 @@ def test_a_global_direction_changes_the_styles_as_published(tmp_path: Path, gene
     entry = write_styleclip_files(tmp_path, generator)
     bank = ImportDiscovery({"blond": entry}).discover(generator)
     code = torch.randn(1, generator.num_ws, 512)
-    expected = with_styles(generator, code, as_published(tmp_path, 0.3), alpha=2.0)
+    expected = with_styles(generator, code, published_step(tmp_path, 0.3), alpha=2.0)
     image = generator.synthesis(code + bank.vectors[0])
     torch.testing.assert_close(image, expected, atol=2e-4, rtol=1e-3)
     assert float((image - generator.synthesis(code)).abs().mean()) > 0.01
@@ -115,7 +115,7 @@ def test_a_step_that_codes_cannot_reproduce_gives_a_warning(tmp_path: Path, capl
     assert "blond: its step in W+ reproduces" in line and 30 < int(line.split("reproduces")[1].split()[0]) < 95
 
 
-def mapper(levels: tuple[str, ...], seed: int = 0) -> dict[str, Tensor]:
+def mapper_weights(levels: tuple[str, ...], seed: int = 0) -> dict[str, Tensor]:
     """Returns the tensors of a mapper under their public names."""
     torch.manual_seed(seed)
     return {
@@ -126,7 +126,7 @@ def mapper(levels: tuple[str, ...], seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def mapped(state: dict[str, Tensor], level: str, codes: Tensor) -> Tensor:
+def mapper_forward(state: dict[str, Tensor], level: str, codes: Tensor) -> Tensor:
     """A mapper's forward pass: PixelNorm over the layers, then four equalised linear layers with leaky ReLU."""
     x = codes / (codes.square().mean(1, keepdim=True) + 1e-8).sqrt()
     for i in range(1, 5):
@@ -142,7 +142,7 @@ def test_a_mapper_is_imported_as_its_mean_step(
     class Eighteen:
         id, num_ws, style_dim = "stylegan2-1024-0", 18, 512
 
-    state, codes = mapper(levels), torch.randn(5, 18, 512)
+    state, codes = mapper_weights(levels), torch.randn(5, 18, 512)
     decoder = {"decoder.input.input": torch.zeros(1)}
     torch.save({"state_dict": {**state, **decoder}, "opts": {"description": "curly hair"}}, tmp_path / "curly.pt")
     torch.save(codes, tmp_path / "test_faces.pt")
@@ -150,7 +150,7 @@ def test_a_mapper_is_imported_as_its_mean_step(
     expected = torch.zeros(18, 512)
     for level in levels:
         part = rows.get(level, slice(None))
-        expected[part] = 0.1 * mapped(state, level, codes[:, part]).mean(0)
+        expected[part] = 0.1 * mapper_forward(state, level, codes[:, part]).mean(0)
     entry = {"path": str(tmp_path / "curly.pt"), "codes": str(tmp_path / "test_faces.pt")}
     with caplog.at_level("INFO"):
         vector = ImportDiscovery({"curly": entry}).discover(Eighteen()).vectors[0]  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def srun(tasks, words, timeout=600):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_chain):
+def single_run(tmp_path_factory, tiny_chain):
     """A root with the run `one` of a single process, and the command-line words of that run."""
     from oodgan import launch
 
@@ -62,7 +62,7 @@ def place(tmp_path_factory, tiny_chain):
     return root, words
 
 
-def check(root, run):
+def assert_same_step(root, run):
     """The run wrote everything once, and its step's gradients are those of one process."""
     from oodgan.tracking.artifacts import Manifest
     from oodgan.training import checkpoints
@@ -83,29 +83,29 @@ def check(root, run):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(shutil.which("slurmctld")), reason="test_slurm.py has a real SLURM")
-def test_slurm_tasks_train_one_stage_together(place):
-    root, words = place
+def test_slurm_tasks_train_one_stage_together(single_run):
+    root, words = single_run
     more = ["accelerator=cpu", "devices=2", *EXACT]
     result = srun(2, ["diffcam", "run=slurm", "trainer=slurm", *more, *words])
     assert [code for _, code in result] == [0, 0], result
     assert "edited pairs" not in result[1][0]  # the second rank renders nothing
-    check(root, "slurm")
+    assert_same_step(root, "slurm")
 
 
 @pytest.mark.slow
-def test_an_unknown_key_ends_all_tasks_with_one_error(place):
-    result = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *place[1]])
+def test_an_unknown_key_ends_all_tasks_with_one_error(single_run):
+    result = srun(2, ["diffcam", "run=wrong", "diffcam.fit.lrr=1", *single_run[1]])
     assert [code for _, code in result] == [2, 2], result
     assert "unknown key 'diffcam.fit.lrr'" in result[0][0]
 
 
 @pytest.mark.slow
-def test_a_single_slurm_task_runs_as_an_ordinary_process(place):
-    root, words = place
+def test_a_single_slurm_task_runs_as_an_ordinary_process(single_run):
+    root, words = single_run
     more = ["accelerator=cpu", "devices=1", *EXACT]
     ((text, code),) = srun(1, ["diffcam", "run=task", "trainer=slurm", *more, *words])
     assert code == 0, text
-    check(root, "task")
+    assert_same_step(root, "task")
 
 
 DIES = """

@@ -106,7 +106,7 @@ LARGE = {"lpips_vgg_v0.1": (LPIPS, 32), "ms_ssim_gauss11": (MSSSIM, 176), "ident
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def two_and_one(tmp_path_factory):
     """The values of the quick metrics for two processes and for one, {name: value} each."""
     pytest.importorskip("onnx", reason="onnx writes the recogniser")
     folder = tmp_path_factory.mktemp("metrics")
@@ -131,10 +131,10 @@ def recogniser(path):
 
 @pytest.mark.network
 @pytest.mark.parametrize("kind", list(QUICK), ids=lambda kind: kind.__name__)
-def test_two_processes_compute_the_same_metric_as_one(both, kind):
+def test_two_processes_compute_the_same_metric_as_one(two_and_one, kind):
     order = list(QUICK)
-    assert [len(values) for values in both] == [len(order)] * 2
-    two, one = (list(values.values())[order.index(kind)] for values in both)
+    assert [len(values) for values in two_and_one] == [len(order)] * 2
+    two, one = (list(values.values())[order.index(kind)] for values in two_and_one)
     _, low, high = QUICK[kind]
     assert low < one < high
     assert two == pytest.approx(one, abs=1e-6, rel=1e-6)
@@ -164,7 +164,7 @@ def test_every_metric_is_tested_in_this_file():
     assert {name for name in names() if type(build(name)) is LPIPS} == {LPIPS().name, "lpips_vgg_v0.1"}
 
 
-def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
+def evaluate_with_one_and_two_processes(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
     """Returns the evaluate stage's scores of 9 photos for one and two processes, with every kind of column."""
     import numpy as np
     from omegaconf import OmegaConf
@@ -211,7 +211,7 @@ def evaluated(tmp_path, monkeypatch, draw_face, size, metrics, sets=()):
     return results
 
 
-def same(one, two):
+def assert_same_scores(one, two):
     assert one["made"].keys() == two["made"].keys() and one.keys() == two.keys() == {"inversion", "plain", "made"}
     for method, entries in one.items():
         for name, entry in entries.items():
@@ -222,7 +222,11 @@ def same(one, two):
 @pytest.mark.network
 def test_the_evaluate_stage_gives_the_same_scores_on_two_processes(tmp_path, monkeypatch, draw_face):
     """Real processes: the same numbers, every photo scored once."""
-    made = same(*evaluated(tmp_path, monkeypatch, draw_face, 48, ["psnr", "ssim_gauss11", "psnr_background_hat_cloth"]))
+    made = assert_same_scores(
+        *evaluate_with_one_and_two_processes(
+            tmp_path, monkeypatch, draw_face, 48, ["psnr", "ssim_gauss11", "psnr_background_hat_cloth"]
+        )
+    )
     kinds = ("psnr", "mask_area", "mask_share_on_parts", "identity_arcface_face_", "change_smile_", "edit_kept_smile_")
     assert all(any(name.startswith(kind) for name in made) for kind in kinds), list(made)
     assert made["mask_share_on_parts"]["count"] == 6 and made["psnr"]["count"] == 9
@@ -236,5 +240,9 @@ def test_the_whole_protocol_gives_the_same_scores_on_two_processes(tmp_path, mon
 
     protocol = compose("evaluate", ["photos=x", "methods={}"]).metrics
     with pytest.warns(UserWarning, match="FID and KID from 9 images"):
-        made = same(*evaluated(tmp_path, monkeypatch, draw_face, 176, list(protocol.metrics), protocol.sets))
+        made = assert_same_scores(
+            *evaluate_with_one_and_two_processes(
+                tmp_path, monkeypatch, draw_face, 176, list(protocol.metrics), protocol.sets
+            )
+        )
     assert {*protocol.metrics, *protocol.sets} <= set(made)

@@ -70,7 +70,7 @@ def assert_same_steps(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(slurm, tmp_path_factory):
+def single_process(slurm, tmp_path_factory):
     """A folder with the run `one` of a single process, and the command-line words that use its artifacts."""
     folder = tmp_path_factory.mktemp("alone")
     words = [word for words in OF_STAGE.values() for word in words]
@@ -80,8 +80,8 @@ def alone(slurm, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_training_on_two_nodes_takes_the_same_steps_as_one_process(slurm, alone):
-    folder, _ = alone
+def test_training_on_two_nodes_takes_the_same_steps_as_one_process(slurm, single_process):
+    folder, _ = single_process
     words = [f"root={folder}/runs", "run=two", *TINY, *SPREAD]
     for stage in ("inversion", "diffcam"):
         done = slurm.srun(*NODES, *OODGAN, stage, *words, *OF_STAGE[stage])
@@ -95,10 +95,10 @@ def test_training_on_two_nodes_takes_the_same_steps_as_one_process(slurm, alone)
 
 
 @pytest.mark.slow
-def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, alone, draw_face):
+def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, single_process, draw_face):
     from safetensors.torch import load_file
 
-    folder, weights = alone
+    folder, weights = single_process
     words = [f"root={folder}/runs", "run=three", *TINY, *weights]
     done = slurm.srun(*NODES, *OODGAN, "ghosts", *words, *SPREAD)
     assert done.returncode == 0 and "ghosts: wrote" in done.stdout, done.stdout[-3000:]
@@ -141,7 +141,7 @@ def uninterrupted(slurm, tmp_path_factory):
     return folder / "runs/tiny/diffcam"
 
 
-def assert_same_end(one: Path, other: Path) -> None:
+def assert_same_weights(one: Path, other: Path) -> None:
     from safetensors.torch import load_file
 
     mine, theirs = (load_file(place / "artifact/weights.safetensors") for place in (one, other))
@@ -161,7 +161,7 @@ def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm
     output = (tmp_path / "out").read_text()
     assert shown["JobState"] == "COMPLETED" and shown["Restarts"] == "1", output[-3000:]
     assert "DUE TO TIME LIMIT" in output and "the job was requeued in SLURM" in output
-    assert_same_end(uninterrupted, tmp_path / "runs/tiny/diffcam")
+    assert_same_weights(uninterrupted, tmp_path / "runs/tiny/diffcam")
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_a_job_that_loses_a_node_is_requeued_and_ends_with_the_same_weights(slur
     slurm.start_requeued(number)
     shown = slurm.wait(number, ("COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED"))
     assert shown["JobState"] == "COMPLETED", (tmp_path / "out").read_text()[-3000:]
-    assert_same_end(uninterrupted, tmp_path / "runs/tiny/diffcam")
+    assert_same_weights(uninterrupted, tmp_path / "runs/tiny/diffcam")
 
 
 @pytest.mark.slow

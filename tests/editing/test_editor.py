@@ -153,10 +153,10 @@ def test_wrong_edits_are_refused_before_any_work(editor: Editor) -> None:
 
 
 def test_an_attribute_unknown_to_diffcam_is_refused(editor: Editor, face: Image.Image) -> None:
-    class Knowing:
+    class MaskerOfAge:
         names = ("age",)
 
-    editor.masker = Knowing()  # type: ignore[assignment]
+    editor.masker = MaskerOfAge()  # type: ignore[assignment]
     with pytest.raises(UserError, match="Diff-CAM 'smile'"):
         editor.edit(face, {"smile": 1.0}, aligned=True)
 

@@ -88,7 +88,7 @@ def test_intervals_are_open_where_the_change_is_not_reached():
 
 
 @pytest.fixture
-def light(tmp_path, draw_face):
+def brightness_data(tmp_path, draw_face):
     """A probe of brightness under the name `smile`, photos, and two methods at three strengths."""
     from oodgan.directions.features import Extractor
     from oodgan.directions.probes import fit_probes
@@ -108,30 +108,30 @@ def light(tmp_path, draw_face):
 
 
 @pytest.mark.network
-def test_the_stage_compares_folders_of_several_strengths(light, capsys):
+def test_the_stage_compares_folders_of_several_strengths(brightness_data, capsys):
     methods = {
-        "lazy": {s: str(light / f"lazy{s}") for s in (0.5, 1)},
-        "honest": {s: str(light / f"honest{s}") for s in (0.5, 1, 1.5)},
+        "lazy": {s: str(brightness_data / f"lazy{s}") for s in (0.5, 1)},
+        "honest": {s: str(brightness_data / f"honest{s}") for s in (0.5, 1, 1.5)},
     }
     metrics = {"resolution": 64, "metrics": ["lpips_alex_v0.1", "psnr"], "sets": [], "bootstrap_samples": 50}
     settings = {"methods": methods, "metrics": metrics, "edits": {"smile": 1.0}, "at": {"smile": 0.7}}
-    cfg = config(light, probes=str(light / "probe.safetensors"), **settings)
+    cfg = config(brightness_data, probes=str(brightness_data / "probe.safetensors"), **settings)
     evaluate.run(cfg)
-    held = json.loads((light / "out/metrics.json").read_text())
+    held = json.loads((brightness_data / "out/metrics.json").read_text())
     result = held["equal_change"]["smile"]["methods"]
     changes = [point["change"]["mean"] for point in result["honest"]["points"]]
     assert changes == sorted(changes) and changes[-1] > 0.7, changes
     assert result["lazy"]["likeness"]["lpips_alex_v0.1"]["why"] == "not reached"
     assert result["honest"]["likeness"]["lpips_alex_v0.1"]["mean"] > 0
-    table = (light / "out/table.md").read_text()
+    table = (brightness_data / "out/table.md").read_text()
     assert "| smile | +0.7 | lazy | not reached |" in table and "| smile | +0.7 | honest | **" in table
     assert "| lazy@0.5 |" in table and "### Likeness at equal change" in capsys.readouterr().out
-    assert Image.open(light / "out/curves.png").width > 400
-    assert "data:image/png" in (light / "out/report.html").read_text()
-    both = merged.read([light / "out", light / "out"])
+    assert Image.open(brightness_data / "out/curves.png").width > 400
+    assert "data:image/png" in (brightness_data / "out/report.html").read_text()
+    both = merged.read([brightness_data / "out", brightness_data / "out"])
     text = merged.table(both, ["honest"], ["lpips", "change"])
     assert "| out: smile | +0.7 | honest |" in text and "lazy" not in text and "psnr" not in text
     assert "| method | lpips_alex_v0.1 ↓ | change_probe_" in text
     assert draw(merged.equal_change(both, ["honest"], ["lpips"]))[:4] == b"\x89PNG"
     with pytest.raises(UserError, match=r"at\.smile=-1 must be a positive change"):
-        evaluate.run(config(light, **settings | {"at": {"smile": -1}}))
+        evaluate.run(config(brightness_data, **settings | {"at": {"smile": -1}}))

@@ -116,13 +116,13 @@ def test_out_of_range_pictures_of_a_method_are_one_line_errors(folders):  # noqa
     from oodgan.evaluation.score import Job, PairDataset, Scorer
     from oodgan.evaluation.store import Store
 
-    class Loud:
+    class OutOfRange:
         def produce(self, method, photo, edit, changes):
             return photo * 255, None
 
     protocol = Protocol(resolution=32, metrics=["psnr"], sets=[])
     pairs = match(folders / "photos", {"plain": "plain"}, protocol, folders / "made")
-    scorer = Scorer(Job(pairs, protocol, Store(folders / "store"), maker=lambda: Loud()), 2)
+    scorer = Scorer(Job(pairs, protocol, Store(folders / "store"), maker=lambda: OutOfRange()), 2)
     with pytest.raises(UserError, match="plain of 0 is out of range"):
         scorer._complete(PairDataset(pairs, protocol)[0])
     assert not pairs[0].results["plain"].exists()

@@ -16,7 +16,7 @@ from oodgan.generators.stylegan2 import StyleGAN2
 pytestmark = pytest.mark.network  # regions are computed with LPIPS
 
 
-class Fixed(torch.nn.Module):
+class FixedMask(torch.nn.Module):
     """A masker with a given mask, whose Diff-CAM classifies every edit as its first class."""
 
     size, classes, names = 32, {"smile": 0, "age": 1}, ("smile", "age")
@@ -35,7 +35,7 @@ class Fixed(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def parts():
+def generator_and_bank():
     torch.manual_seed(0)
     generator = StyleGAN2(64, max_channels=16).eval()
     bank = Bank(("smile", "age"), torch.randn(2, generator.num_ws, 512) * 2, generator.id, space=generator.id)
@@ -48,9 +48,9 @@ def measure(parts, **kinds):
     return MaskQuality(*parts, kinds, ["smile", "age"], scores)
 
 
-def test_known_masks_get_the_expected_scores(parts):
-    upper, none = Kind(Fixed(slice(0, 32)), "alpha"), Kind(Fixed(slice(0, 0)), "alpha")
-    quality = measure(parts, upper=upper, all=Kind(Fixed(slice(0, 64)), "difference"), none=none)
+def test_known_masks_get_the_expected_scores(generator_and_bank):
+    upper, none = Kind(FixedMask(slice(0, 32)), "alpha"), Kind(FixedMask(slice(0, 0)), "alpha")
+    quality = measure(generator_and_bank, upper=upper, all=Kind(FixedMask(slice(0, 64)), "difference"), none=none)
     for face in quality.held_out(5):
         quality.see(face)
     region = torch.zeros(64, 64, dtype=torch.bool)
@@ -71,8 +71,8 @@ def test_known_masks_get_the_expected_scores(parts):
     assert "| smile | upper | 0.500 [0.500, 0.500] | 0.500" in table and table.endswith("caption\n")
 
 
-def test_regions_contain_the_pixels_that_change_most(parts):
-    quality = measure(parts, all=Kind(Fixed(slice(0, 64)), "alpha"))
+def test_regions_contain_the_pixels_that_change_most(generator_and_bank):
+    quality = measure(generator_and_bank, all=Kind(FixedMask(slice(0, 64)), "alpha"))
     for face in quality.held_out(3):
         quality.see(face)
     for name, region in quality.regions().items():
@@ -81,9 +81,9 @@ def test_regions_contain_the_pixels_that_change_most(parts):
         assert change[region].min() >= change[~region].max()
 
 
-def test_photos_are_measured_on_face_parts_and_relative_to_the_photo(parts):
-    kept = Kind(Fixed(slice(0, 32)), "difference")
-    quality = measure(parts, kept=kept)
+def test_photos_are_measured_on_face_parts_and_relative_to_the_photo(generator_and_bank):
+    kept = Kind(FixedMask(slice(0, 32)), "difference")
+    quality = measure(generator_and_bank, kept=kept)
     (face,) = quality.held_out(1)
     labels = torch.ones(1, 64, 64, dtype=torch.int64)
     labels[:, 20:24] = 11
@@ -94,8 +94,8 @@ def test_photos_are_measured_on_face_parts_and_relative_to_the_photo(parts):
     assert 0.3 < entry["edit_kept"]["mean"] <= 1.001
 
 
-def test_held_out_samples_differ_from_each_other_and_by_seed(parts):
-    quality = measure(parts, all=Kind(Fixed(slice(0, 64)), "alpha"))
+def test_held_out_samples_differ_from_each_other_and_by_seed(generator_and_bank):
+    quality = measure(generator_and_bank, all=Kind(FixedMask(slice(0, 64)), "alpha"))
     first, second = (torch.cat([f.code.w_plus for f in quality.held_out(3, seed)]) for seed in (0, 1))
     assert not any(torch.equal(a, b) for a in first for b in second)
     assert not torch.equal(first[0], first[1]) and HELD_OUT > 10**12

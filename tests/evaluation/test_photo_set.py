@@ -19,38 +19,40 @@ SETS = Path(__file__).resolve().parents[2] / "experiments" / "sets"
 
 
 @pytest.fixture
-def three(folders):  # noqa: F811
+def set_of_three(folders):  # noqa: F811
     photos = sorted((folders / "photos").iterdir())[1:4]
     lines = ["# three photos", *(f"{hash_of(photo)}  {photo.name}" for photo in photos)]
     (folders / "three.sha256").write_text("\n".join(lines) + "\n")
     return folders
 
 
-def test_only_the_photos_of_the_set_are_measured(three, capsys):
-    evaluate.run(config(three, set=str(three / "three.sha256")))
-    held = json.loads((three / "out/metrics.json").read_text())
+def test_only_the_photos_of_the_set_are_measured(set_of_three, capsys):
+    evaluate.run(config(set_of_three, set=str(set_of_three / "three.sha256")))
+    held = json.loads((set_of_three / "out/metrics.json").read_text())
     assert held["count"] == 3 and held["set"]["name"] == "three"
-    assert "3 photos of the set three" in (three / "out/table.md").read_text()
-    assert "\n4," not in (three / "out/per_image.csv").read_text()
-    (three / "three.sha256").write_text("\n".join((three / "three.sha256").read_text().splitlines()[:3]) + "\n")
+    assert "3 photos of the set three" in (set_of_three / "out/table.md").read_text()
+    assert "\n4," not in (set_of_three / "out/per_image.csv").read_text()
+    (set_of_three / "three.sha256").write_text(
+        "\n".join((set_of_three / "three.sha256").read_text().splitlines()[:3]) + "\n"
+    )
     with pytest.raises(UserError, match="result of another evaluation"):
-        evaluate.run(config(three, set=str(three / "three.sha256")))
+        evaluate.run(config(set_of_three, set=str(set_of_three / "three.sha256")))
 
 
-def test_another_file_of_the_same_name_is_refused(three):
-    (three / "photos/2.png").write_bytes((three / "photos/6.png").read_bytes())
+def test_another_file_of_the_same_name_is_refused(set_of_three):
+    (set_of_three / "photos/2.png").write_bytes((set_of_three / "photos/6.png").read_bytes())
     with pytest.raises(UserError, match=r"2\.png is not the photo of the set three: its sha256 is"):
-        evaluate.run(config(three, set=str(three / "three.sha256")))
-    assert not (three / "out").exists()
-    (three / "photos/2.png").unlink()
+        evaluate.run(config(set_of_three, set=str(set_of_three / "three.sha256")))
+    assert not (set_of_three / "out").exists()
+    (set_of_three / "photos/2.png").unlink()
     with pytest.raises(UserError, match=r"the set three has 3 photos, of which 2\.png is missing"):
-        evaluate.run(config(three, set=str(three / "three.sha256")))
+        evaluate.run(config(set_of_three, set=str(set_of_three / "three.sha256")))
 
 
-def test_the_command_reports_a_wrong_photo_as_a_one_line_error(three):
-    (three / "photos/2.png").write_bytes((three / "photos/6.png").read_bytes())
+def test_the_command_reports_a_wrong_photo_as_a_one_line_error(set_of_three):
+    (set_of_three / "photos/2.png").write_bytes((set_of_three / "photos/6.png").read_bytes())
     command = [sys.executable, "-m", "oodgan", "evaluate", "photos=photos", "set=three.sha256", "methods={near: near}"]
-    done = subprocess.run(command, cwd=three, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=set_of_three, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: photos/2.png is not")
 
 

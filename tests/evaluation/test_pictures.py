@@ -22,30 +22,30 @@ Draw = Callable[..., Image.Image]
 SMALL = {"resolution": 32, "metrics": ["psnr"]}
 
 
-def turned(picture: Image.Image, path: Path) -> None:
+def save_rotated(picture: Image.Image, path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.rotate(90, expand=True).save(path, exif=exif)
 
 
-def away(one: Image.Image, other: Image.Image) -> float:
+def mean_difference(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
 
 
 def test_sheets_show_exif_rotated_photos_upright_and_16_bit_photos_unchanged(tmp_path: Path, draw_face: Draw) -> None:
     face = draw_face(3, 64)
-    turned(face, tmp_path / "turned.png")
-    assert away(report.thumbnail(tmp_path / "turned.png", 64), face) == 0
+    save_rotated(face, tmp_path / "turned.png")
+    assert mean_difference(report.thumbnail(tmp_path / "turned.png", 64), face) == 0
     grey = np.asarray(face.convert("L"))
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey.png")
-    assert away(report.thumbnail(tmp_path / "grey.png", 64), face.convert("L").convert("RGB")) == 0
+    assert mean_difference(report.thumbnail(tmp_path / "grey.png", 64), face.convert("L").convert("RGB")) == 0
     assert torch.equal(read_mask(tmp_path / "grey.png", 64), torch.from_numpy(grey.astype(np.float32))[None] / 255)
 
 
 def test_rotated_photos_are_matched_with_their_results(tmp_path: Path, draw_face: Draw) -> None:
     for i in range(3):
-        turned(draw_face(i, 32), tmp_path / "photos" / f"{i}.png")
+        save_rotated(draw_face(i, 32), tmp_path / "photos" / f"{i}.png")
         (tmp_path / "ours").mkdir(exist_ok=True)
         draw_face(i, 32).save(tmp_path / "ours" / f"{i}.webp", lossless=True)
     pairs = match(tmp_path / "photos", {"ours": str(tmp_path / "ours")}, Protocol(**SMALL), tmp_path / "made")

@@ -10,7 +10,7 @@ from oodgan.generators.stylegan2 import tiny
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [4, 8, 12, 28, 32])
-def test_strips_join_seamlessly(rows, monkeypatch):
+def test_computing_in_strips_gives_the_same_result(rows, monkeypatch):
     torch.manual_seed(0)
     up = nn.Sequential(nn.Conv2d(5, 8, 3, padding=1), nn.PixelShuffle(2))
     last = nn.Sequential(nn.Conv2d(5, 6, 3, padding=1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(6, 3, 3, padding=1))

@@ -39,18 +39,18 @@ def generator() -> StyleGAN2:
     return tiny().requires_grad_(False)
 
 
-def an_encoder(seed: int = 0, **changes: Any) -> LightEncoder:
+def make_encoder(seed: int = 0, **changes: Any) -> LightEncoder:
     torch.manual_seed(seed)
     return LightEncoder(8, **{**SMALL, **changes})
 
 
 @pytest.fixture(scope="module")
 def samples(generator: StyleGAN2, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return render_samples(generator, an_encoder(), tmp_path_factory.mktemp("samples"), 100, seed=1, size=32)
+    return render_samples(generator, make_encoder(), tmp_path_factory.mktemp("samples"), 100, seed=1, size=32)
 
 
 def test_the_encoder_applies_its_head_to_the_backbone_features() -> None:
-    encoder = an_encoder().eval()
+    encoder = make_encoder().eval()
     photos = 2 * torch.rand(2, 3, 48, 48) - 1
     described = encoder.describe(photos)
     assert {k: tuple(v.shape[1:]) for k, v in described.items()} == {
@@ -63,7 +63,7 @@ def test_the_encoder_applies_its_head_to_the_backbone_features() -> None:
 
 
 def test_only_the_head_is_trained_and_saved() -> None:
-    encoder = an_encoder()
+    encoder = make_encoder()
     assert not any("backbone" in name for name in encoder.state_dict())
     features = encoder.describe(torch.zeros(1, 3, 64, 64))
     (encoder.head(features) + encoder.correct(features, features)).square().sum().backward()
@@ -73,10 +73,10 @@ def test_only_the_head_is_trained_and_saved() -> None:
 
 def test_a_photo_that_is_not_square_is_refused() -> None:
     with pytest.raises(UserError, match="48x32"):
-        an_encoder()(torch.zeros(1, 3, 32, 48))
+        make_encoder()(torch.zeros(1, 3, 32, 48))
 
 
-def test_area_resizing_is_a_mean() -> None:
+def test_area_resizing_averages_pixels() -> None:
     x = torch.rand(1, 3, 8, 8)
     assert torch.allclose(resize_area(x, 4)[0, 0, 1, 2], x[0, 0, 2:4, 4:6].mean())
     assert resize_area(x, 8) is x and resize_area(x, 16).shape[-1] == 16
@@ -94,13 +94,13 @@ def test_augmentation_changes_some_pixels_and_depends_on_its_seed() -> None:
     assert torch.equal(occlude(images, torch.Generator().manual_seed(1), 0.0), images)
 
 
-def test_shards_hold_exact_codes_with_their_features(generator: StyleGAN2, samples: list[Path]) -> None:
+def test_shards_contain_exact_codes_with_their_features(generator: StyleGAN2, samples: list[Path]) -> None:
     data = DescribedSamples(samples)
     assert len(data) == 100
     row = data[2]  # the first batch of four is not augmented
     with torch.no_grad():
         image = generator.synthesis(row["code"][None]).clamp(-1, 1)
-        described = an_encoder().describe(image)
+        described = make_encoder().describe(image)
     for key, value in row["features"].items():
         assert torch.allclose(value, described[key][0], atol=2e-2), key
     assert row["code"].shape == (8, 512) and row["code"].dtype == torch.float32
@@ -108,7 +108,7 @@ def test_shards_hold_exact_codes_with_their_features(generator: StyleGAN2, sampl
 
 def test_complete_shards_are_kept(generator: StyleGAN2, samples: list[Path]) -> None:
     before = [path.stat().st_mtime_ns for path in samples]
-    assert render_samples(generator, an_encoder(), samples[0].parent, 100, seed=1, size=32) == samples
+    assert render_samples(generator, make_encoder(), samples[0].parent, 100, seed=1, size=32) == samples
     assert [path.stat().st_mtime_ns for path in samples] == before
 
 
@@ -119,7 +119,7 @@ def losses(module: InversionModule, batch: dict) -> dict[str, Tensor]:
 def test_training_lowers_the_held_out_error_of_the_codes(
     generator: StyleGAN2, samples: list[Path], tmp_path: Path
 ) -> None:
-    module = InversionModule(an_encoder(), generator, CODES, ADAMW, COSINE, ema_decay=0.8, size=32)
+    module = InversionModule(make_encoder(), generator, CODES, ADAMW, COSINE, ema_decay=0.8, size=32)
     frozen = {name: value.clone() for name, value in generator.state_dict().items()}
     settings = {"max_steps": 40, "batch_size": 16, "val_every": 10, "monitor": "val/loss"}
     data = DatasetModule(DescribedSamples(samples), 20, 16)
@@ -137,7 +137,10 @@ def test_image_losses_give_the_encoder_gradients_and_codes_of_samples_are_compar
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     module = InversionModule(
-        an_encoder(), generator, {**CODES, "l2": torch.nn.MSELoss(), "norm": NormLoss(), "delta": DeltaLoss()}, size=32
+        make_encoder(),
+        generator,
+        {**CODES, "l2": torch.nn.MSELoss(), "norm": NormLoss(), "delta": DeltaLoss()},
+        size=32,
     )
     parts = losses(module, batch)
     assert set(parts) == {"code", "l2", "norm", "delta"}, "the code loss is computed, as codes of samples are known"
@@ -153,7 +156,7 @@ def test_in_mixed_batches_the_code_loss_counts_only_samples(generator: StyleGAN2
     codes = sample_codes(generator, 2, 1)
     images = generator.synthesis(codes).clamp(-1, 1)
     batch = {"image": images, "w_plus": codes * torch.tensor([1.0, 0.0])[:, None, None]}
-    module = InversionModule(an_encoder(), generator, CODES, size=32)
+    module = InversionModule(make_encoder(), generator, CODES, size=32)
 
     def loss(*known: bool) -> Tensor:
         return losses(module.eval(), {**batch, "has_w_plus": torch.tensor(known)})["code"]
@@ -166,7 +169,7 @@ def test_in_mixed_batches_the_code_loss_counts_only_samples(generator: StyleGAN2
 def test_an_encoder_is_built_from_its_weights_and_another_generator_is_refused(
     generator: StyleGAN2, tmp_path: Path
 ) -> None:
-    encoder = an_encoder().eval()
+    encoder = make_encoder().eval()
     trained.save(tmp_path / trained.FILE, encoder.state_dict(), part="encoder", generator=generator.id)
     cfg = {
         "name": "light",
@@ -187,7 +190,7 @@ def test_an_encoder_is_built_from_its_weights_and_another_generator_is_refused(
 
 
 def test_an_untrained_second_pass_changes_nothing_and_a_trained_one_corrects(generator: StyleGAN2) -> None:
-    encoder = an_encoder().eval()
+    encoder = make_encoder().eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
     once = encoder.offsets(generator, photos, 1)
     assert torch.allclose(encoder.offsets(generator, photos, 2), once, atol=1e-6)
@@ -200,7 +203,7 @@ def test_an_untrained_second_pass_changes_nothing_and_a_trained_one_corrects(gen
 
 
 def test_both_passes_get_gradients_and_an_unused_correction_is_frozen(generator: StyleGAN2) -> None:
-    encoder = an_encoder()
+    encoder = make_encoder()
     module = InversionModule(encoder, generator, {"l2": torch.nn.MSELoss()}, size=32, passes=2, occlusion=1.0)
     module.training_step({"image": 2 * torch.rand(1, 3, 32, 32) - 1}, 0).backward()
     for trained_part in (encoder.shared, encoder.correction[-1]):
@@ -210,13 +213,13 @@ def test_both_passes_get_gradients_and_an_unused_correction_is_frozen(generator:
 
 
 def test_only_encoders_with_a_correction_can_run_twice(generator: StyleGAN2) -> None:
-    class Once(torch.nn.Module, Encoder):
+    class OnePassEncoder(torch.nn.Module, Encoder):
         def forward(self, photos: Tensor) -> Tensor:
             return torch.zeros(len(photos), 8, 512)
 
     photos = torch.zeros(1, 3, 32, 32)
-    assert not Once().offsets(generator, photos).any() and not Once().describes
-    for encoder, passes in ((Once(), 2), (Once(), 0), (an_encoder(), 0)):
+    assert not OnePassEncoder().offsets(generator, photos).any() and not OnePassEncoder().describes
+    for encoder, passes in ((OnePassEncoder(), 2), (OnePassEncoder(), 0), (make_encoder(), 0)):
         with pytest.raises(UserError, match=f"inverter.passes={passes}"):
             encoder.offsets(generator, photos, passes)
 
@@ -242,7 +245,7 @@ class PixelRecogniser:
 
 
 def test_an_encoder_needs_the_recogniser_of_its_training(generator: StyleGAN2, tmp_path: Path) -> None:
-    encoder = an_encoder(recogniser=PixelRecogniser()).eval()
+    encoder = make_encoder(recogniser=PixelRecogniser()).eval()
     photos = 2 * torch.rand(2, 3, 32, 32) - 1
     assert torch.equal(encoder.describe(photos)["identity"], PixelRecogniser()(photos))
     metadata = {"part": "encoder", "generator": generator.id, "identity": encoder.identity}
@@ -253,7 +256,7 @@ def test_an_encoder_needs_the_recogniser_of_its_training(generator: StyleGAN2, t
     with pytest.raises(UserError, match=r"trained with the recogniser eyes, inverter.encoder.recogniser is ears"):
         load_encoder({**cfg, "encoder": {**recipe, "recogniser": PixelRecogniser("ears")}}, generator)
     with pytest.raises(UserError, match="an embedding of 512 numbers, and eyes gives 64"):
-        an_encoder(recogniser=PixelRecogniser(size=64))(photos)
+        make_encoder(recogniser=PixelRecogniser(size=64))(photos)
 
 
 def test_random_features_are_the_same_in_every_process():

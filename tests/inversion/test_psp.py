@@ -14,7 +14,7 @@ from oodgan.nn.irse import SqueezeExcite, Unit
 WS = 8
 
 
-def like(kind, state):
+def encoder_with_weights(kind, state):
     """Returns an encoder of class `kind` that shares `state`, without initialising weights."""
     with torch.device("meta"):
         encoder = kind(WS).eval()
@@ -66,7 +66,7 @@ def test_each_style_reads_the_feature_level_of_its_layer(psp, photo):
 
 @torch.no_grad()
 def test_e4e_codes_are_the_first_style_plus_offsets(psp, codes, photo):
-    e4e = like(Encoder4Editing, psp.state_dict())
+    e4e = encoder_with_weights(Encoder4Editing, psp.state_dict())
     actual = e4e(photo)
     torch.testing.assert_close(actual[:, 0], codes[:, 0])
     torch.testing.assert_close(actual[:, 1:], codes[:, :1] + codes[:, 1:])
@@ -110,11 +110,11 @@ def test_restyle_refines_its_own_inversion_in_each_iteration(photo):
         inverter = E4E(WS, "restyle_e4e", generator=generator, iterations=2)
     inverter.encoder, inverter.latent_avg = Difference(), generator.mean_w.repeat(WS, 1)
 
-    def seen(codes):
+    def resized_image(codes):
         return F.interpolate(generator.synthesis(codes), size=(256, 256), mode="bilinear", align_corners=False)
 
-    first = inverter.latent_avg[None] + (photo - seen(inverter.latent_avg[None])).mean()
-    second = first + (photo - seen(first)).mean()
+    first = inverter.latent_avg[None] + (photo - resized_image(inverter.latent_avg[None])).mean()
+    second = first + (photo - resized_image(first)).mean()
     torch.testing.assert_close(inverter(photo), second, rtol=1e-3, atol=1e-4)
     inverter._generator = [None]
     with pytest.raises(UserError, match="pass it the generator"):

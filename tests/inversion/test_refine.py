@@ -87,7 +87,7 @@ def test_photos_of_a_batch_are_independent(generator: StyleGAN2, start: Tensor, 
     assert torch.allclose(together, alone, atol=1e-3)
 
 
-def test_a_budget_in_seconds_is_kept(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
+def test_refinement_keeps_its_time_budget(generator: StyleGAN2, start: Tensor, photos: Tensor) -> None:
     begun = time.monotonic()
     refined = Refinement(seconds=0.3, lr=0.1, losses=PIXELS)(generator, start, photos)
     assert time.monotonic() - begun < 60, "without a time budget this would take 10,000 steps"

@@ -30,7 +30,7 @@ def edited(inversion: Inversion, size: float = 1.0) -> Tensor:
     return inversion.w_plus + size * step
 
 
-def test_whole_keeps_the_residuals_unchanged(generator: StyleGAN2, inversion: Inversion) -> None:
+def test_the_whole_transfer_keeps_residuals_unchanged(generator: StyleGAN2, inversion: Inversion) -> None:
     after = Whole()(generator, inversion, edited(inversion))
     assert torch.equal(after.w_plus, edited(inversion)) and after.residuals[8] is inversion.residuals[8]
 

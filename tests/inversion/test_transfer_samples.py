@@ -25,7 +25,7 @@ from oodgan.inversion.value import Inversion
 from oodgan.nn.resize import resize_area
 
 
-class Nearby:
+class MeanCode:
     """The mean code, and a constant residual."""
 
     name = "nearby"
@@ -86,7 +86,7 @@ def test_a_layer_covers_the_image_and_uncovered_pixels_get_the_colour_cast() -> 
 def test_shards_contain_samples_and_draws_determine_their_edits(
     tmp_path: Path, generator: StyleGAN2, bank: Bank
 ) -> None:
-    shards = render_transfer_samples(generator, Nearby(generator), Layers(photos()), tmp_path, 9, 0, 32)
+    shards = render_transfer_samples(generator, MeanCode(generator), Layers(photos()), tmp_path, 9, 0, 32)
     assert len(shards) == 2
     samples = TransferSamples(shards, bank)
     assert len(samples) == 16
@@ -100,7 +100,7 @@ def test_shards_contain_samples_and_draws_determine_their_edits(
     assert torch.equal(row["step"], samples.draw(9, 5)["step"]) and torch.equal(row["code"], samples[9]["code"])
     assert not torch.equal(row["step"], samples.draw(9, 6)["step"]) and not torch.equal(row["code"], samples[8]["code"])
     made = [path.stat().st_mtime_ns for path in shards]
-    render_transfer_samples(generator, Nearby(generator), Layers(photos()), tmp_path, 9, 0, 32)
+    render_transfer_samples(generator, MeanCode(generator), Layers(photos()), tmp_path, 9, 0, 32)
     assert made == [path.stat().st_mtime_ns for path in shards], "existing shards are kept"
 
 
@@ -110,7 +110,7 @@ def test_edits_are_drawn_from_the_useful_range(bank: Bank) -> None:
     assert min(strengths) >= -0.5001 and max(strengths) <= 1.0001 and len({round(s, 3) for s in strengths}) > 10
 
 
-class Drawn(list):
+class IndexedPhotos(list):
     """Photos by index or by draw, as in a data module."""
 
     def __getitem__(self, item: int | Draw) -> dict:
@@ -118,13 +118,13 @@ class Drawn(list):
 
 
 def test_targets_of_photos_change_only_at_redrawn_positions(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
-    class Missing(torch.nn.Module):
+    class ChangeError(torch.nn.Module):
         inputs = ("result", "photo", "edited", "inverted")
 
         def forward(self, result: Tensor, photo: Tensor, edited: Tensor, inverted: Tensor) -> Tensor:
             return ((edited - inverted) - (result - photo)).abs().mean()
 
-    kept, nearby = Drawn(photos(9)), Nearby(generator)
+    kept, nearby = IndexedPhotos(photos(9)), MeanCode(generator)
     shards = render_transfer_samples(generator, nearby, Layers(kept), tmp_path, 8, 0, 32)
     more = render_transfer_photos(nearby, kept, tmp_path, 9, 0, 32)
     assert len(more) == 1 and sorted(mixed(shards, more, 3)) == sorted([*shards, *more])
@@ -135,7 +135,7 @@ def test_targets_of_photos_change_only_at_redrawn_positions(tmp_path: Path, gene
     torch.testing.assert_close(batch["layer"][1], kept[int(order[1])]["image"], atol=0.01, rtol=0)
     network = TransferNetwork(generator.feature_channels[8], 8, (8, 8, 8), 1)
     torch.nn.init.normal_(network.addition.weight, std=0.1)
-    module = TransferModule(network, generator, {"l2": {"_target_": "torch.nn.MSELoss"}, "change": Missing()})
+    module = TransferModule(network, generator, {"l2": {"_target_": "torch.nn.MSELoss"}, "change": ChangeError()})
     known = module._known(network, batch)
     assert torch.equal(known["target"][0], known["truth"][0])
     torch.testing.assert_close(known["truth"][1], batch["layer"][1])
@@ -148,14 +148,14 @@ def test_targets_of_photos_change_only_at_redrawn_positions(tmp_path: Path, gene
 
 
 def test_exact_samples_and_results_are_downscaled_full_images(tmp_path: Path, generator: StyleGAN2, bank: Bank) -> None:
-    class Watching(Nearby):
+    class RecordingInverter(MeanCode):
         def invert(self, photos: Tensor) -> Inversion:
             self.photos = photos
             return super().invert(photos)
 
     seen = []
     for exact in (False, True):
-        inverter = Watching(generator)
+        inverter = RecordingInverter(generator)
         shards = render_transfer_samples(generator, inverter, Layers(), tmp_path / str(exact), 8, 0, 16, exact)
         row = {key: value[None] for key, value in TransferSamples(shards, bank)[0].items() if isinstance(value, Tensor)}
         size = None if exact else 16

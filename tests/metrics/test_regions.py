@@ -7,7 +7,7 @@ from oodgan.metrics.masks import MaskShareOnParts
 from oodgan.metrics.regions import ConsistentChange, activations, part_region
 
 
-def a_face(size=100):
+def face_labels(size=100):
     """Skin with a nose at rows 40 to 55, a mouth at rows 65 to 70 and eyes at row 30; background at the edges."""
     labels = torch.zeros(size, size, dtype=torch.int64)
     labels[10:90, 20:80] = 1
@@ -18,7 +18,7 @@ def a_face(size=100):
 
 
 def test_parts_are_dilated_by_six_percent_of_the_width():
-    (mouth,) = part_region(a_face()[None], ["smile"])
+    (mouth,) = part_region(face_labels()[None], ["smile"])
     rows, columns = mouth.any(1).nonzero(), mouth.any(0).nonzero()
     assert (int(rows.min()), int(rows.max())) == (65 - 6, 69 + 6)
     assert (int(columns.min()), int(columns.max())) == (40 - 6, 59 + 6)
@@ -26,22 +26,22 @@ def test_parts_are_dilated_by_six_percent_of_the_width():
 
 
 def test_the_beard_region_is_the_skin_below_the_nose():
-    (beard,) = part_region(a_face()[None], ["Beard"])
+    (beard,) = part_region(face_labels()[None], ["Beard"])
     assert int(beard.any(1).nonzero().min()) == 55 - 6
     assert beard[80, 50] and not beard[40, 50] and not beard[80, 90]
 
 
 def test_regions_of_several_attributes_are_united_and_empty_if_a_part_is_missing():
-    eyeless = a_face()
+    eyeless = face_labels()
     eyeless[(eyeless == 4) | (eyeless == 5)] = 1
-    labels = torch.stack([a_face(), eyeless, torch.full_like(eyeless, -1)])
+    labels = torch.stack([face_labels(), eyeless, torch.full_like(eyeless, -1)])
     both = part_region(labels, ["smile", "narrow_eyes"])
     assert torch.equal(both[0], part_region(labels, ["smile"])[0] | part_region(labels, ["narrow_eyes"])[0])
     assert not both[1].any() and not both[2].any()
 
 
 def test_mask_share_on_parts_is_the_fraction_of_mask_mass_on_the_parts():
-    labels = torch.stack([a_face(), torch.zeros(100, 100, dtype=torch.int64)])
+    labels = torch.stack([face_labels(), torch.zeros(100, 100, dtype=torch.int64)])
     mask = torch.zeros(2, 1, 200, 200)
     mask[:, :, 120:150, 80:120], mask[:, :, :15, :80] = 1.0, 0.5  # a mass of 1200 on the mouth, 600 far from it
     shares = MaskShareOnParts(["mouth_open"]).per_image(mask, labels)

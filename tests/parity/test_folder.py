@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def put(folder: Path, seed: str) -> None:
+def copy_reference(folder: Path, seed: str) -> None:
     """Copy the stored outputs and layouts under another seed's name."""
     for file in (HERE / "data").glob("published_networks_seed0*"):
         shutil.copy(file, folder / file.name.replace("seed0", f"seed{seed}"))
@@ -19,8 +19,8 @@ def put(folder: Path, seed: str) -> None:
 
 @pytest.mark.slow
 def test_every_seed_in_the_reference_folder_is_checked(tmp_path):
-    put(tmp_path, "00")  # the same seed in another spelling: must pass
-    put(tmp_path, "1")  # not the outputs of seed 1: must fail
+    copy_reference(tmp_path, "00")  # the same seed in another spelling: must pass
+    copy_reference(tmp_path, "1")  # not the outputs of seed 1: must fail
     result = subprocess.run(
         [
             sys.executable,

@@ -38,7 +38,7 @@ def test_the_error_for_an_unknown_class_suggests_the_nearest() -> None:
         numbers(["hats"])
 
 
-def test_augmentation_moves_image_and_classes_together() -> None:
+def test_augmentation_transforms_image_and_classes_together() -> None:
     torch.manual_seed(0)
     classes = F.interpolate(torch.randint(0, 15, (4, 1, 4, 4)).float(), 64)[:, 0].long()
     images = (classes / 7 - 1)[:, None].expand(-1, 3, -1, -1)

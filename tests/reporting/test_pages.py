@@ -15,7 +15,7 @@ from oodgan.reporting.tables import Table
 HOSTILE = "<script>alert('x')</script>\" onload=\"alert(1)"
 
 
-class Elements(HTMLParser):
+class ParsedPage(HTMLParser):
     """Collects a page's start tags with their attributes, and checks that tags are closed in order."""
 
     VOID = ("meta", "img", "!doctype")
@@ -38,7 +38,7 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_a_page_holds_its_sections_in_order() -> None:
+def test_a_page_contains_its_sections_in_order() -> None:
     picture = Image.new("RGB", (8, 8), "red")
     table = Table(["method", "lpips"], [["ours", "0.02"], ["plain", "0.31"]], best={(0, 1)}, numbers={1})
     sections = [
@@ -46,7 +46,7 @@ def test_a_page_holds_its_sections_in_order() -> None:
         Section("Pictures", rows=[[Figure(jpeg(picture), "photo", "first"), Figure("", "lost")]]),
         Section("Curves", charts=[Figure(embedded(b"<svg/>", "svg+xml"), hint="loss")]),
     ]
-    page = Elements(render("A title", sections, "A caption."))
+    page = ParsedPage(render("A title", sections, "A caption."))
     assert page.open == []
     assert [len(page.all(tag)) for tag in ("h1", "h2", "table", "th", "td", "figure")] == [1, 3, 1, 2, 4, 3]
     assert [cell.get("class") for cell in page.all("td")] == [None, "number best", None, "number"]
@@ -58,8 +58,8 @@ def test_a_page_holds_its_sections_in_order() -> None:
 def test_names_are_escaped_everywhere() -> None:
     table = Table([HOSTILE], [[HOSTILE]])
     figure = Figure("data:,", HOSTILE, HOSTILE)
-    plain = Elements(render("t", [Section("h", "t", Table(["h"], [["c"]]), [[Figure("data:,", "c", "h")]])], "t"))
-    page = Elements(render(HOSTILE, [Section(HOSTILE, HOSTILE, table, [[figure]], [figure])], HOSTILE))
+    plain = ParsedPage(render("t", [Section("h", "t", Table(["h"], [["c"]]), [[Figure("data:,", "c", "h")]])], "t"))
+    page = ParsedPage(render(HOSTILE, [Section(HOSTILE, HOSTILE, table, [[figure]], [figure])], HOSTILE))
     assert len(page.all("script")) == len(plain.all("script")) == 1
     assert not any("onload" in attributes for _, attributes in page.tags)
     assert page.all("figure")[0]["title"] == HOSTILE

@@ -63,7 +63,7 @@ def test_results_of_other_settings_are_not_overwritten(
     assert Path("out/result/a.png").read_bytes() != kept
 
 
-def test_a_foreign_file_is_not_overwritten(oodgan: Callable[..., int], photos: Path) -> None:
+def test_a_file_not_written_by_oodgan_is_not_overwritten(oodgan: Callable[..., int], photos: Path) -> None:
     Path("out/result").mkdir(parents=True)
     Path("out/result/a.png").write_text("mine")
     assert oodgan("photos/a.png", "edits={smile: 1.0}") == 2
@@ -244,7 +244,7 @@ def test_edits_can_be_given_in_words(
         (["--ask", "a smile", "edits={age: 1}"], "edits and ask: give one of them"),
     ],
 )
-def test_words_that_cannot_be_edited_are_one_line_errors(
+def test_invalid_edits_in_words_are_one_line_errors(
     words: list[str], message: str, oodgan: Callable[..., int], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodgan("photos/a.png", "output=out", *words) == 2

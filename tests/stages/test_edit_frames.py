@@ -71,7 +71,9 @@ def test_whole_frames_are_written_under_their_own_names(
 
 
 @pytest.mark.network
-def test_the_alignment_is_steadier_and_bridges_a_covered_frame(tmp_path: Path, astronaut: Image.Image) -> None:
+def test_smoothed_alignment_is_steadier_and_bridges_a_frame_without_a_face(
+    tmp_path: Path, astronaut: Image.Image
+) -> None:
     message: list[str] = []
     jobs, alone = [], {}
     for t in range(9):

@@ -152,7 +152,7 @@ def test_editing_with_converted_checkpoints_equals_the_original_networks(public:
     assert float(result["mask"].std()) > 0.01
 
 
-def read_by(stage: str, words: list[str]) -> list[str]:
+def words_read_by(stage: str, words: list[str]) -> list[str]:
     """Returns the words without those of groups that the stage does not read and would refuse."""
     others = set(groups(CONF)) - set(constant(stage, "READS"))
     return [word for word in words if word.lstrip("+").partition("=")[0].partition(".")[0] not in others]
@@ -171,9 +171,9 @@ def test_a_published_deghoster_is_trained_on_ghosts_and_continued(public: Public
         "fit.val_every=2",
         "fit.module.losses.perceptual.weight=0",
     ]
-    assert launch.run("ghosts", read_by("ghosts", [*PUBLISHED, *public.words, *own])) == 0
+    assert launch.run("ghosts", words_read_by("ghosts", [*PUBLISHED, *public.words, *own])) == 0
     words = [*network, *sizes, *(f"deghoster.{word}" for word in fit)]
-    assert launch.run("deghost", read_by("deghost", [*PUBLISHED, *public.words, *own, *words])) == 0
+    assert launch.run("deghost", words_read_by("deghost", [*PUBLISHED, *public.words, *own, *words])) == 0
     folder = tmp_path / "default" / "deghost" / "artifact"
     assert Manifest.load(folder).generator == public.generator.id
     cfg = launch.compose("edit", [*PUBLISHED, *public.words, *own, *words, f"deghoster.weights={folder}"])
@@ -189,7 +189,7 @@ def test_a_published_deghoster_is_trained_on_ghosts_and_continued(public: Public
         "deghoster.fit.continue_from_weights=true",
         f"folder={tmp_path}/2",
     ]
-    again = read_by("deghost", again)
+    again = words_read_by("deghost", again)
     assert launch.run("deghost", [*again, f"deghoster.weights={folder}", "deghoster.fit.lr=0"]) == 0
     before, after = (trained.load(path, "deghoster")[0] for path in (folder, tmp_path / "2" / "artifact"))
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -206,7 +206,7 @@ def test_a_diffcam_is_trained_with_published_weights_and_other_classes_are_refus
     fit = ["pairs=4", "held_out=2", "region_codes=1", "max_steps=1", "batch_size=2", "val_every=1"]
     own = [f"folder={tmp_path}", "diffcam.network.backbone=resnet18", "diffcam.size=32", "diffcam.fit.render_size=32"]
     words = [*public.words[:2], *public.words[3:], *own, *(f"diffcam.fit.{word}" for word in fit)]
-    words = read_by("diffcam", [*PUBLISHED, *words])
+    words = words_read_by("diffcam", [*PUBLISHED, *words])
     with pytest.raises(UserError, match=r"inverter has no effect: only diffcam[.]fit[.]inverted above 0 uses it"):
         launch.run("diffcam", words)
     words = [word for word in words if not word.startswith("inverter")]

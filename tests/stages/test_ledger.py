@@ -34,7 +34,7 @@ main(["edit", *sys.argv[1:], *small.PARTS, "aligned=true", "output=out"])
 """`oodgan edit` with the small editor."""
 
 
-def together(count: int, work: Callable[[int], None]) -> None:
+def run_concurrently(count: int, work: Callable[[int], None]) -> None:
     children = []
     for number in range(count):
         child = os.fork()
@@ -64,7 +64,7 @@ def test_concurrent_processes_lose_no_record(tmp_path: Path) -> None:
             ledger.note(name, **entry(settings_hash, name), seconds={}, notes=[])
         ledger.fail(Path(f"bad{number}.jpg"), "no face")
 
-    together(5, work)
+    run_concurrently(5, work)
     ledger = Ledger.open(tmp_path / "out")
     assert len(ledger.photos) == 50 and all(e["finished"] for e in ledger.photos.values())
     assert len(ledger.settings) == 5 and len(ledger.failures) == 5
@@ -81,7 +81,7 @@ def test_a_concurrent_command_with_other_settings_is_refused_before_writing(tmp_
     assert Ledger.open(tmp_path).photos["a"]["settings"] == second
 
 
-def test_concurrent_commands_record_everything(
+def test_concurrent_commands_record_all_photos(
     oodgan: Callable[..., int], tmp_path: Path, draw_face: Callable[..., Image.Image]
 ) -> None:
     (tmp_path / "p").mkdir()

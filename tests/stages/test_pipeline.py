@@ -28,7 +28,7 @@ def oodgan(root: Path, stage: str, *words: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root, env=environment)
 
 
-def state(root: Path) -> dict[str, int]:
+def modification_times(root: Path) -> dict[str, int]:
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
 
 
@@ -77,7 +77,7 @@ def test_the_report_has_a_row_for_each_edit_and_all_loss_curves(finished: Path) 
     assert all(any(name == "val/loss" for _, name, _ in read_csv(path)) for path in curves)
 
 
-def inspected(folder: Path, *options: str) -> str:
+def wandb_inspect(folder: Path, *options: str) -> str:
     """Returns wandb's own output for the one offline run below a folder."""
     (place,) = folder.rglob("offline-run-*")
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", *options, str(place)]
@@ -86,7 +86,7 @@ def inspected(folder: Path, *options: str) -> str:
 
 def lineage(folder: Path) -> tuple[set[str], set[str]]:
     """Returns the artifacts that the one offline wandb run below a folder logged, and those that it used."""
-    text = inspected(folder)
+    text = wandb_inspect(folder)
     records = [json.loads(line)["artifact"] for line in text.splitlines() if '"type":"artifact"' in line]
     used = {record["name"] for record in records if record.get("use_after_commit")}
     return {record["name"] for record in records} - used, used
@@ -120,7 +120,7 @@ def test_wandb_records_settings_curves_pictures_and_system_metrics(finished: Pat
     folders = {"deghost": finished / "tiny" / "deghost"}
     (folders["inversion"],) = (finished / "tiny/inversion/training").glob("images-*")
     for stage, folder in folders.items():
-        held = json.loads(inspected(folder, "--summary"))
+        held = json.loads(wandb_inspect(folder, "--summary"))
         assert held["config"]["stage"] == stage and held["config"]["deghoster"]["fit"]["max_steps"] == 8
         assert held["summary"]["val/loss"] > 0 and held["state"] == "finished"
         assert held["name"].startswith(f"{stage}-")
@@ -129,7 +129,7 @@ def test_wandb_records_settings_curves_pictures_and_system_metrics(finished: Pat
         (own,) = folder.rglob("validation.png")
         assert logged.tobytes() == Image.open(own).convert("RGB").tobytes()
         assert all(high - low > 100 for low, high in logged.getextrema()), "the picture is not uniform"
-        records = inspected(folder)
+        records = wandb_inspect(folder)
         assert '"type":"stats"' in records and records.count('"val/loss"') > 2
         assert ("mask" in held["summary"]) == (stage == "deghost")
     assert held["config"]["run"] == "tiny"
@@ -137,24 +137,24 @@ def test_wandb_records_settings_curves_pictures_and_system_metrics(finished: Pat
 
 @pytest.mark.slow
 def test_a_second_run_skips_every_stage_and_other_settings_are_refused(finished: Path) -> None:
-    before = state(finished)
+    before = modification_times(finished)
     again = oodgan(finished, "pipeline")
     assert again.returncode == 0 and "report.html" in again.stdout
-    assert state(finished) == before
+    assert modification_times(finished) == before
 
     other = oodgan(finished, "pipeline", "diffcam.fit.lr=0.01")
     lines = [line for line in other.stderr.splitlines() if line.startswith("error: ")]
     assert other.returncode == 2 and len(lines) == 1 and "replace=true" in lines[0] and "diffcam" in lines[0]
     assert "Traceback" not in other.stderr
-    assert state(finished) == before
+    assert modification_times(finished) == before
 
 
 @pytest.mark.slow
 def test_ghosts_of_another_generator_are_refused_with_both_ids(finished: Path) -> None:
     from oodgan.generators.stylegan2 import tiny
 
-    before = state(finished)
+    before = modification_times(finished)
     answer = oodgan(finished, "deghost", "generator.seed=1")
     assert answer.returncode == 2 and answer.stderr.count("error: ") == 1
     assert tiny().id in answer.stderr and tiny(seed=1).id in answer.stderr
-    assert state(finished) == before
+    assert modification_times(finished) == before

@@ -42,7 +42,7 @@ def weights(module):
     ids=["bf16", "fp16_clip", "channels_last", "clip_accumulate", "settings_precision"],
 )
 @pytest.mark.parametrize("kind", [Regression, Gan])
-def test_each_option_trains(tmp_path, kind, engine, settings):
+def test_training_works_with_each_precision_and_clipping_option(tmp_path, kind, engine, settings):
     run(kind(), tmp_path, engine=engine, **settings)
     result = losses(tmp_path)
     assert len(result) == 2 and result[1] < result[0]

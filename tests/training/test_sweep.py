@@ -38,8 +38,8 @@ def diffcam(tmp_path_factory, tiny_chain):
 
 
 @pytest.fixture
-def here(capsys):
-    """`here(*words)`: exit code and stderr of a command run in this process, which has imported everything already."""
+def run_in_process(capsys):
+    """`run_in_process(*words)`: run a command in this process, without new imports; returns exit code and stderr."""
 
     def run(*words):
         capsys.readouterr()
@@ -55,7 +55,7 @@ def states(folder):
 
 
 @pytest.mark.slow
-def test_finished_sweep_jobs_are_skipped_and_compared(diffcam, here):
+def test_finished_sweep_jobs_are_skipped_and_compared(diffcam, run_in_process):
     place, words = diffcam.root, ("sweep=lr", "diffcam.fit.lr=1e-3,1e-2", "seed=1,2")
     done = diffcam("hydra=joblib", "hydra.launcher.n_jobs=2", *words)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -65,14 +65,14 @@ def test_finished_sweep_jobs_are_skipped_and_compared(diffcam, here):
     assert len({i["id"] for i in identities}) == 4 and {i["group"] for i in identities} == {"lr"}
     (folder / "3" / "job.json").unlink()
     before = (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns
-    code, message = here(*diffcam.sweep, *words)
+    code, message = run_in_process(*diffcam.sweep, *words)
     assert code == 0, message[-2000:]
     assert message.count("is finished already") == 3
     assert states(folder)[3] == "finished"
     assert (folder / "0" / "artifact" / "manifest.json").stat().st_mtime_ns == before
-    code, message = here(*diffcam.sweep, "sweep=lr", "diffcam.fit.lr=5e-3,6e-3")
+    code, message = run_in_process(*diffcam.sweep, "sweep=lr", "diffcam.fit.lr=5e-3,6e-3")
     assert code == 2 and "belongs to another job" in message
-    code, message = here("compare", "sweep=lr", f"root={place}", f"output={place}/page")
+    code, message = run_in_process("compare", "sweep=lr", f"root={place}", f"output={place}/page")
     assert code == 0, message[-2000:]
     table = (place / "page" / "comparison.md").read_text()
     assert "diffcam.fit.lr" in table and "±" in table and len(table.splitlines()) == 4
@@ -94,7 +94,7 @@ def test_submitit_runs_each_job_on_one_gpu(diffcam):
 
 
 @pytest.mark.slow
-def test_a_study_records_crashed_trials_and_resumes(diffcam, here):
+def test_a_study_records_crashed_trials_and_resumes(diffcam, run_in_process):
     space = ("hydra=optuna", "sweep=study", "diffcam.fit.lr=tag(log,interval(1e-4,1e-1))")
     # A trial with max_steps=0 crashes.
     done = diffcam(*space, "diffcam.fit.max_steps=choice(4,0)", "hydra.sweeper.n_trials=6")
@@ -110,7 +110,7 @@ def test_a_study_records_crashed_trials_and_resumes(diffcam, here):
     finished = sum(state in ("COMPLETE", "PRUNED") for state in first.values())
     assert "failed: max_steps is 0" in done.stderr
     more = ("diffcam.fit.max_steps=choice(4,0)", f"hydra.sweeper.n_trials={finished}")
-    code, message = here(*diffcam.sweep, *space, *more)
+    code, message = run_in_process(*diffcam.sweep, *space, *more)
     assert code == 0, message[-2000:]
     assert f"{finished} of {finished} trials finished" in message
     assert trials() == first
@@ -176,7 +176,7 @@ def test_all_failed_jobs_are_reported_at_the_end(tmp_path, capsys):
     assert states(tmp_path / "it's" / "sweeps" / "s") == dict.fromkeys(range(3), "failed")
 
 
-def job_in(folder, monkeypatch):
+def set_hydra_job(folder, monkeypatch):
     """Set Hydra's configuration to that of a sweep's job 0 with this output folder, and return it."""
     job = {"runtime": {"output_dir": str(folder)}, "overrides": {"task": ["a=1"]}, "job": {"num": 0}}
     hydra = OmegaConf.create({"mode": "MULTIRUN", **job})
@@ -185,14 +185,14 @@ def job_in(folder, monkeypatch):
 
 
 def test_a_pipeline_job_writes_its_own_run_and_shares_the_cache(tmp_path, monkeypatch):
-    job_in(tmp_path / "sweeps/seeds/0", monkeypatch)
+    set_hydra_job(tmp_path / "sweeps/seeds/0", monkeypatch)
     cfg = OmegaConf.create({"stage": "pipeline", "root": str(tmp_path), "run": "tiny", "cache": "${root}/cache"})
     ran = sweep.job(cfg, lambda own: {"run": str(RunFolder.of(own).path), "cache": own.cache})
     assert ran == {"run": str(tmp_path / "sweeps/seeds/0"), "cache": str(tmp_path / "cache")}
 
 
 def test_a_finished_job_is_not_run_again(tmp_path, monkeypatch):
-    hydra = job_in(tmp_path / "0", monkeypatch)
+    hydra = set_hydra_job(tmp_path / "0", monkeypatch)
     cfg = OmegaConf.create({"folder": "elsewhere", "resume": None})
     calls = []
 

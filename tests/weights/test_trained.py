@@ -60,7 +60,7 @@ def test_mismatched_weights_are_refused_with_expected_and_actual_value(
         trained.load(weights, **{"part": "encoder", **wanted})
 
 
-def test_a_damaged_or_foreign_file_is_refused(weights: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_or_one_of_another_project_is_refused(weights: Path, tmp_path: Path) -> None:
     whole = weights.read_bytes()
     for damaged in (whole[:-3], whole[:4], b"", b"not a safetensors file at all"):
         weights.write_bytes(damaged)
