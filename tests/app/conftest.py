@@ -78,7 +78,7 @@ def crop(tmp_path: Path, draw_face: Callable[..., Image.Image]) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium, driven by playwright; skips with a reason where there is none."""
+    """A headless Chromium, driven by playwright; skips if there is none."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no Chromium is installed: none of {', '.join(BROWSERS)} is on the PATH")
@@ -140,7 +140,7 @@ class Visit:
         self.page.mouse.up()
 
     def wait_for_status(self, text: str) -> None:
-        """Wait until the line above the pictures holds this text."""
+        """Wait until the status line above the pictures contains this text."""
         self.page.wait_for_function(f"document.querySelector('#status')?.innerText.includes({text!r})")
 
     def pictures(self) -> list[str]:
@@ -161,7 +161,7 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """`visit(address, **options)`: a new visitor, with cookies and storage of their own. Options are the browser's."""
+    """`visit(address, **options)`: a new visitor with separate cookies and storage; options are the browser's."""
     visits: list[Visit] = []
 
     def open_visit(address: str, **options: Any) -> Visit:

@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) 
     yield {"address": result[0], "folder": folder, "process": process}
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=300) == 0, log.read_text()
-    assert not list(folder.glob("oodgan-serve-*")), "photos are left behind"
+    assert not list(folder.glob("oodgan-serve-*")), "no photos may remain"
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

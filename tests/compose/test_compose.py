@@ -64,7 +64,7 @@ def test_difference_adds_only_the_masked_change_of_the_edit(seed: int) -> None:
     photo, inverted, edited = images(seed)
     mask = random_mask(seed)
     assert torch.equal(compose(photo, inverted, inverted, mask, "difference"), photo)
-    step = compose(photo * 0.2, inverted * 0.2, edited * 0.2, mask, "difference") - photo * 0.2  # far from the clamp
+    step = compose(photo * 0.2, inverted * 0.2, edited * 0.2, mask, "difference") - photo * 0.2  # far from clamping
     assert torch.allclose(step, mask * (edited - inverted) * 0.2, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Clips: frames, timing, size and sound survive decoding and encoding."""
+"""Clips keep frames, timing, size and sound when they are decoded and encoded."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def bench(painter, painted: Path) -> Bench:
 
 @pytest.mark.network
 def test_polishing_reduces_the_change_outside_the_region(painter, bench: Bench, tmp_path: Path, caplog) -> None:
-    # In all layers, so that the disc below and the upper half grow together.
+    # In all layers, so that the direction changes both the disc and the upper half.
     direction = (painter.disc.weight[0] * 3).expand(4, -1).clone()
     polisher = Polisher(steps=25, codes=8, components=8, lr=0.1, cache=tmp_path)
     with caplog.at_level(logging.INFO, "oodgan"):

@@ -26,7 +26,7 @@ def generator() -> StyleGAN2:
 
 
 def is_convolution(layer: int) -> bool:
-    return layer % 3 != 1  # the second style layer of each resolution is ToRGB's
+    return layer % 3 != 1  # the second style layer of each resolution belongs to ToRGB
 
 
 def write_styleclip_files(folder: Path, generator: StyleGAN2, seed: int = 0) -> dict[str, object]:

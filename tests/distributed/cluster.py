@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes on this machine's loopback, for as long as a test session lasts."""
+"""A real SLURM of two nodes on this machine's loopback, which runs during a test session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stage started by torchrun, and by SLURM's variables: the first rank runs it, the others take part in its fit."""
+"""One stage started by torchrun, and by SLURM's variables: the first rank runs the stage, the others only its fit."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def single_run(tmp_path_factory, tiny_chain):
 
 
 def assert_same_step(root, run):
-    """The run wrote everything once, and its step's gradients are those of one process."""
+    """The run has written everything once, and its gradients equal those of the single process."""
     from oodgan.tracking.artifacts import Manifest
     from oodgan.training import checkpoints
 
@@ -146,7 +146,7 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_weights(tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     assert (
         "(exitcode: -9) local_rank: 1" in done.stderr and done.stderr.count("diffcam: wrote") == 1
-    )  # of two ranks one writes
+    )  # only one of the two ranks writes
     weights = [tmp_path / f"runs/{run}/diffcam/artifact/weights.safetensors" for run in ("whole", "killed")]
     mine, theirs = (load_file(path) for path in weights)
     assert all(bool((mine[name] == theirs[name]).all()) for name in mine)

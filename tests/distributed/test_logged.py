@@ -26,8 +26,8 @@ MORE = {
     "codes": ["inverter.fit.held_out=0.11"],
     "images": ["inverter.fit.images.module.occlusion=0", "data.split.val=0.35", "inverter.fit.images.limit_val=null"],
 }
-MORE["images"] += ["data.eval_batch_size=5"]  # no multiple of any number of processes
-# On by default, but the tiny recipe leaves out what has to fetch a network; FID's is a small seeded one here.
+MORE["images"] += ["data.eval_batch_size=5"]  # not a multiple of any number of processes
+# The tiny recipe omits FID, whose network would be fetched; here it uses a small seeded network.
 SEEDED = "extractor: {_target_: small.seeded_features, _partial_: true}, extractor_name: seeded, dim: 8"
 FID = f"callbacks.metrics.metrics.fid={{_target_: oodgan.metrics.distribution.FID, {SEEDED}}}"
 MEASURED = {"val/fid_seeded", "val/ssim_gauss11", "val/psnr"}

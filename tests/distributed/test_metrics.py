@@ -1,4 +1,4 @@
-"""One process and two give the same numbers on 101 images: odd, so that the shards are uneven."""
+"""One process and two compute the same metrics on 101 images: an odd number, so that the shards are uneven."""
 
 import importlib
 import json
@@ -69,7 +69,7 @@ def dataset(size):
     scale = torch.linspace(0.05, 0.6, COUNT)[:, None, None, None]
     result = (target + scale * torch.randn(target.shape, generator=generator)).clamp(-1, 1)
     labels = torch.randint(0, 19, (COUNT, 8, 8), generator=generator)
-    labels[::3] = 1  # a third of the images have nothing to preserve
+    labels[::3] = 1  # a third of the images have no region to preserve
     return TensorDataset(torch.arange(COUNT), result, target, labels)
 
 
@@ -113,7 +113,7 @@ def two_and_one(tmp_path_factory):
     recogniser(folder / "face.onnx")
     lpips_distance("alex")  # fetched before the fork
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # a forked process waits for ever for threads that it does not have
+    cv2.setNumThreads(1)  # a forked process would wait for ever for threads of its parent
     try:
         return [scores([make(folder) for make, _, _ in QUICK.values()], 48, processes) for processes in (2, 1)]
     finally:
@@ -221,7 +221,7 @@ def assert_same_scores(one, two):
 
 @pytest.mark.network
 def test_the_evaluate_stage_gives_the_same_scores_on_two_processes(tmp_path, monkeypatch, draw_face):
-    """Real processes: the same numbers, every photo scored once."""
+    """With real processes, which score every photo once."""
     made = assert_same_scores(
         *evaluate_with_one_and_two_processes(
             tmp_path, monkeypatch, draw_face, 48, ["psnr", "ssim_gauss11", "psnr_background_hat_cloth"]

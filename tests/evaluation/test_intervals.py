@@ -19,8 +19,8 @@ def brightness(images):
 
 
 def test_a_change_by_the_inversion_is_not_counted_as_edit():
-    """Scores are brightness. The inversion is 0.3 brighter than the photo, the edit adds 0.2 to it, and the result has
-    half of the edit: 0.1 / 0.2 = 50 %, not 0.1 / (0.3 + 0.2) = 20 %."""
+    """Scores are brightness. The inversion is 0.3 brighter than the photo, the edit adds 0.2 to it, and the result
+    keeps half of the edit: 0.1 / 0.2 = 50 %, not 0.1 / (0.3 + 0.2) = 20 %."""
     photos = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2 - 0.5
     inverted = photos + 0.3
     pictures = {"inversion": inverted, "plain": inverted + 0.2, "ours": photos + 0.1, "copy": photos}

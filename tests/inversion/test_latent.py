@@ -82,7 +82,7 @@ def test_the_discriminator_loss_equals_cross_entropy_plus_gradient_penalty() -> 
     assert [type(layer) for layer in network.network] == [nn.Linear, nn.LeakyReLU, nn.Linear, nn.LeakyReLU, nn.Linear]
     entropy = -network(real).sigmoid().log().mean() - (1 - network(fake).sigmoid()).log().mean()
     assert torch.allclose(discriminator_loss(network, real, fake, gamma=0), entropy, atol=1e-6)
-    slopes = torch.autograd.functional.jacobian(lambda x: network(x).squeeze(1), real)  # (4, 4, 6)
+    slopes = torch.autograd.functional.jacobian(lambda x: network(x).squeeze(1), real)  # shape (4, 4, 6)
     penalty = torch.stack([slopes[i, i].square().sum() for i in range(4)]).mean()
     assert torch.allclose(discriminator_loss(network, real, fake, gamma=3.0), entropy + 1.5 * penalty, atol=1e-5)
 

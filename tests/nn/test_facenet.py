@@ -57,7 +57,7 @@ def test_embeddings_equal_those_of_opencv():
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     reference = cv2.dnn.readNetFromTensorflow(str(fetch("facenet") / "graph_final.pb"))
     rows = []
-    for image in images.numpy():  # the graph's reshape fixes the batch to one
+    for image in images.numpy():  # a reshape in the graph allows only batches of one
         reference.setInput(image[None])
         rows.append(reference.forward().copy())
     wanted = torch.from_numpy(np.concatenate(rows))
@@ -82,7 +82,7 @@ def test_the_identity_loss_is_zero_for_equal_images_differentiable_and_has_no_pa
 
 @pytest.mark.network
 def test_embeddings_separate_different_people(shared):
-    """The same photo, mirrored, blurred, darkened and noisy, against photos of other people."""
+    """Photos against their mirrored, blurred, darkened and noisy copies, and against photos of other people."""
     from PIL import Image
 
     files = sorted((shared / "data/celebahq512/images").glob("*.jpg"))[100:116]

@@ -1,4 +1,4 @@
-"""`edits.json` when several commands write to one output folder."""
+"""`edits.json` while several commands write to the same output folder."""
 
 from __future__ import annotations
 

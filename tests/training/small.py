@@ -14,7 +14,7 @@ from oodgan.training.module import FitModule
 
 
 class Points(Dataset):
-    """Noisy images of a known function, by index."""
+    """Noisy images computed from the index by a known function."""
 
     def __init__(self, count: int = 48, bad: int | None = None) -> None:
         rng = torch.Generator().manual_seed(0)
@@ -156,7 +156,7 @@ class Tv(nn.Module):
 
 
 class Denoiser(FitModule):
-    """The project's base module on small images, with a discriminator where a loss asks for one."""
+    """The project's base module on small images, with a discriminator if a loss needs one."""
 
     def __init__(self, network=None, losses=None, strength=0.1, **others):
         torch.manual_seed(0)

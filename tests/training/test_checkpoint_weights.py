@@ -25,7 +25,7 @@ def run(root, stage, *words):
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """The tiny chain, briefly trained; Diff-CAM's head alone, as by default."""
+    """The tiny chain, briefly trained; of Diff-CAM only the head, as by default."""
     root = tmp_path_factory.mktemp("chain")
     run(root, "inversion", "inverter.fit.images.max_steps=0")
     run(root, "diffcam", "diffcam.network.trainable_from=23", "diffcam.fit.max_steps=8", "diffcam.fit.val_every=2")

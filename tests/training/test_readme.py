@@ -25,7 +25,7 @@ def commands():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder `runs` after all commands, and what the last one printed. Those that start no other processes, or
+    """The folder `runs` after all commands, and the output of the last one. Commands that start no other processes, or
     start them by themselves, run in this process, which has imported everything already."""
     place, shown = tmp_path_factory.mktemp("readme"), ""
     with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +42,7 @@ def runs(tmp_path_factory):
 
 
 def in_a_new_process(place, words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}  # a table as wide as its keys
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}  # wide enough for the whole table
     command = [sys.executable, "-m", "oodgan", *words]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{words}: {done.stderr[-2000:]}"

@@ -33,7 +33,7 @@ def test_an_interrupted_rendering_continues_with_the_same_result(tmp_path: Path)
     parts = render_shards(tmp_path / "parts", "codes", 5, 3, rest, "render")
     assert len(rest.seeds) == 3 and [path.name for path in parts] == [path.name for path in whole]
     assert torch.equal(read_shards(parts)["code"], read_shards(whole)["code"])
-    assert sorted(tmp_path.glob("parts/*")) == parts  # nothing half-written is left
+    assert sorted(tmp_path.glob("parts/*")) == parts  # no partial file is left
 
 
 def test_shards_and_seeds_draw_different_samples(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each fit stage of the tiny chain: interrupted and resumed, and by two processes."""
+"""Each fit stage of the tiny chain: interrupted and resumed, and with two processes."""
 
 import sys
 from pathlib import Path
@@ -62,9 +62,9 @@ def test_an_interrupted_stage_ends_with_the_same_weights(tmp_path, tiny_chain, s
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", list(PARTS))
 def test_two_processes_take_the_same_steps_as_one(tmp_path, tiny_chain, stage):
-    """Adam divides by a gradient's size, so a weight whose gradient is rounding moves by the learning rate either way:
-    in fp32, gradients equal to 8e-8 gave weights 2e-3 apart after one step. Rounding of doubles is 1e9 times smaller,
-    and a mistake in the splitting could not hide behind it."""
+    """In fp64, because Adam divides by the gradient's size: a gradient of rounding errors moves a weight by the whole
+    learning rate. In fp32, gradients that differed by 8e-8 gave weights 2e-3 apart after one step. Rounding errors of
+    fp64 are 1e9 times smaller, and cannot hide an error in splitting the batches."""
     steps = (f"{PARTS[stage]}.max_steps=3", "trainer.precision=64-true", *DRAWN.get(stage, []))
     fit_stage(stage, tiny_chain, tmp_path / "one", *steps)
     fit_stage(stage, tiny_chain, tmp_path / "two", *steps, "trainer=ddp", "devices=2", "accelerator=cpu")

@@ -1,4 +1,4 @@
-"""Sweeps through the real command on `experiment=tiny`."""
+"""Sweeps of the real command with `experiment=tiny`."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def command(*words, timeout=900):
 
 @pytest.fixture(scope="module")
 def diffcam(tmp_path_factory, tiny_chain):
-    """`diffcam(*words)`: a sweep over `oodgan diffcam` on the tiny generator, below `diffcam.root`."""
+    """`diffcam(*words)`: run a sweep of `oodgan diffcam` with the tiny generator, below `diffcam.root`."""
     root = tmp_path_factory.mktemp("sweeps")
     known = ["directions=bank", f"directions.path={tiny_chain}/tiny/directions/artifact", "~directions.count"]
 

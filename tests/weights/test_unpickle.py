@@ -19,7 +19,7 @@ WEIGHTS = OrderedDict(kernel=np.arange(6, dtype=np.float32).reshape(2, 3), scale
 
 
 class Hostile:
-    """Unpickling it would create a file."""
+    """Unpickling this object would create a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
