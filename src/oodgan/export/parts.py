@@ -34,7 +34,9 @@ class Parts(Protocol):
 
     def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor: ...
 
-    def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor: ...
+    def compose(
+        self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, edits: Mapping[str, float] | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def sample(editor: Parts, seed: int) -> dict[str, Tensor]:
         "inverted": inverted,
         "edited": edited,
         "mask": mask,
-        "coarse": editor.compose(photo, inverted, edited, mask),
+        "coarse": editor.compose(photo, inverted, edited, mask, edits),
         "edited_w_plus": editor.bank.apply(w_plus, edits),
         "small_inverted": resize_area(inverted, size),
         "small_edited": resize_area(edited, size),
