@@ -1,14 +1,17 @@
-"""The layers of packages in `pyproject.toml` (`[tool.importlinter]`): no package imports from a higher layer."""
+"""The layers of packages in `pyproject.toml` (`[tool.importlinter]`), and heavy packages that are imported late."""
 
 from __future__ import annotations
 
 import ast
+import gc
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from oodgan import _imports
 
 tomllib = pytest.importorskip("tomllib")
 
@@ -73,3 +76,37 @@ def test_every_lightning_module_is_protected_from_imports_by_other_parts() -> No
             ):
                 result.add(f"oodgan.{part}.{path.stem}")
     assert result == set(protected)
+
+
+DELAYED = """
+import sys
+import oodgan
+from oodgan import _imports, launch
+from oodgan.command import checks
+import oodgan.stages.edit, oodgan.stages._common
+checks.checked(launch.compose("edit"), launch.config_folder())
+assert "torch" in sys.modules and "pytorch_lightning" not in sys.modules
+import torchmetrics
+assert "scipy.signal" not in sys.modules
+sys.modules["scipy.signal"] = _imports._Signal("scipy.signal")
+from scipy.signal import get_window
+assert len(get_window("hann", 4)) == 4 and sys.modules["scipy.signal"].get_window is get_window
+"""
+
+
+def test_heavy_packages_are_imported_only_where_they_are_used() -> None:
+    done = subprocess.run([sys.executable, "-c", DELAYED], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_garbage_collector_pauses_for_the_first_imports_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_imports, "_frozen", False)
+    try:
+        gc.unfreeze()
+        with _imports.uncollected():
+            assert not gc.isenabled()
+        assert gc.isenabled() and gc.get_freeze_count() > 0
+        with _imports.uncollected():
+            assert gc.isenabled()
+    finally:
+        gc.unfreeze()

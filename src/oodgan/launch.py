@@ -19,7 +19,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from oodgan import slurm
+from oodgan import _imports, slurm
 from oodgan.command import checks, saved, words
 from oodgan.command.explain import explain
 from oodgan.command.usage import config_folders, constant
@@ -118,8 +118,9 @@ def _run(stage: str, given: list[str]) -> int:
 def _call(stage: str, cfg: DictConfig, conf: Path) -> Any:
     """Check a composed configuration and run the stage with it. Raises UserError for mistakes of the user."""
     try:
-        cfg = checks.checked(cfg, conf)
-        module = importlib.import_module(f"oodgan.stages.{stage}")
+        with _imports.uncollected():
+            cfg = checks.checked(cfg, conf)
+            module = importlib.import_module(f"oodgan.stages.{stage}")
         if "generator" in constant(stage, "READS") and stage != "pipeline":  # which hands over by itself
             cfg = importlib.import_module("oodgan.stages._common").take_own(cfg)
         with saved.beside(cfg):

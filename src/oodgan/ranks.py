@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from oodgan import _imports
 from oodgan.errors import UserError
 
 SPREAD = "OODGAN_SPREAD"
@@ -209,7 +210,8 @@ class Channel:
         """Run the calls of the first rank until it ends; returns the exit code."""
         while True:
             try:
-                call = self._receive()
+                with _imports.uncollected():  # what the first call needs
+                    call = self._receive()
             except RuntimeError:  # the first rank is gone and has reported why
                 return 2
             if call is None:

@@ -61,6 +61,7 @@ def shipped(conf: Path) -> dict[str, list[Any]]:
             prefix = "" if everywhere else f"{group}." if group else ""
             for place, other in _placed(plain.pop("defaults", None) or []):
                 below = prefix if place == "_here_" else f"{prefix}{place}."
+                _note({below.rstrip("."): {}}, "", values_of)
                 for option in conf.glob(f"{other}/*.yaml"):
                     values = yaml.load(option.read_text(encoding="utf-8"), Loader=_LOADER) or {}
                     _note({k: v for k, v in values.items() if k != "defaults"}, below, values_of)

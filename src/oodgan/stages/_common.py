@@ -26,7 +26,6 @@ from oodgan.ranks import rank
 from oodgan.tracking import wandb as tracker
 from oodgan.tracking.artifacts import Manifest, hash_settings, plain, up_to_date
 from oodgan.tracking.runs import flatten
-from oodgan.training.added import deciding
 from oodgan.weights import trained
 from oodgan.weights.registry import SHIPPED
 
@@ -89,6 +88,7 @@ def training_hash(cfg: DictConfig, groups: tuple[str, ...], **inputs: Any) -> st
     """
     # These import Lightning, which other stages need not wait for.
     from oodgan.tracking.loggers import check_wandb
+    from oodgan.training.added import deciding
     from oodgan.training.engine import check_values
     from oodgan.training.monitor import check_monitors
 
@@ -164,6 +164,8 @@ def finished(cfg: DictConfig, settings_hash: str) -> bool:
 
 def _others(cfg: DictConfig, config: Mapping[str, Any]) -> list[str]:
     """Return the first relevant keys whose values differ from an artifact's `config`."""
+    from oodgan.training.added import deciding
+
     reads = constant(cfg.stage, "READS")
 
     def counting(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from oodgan import _imports
 from oodgan.errors import UserError
 from oodgan.ranks import SPREAD, channel, launched, rank
 
@@ -144,7 +145,8 @@ def _free_port() -> int:
 def _main() -> None:
     import oodgan  # noqa: F401  (prepares torchvision before Lightning is imported)
 
-    function, args = pickle.loads(Path(sys.argv[1]).read_bytes())
+    with _imports.uncollected():
+        function, args = pickle.loads(Path(sys.argv[1]).read_bytes())
     try:
         function(*args)
     except UserError as error:
