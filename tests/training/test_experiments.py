@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import oodgan  # noqa: F401
+from oodgan.cli import main
 from oodgan.evaluation import altered
 from oodgan.evaluation.methods import variants
 from oodgan.launch import compose
@@ -24,6 +26,7 @@ SCRIPTS = [
     "diffcam_layers/study.sh",
 ]
 JOBS = {"deghost_losses/run.sh": 12, "diffcam_layers/run.sh": 8}
+RUN = {"deghost_losses/run.sh": 4, "diffcam_layers/run.sh": 2, "diffcam_layers/study.sh": 3}
 TINY = ["experiment=tiny", "root=elsewhere"]
 SMALL = {
     "deghost_losses/run.sh": ["run=tiny", "deghoster.fit.max_steps=2"],
@@ -32,8 +35,8 @@ SMALL = {
 }
 
 
-def calls(script, folder):
-    """Returns the words of each `oodgan` command that a script runs."""
+def calls(script, folder, *words):
+    """Returns the words of each `oodgan` command that a script runs when it is called with `words`."""
     recorder = folder / "oodgan"
     log = repr(str(folder / "calls"))
     recorder.write_text(
@@ -43,9 +46,7 @@ def calls(script, folder):
     (folder / "python").write_text("#!/bin/sh\n")  # replaces the Python that merges the tables
     (folder / "python").chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-    subprocess.run(
-        ["sh", str(EXPERIMENTS / script), *ARGUMENTS.get(script, [])], env=environment, check=True, cwd=folder
-    )
+    subprocess.run(["sh", str(EXPERIMENTS / script), *words], env=environment, check=True, cwd=folder)
     return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
 
 
@@ -54,7 +55,7 @@ def test_each_sweeps_overrides_compose_to_a_valid_configuration(tmp_path, script
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep
 
-    for stage, *words in calls(script, tmp_path):
+    for stage, *words in calls(script, tmp_path, *ARGUMENTS.get(script, [])):
         jobs, chosen = 1, []
         for override in OverridesParser.create().parse_overrides([w for w in words if w != "-m"]):
             if isinstance(override.value(), ChoiceSweep):
@@ -72,9 +73,8 @@ def test_each_sweeps_overrides_compose_to_a_valid_configuration(tmp_path, script
 
 @pytest.mark.parametrize("script", EVALUATIONS)
 def test_the_methods_of_each_evaluation_change_existing_parts(tmp_path, script, monkeypatch):
-    monkeypatch.setitem(ARGUMENTS, script, ["photos"])
     monkeypatch.setenv("ROOT", str(tmp_path))
-    commands = calls(script, tmp_path)
+    commands = calls(script, tmp_path, "photos")
     assert [words[0] for words in commands] == ["evaluate"] * 4  # one per edit
     cfg = plain(compose("evaluate", commands[0][1:]))
     rows = variants(cfg["methods"], cfg["strengths"])
@@ -86,6 +86,15 @@ def test_the_methods_of_each_evaluation_change_existing_parts(tmp_path, script, 
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in EXPERIMENTS.glob("*/run.sh")))
 def test_the_readme_of_each_experiment_starts_with_a_question(folder):
     assert (EXPERIMENTS / folder / "README.md").read_text().partition("\n")[0].endswith("?") or folder == "embedded"
+
+
+def ends(word):
+    """A sweep's `key=a,b,c` as `key=a,c`, of seeds only the first; other words unchanged."""
+    key, _, values = word.partition("=")
+    listed = re.split(r",(?![^\[]*\])", values)  # no comma within brackets
+    if len(listed) < 2 or "(" in values:
+        return word
+    return f"seed={listed[0]}" if key == "seed" else f"{key}={listed[0]},{listed[-1]}"
 
 
 def run(folder, *command):
@@ -107,15 +116,17 @@ def finished(tmp_path_factory, tiny_chain, draw_face):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_each_sweep_runs(finished, script):
-    """All its jobs with a few steps each: one to two minutes per sweep."""
-    words = [*SMALL[script], *TINY]
-    if script in JOBS:
-        words.append("hydra.launcher.n_jobs=1")  # sequential: each further process would import everything
-    run(finished, "sh", str(EXPERIMENTS / script), *words)
+def test_each_sweep_runs(finished, script, tmp_path, monkeypatch):
+    """The jobs with the first and the last value of each list, a few steps each, and their comparison."""
+    monkeypatch.chdir(finished)
+    one_process = ["hydra.launcher.n_jobs=1"] if script in JOBS else []
+    for words in calls(script, tmp_path, *SMALL[script], *TINY, *one_process):
+        with pytest.raises(SystemExit) as stop:
+            main([ends(word) for word in words])
+        assert stop.value.code == 0, words
     name = "diffcam_study" if script.endswith("study.sh") else script.partition("/")[0]
     jobs = list((finished / "elsewhere/sweeps" / name).glob("*/job.json"))
-    assert len(jobs) == JOBS.get(script, 3)
+    assert len(jobs) == RUN[script]
     states = {json.loads(job.read_text())["state"] for job in jobs}
     assert states <= {"finished", "pruned"}
     table = (finished / "elsewhere/comparison" / name / "comparison.md").read_text().splitlines()
