@@ -39,11 +39,32 @@ class WaitForSignal(pl.Callback):
                 time.sleep(0.2)
 """
 
+SEVERAL = """
+import sys
+
+from oodgan import launch
+from oodgan.ranks import joined
+
+with joined() as follow:
+    if follow:
+        sys.exit(follow())
+    for stage, words in {commands!r}:
+        launch.run(stage, words)
+"""
+
 
 def run_outside_of_jobs(cluster, folder, *words, timeout=900):
     """Run the command on this machine, outside any job."""
     command = [*OODGAN, *words]
     return subprocess.run(command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=timeout)
+
+
+def run_on_two_nodes(cluster, script, commands):
+    """Run several commands in the same two tasks, which import everything once. Returns their output."""
+    script.write_text(SEVERAL.format(commands=commands))
+    done = cluster.srun(*NODES, sys.executable, str(script))
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
 
 
 def moments(folder: Path):
@@ -83,15 +104,13 @@ def single_process(slurm, tmp_path_factory):
 def test_training_on_two_nodes_takes_the_same_steps_as_one_process(slurm, single_process):
     folder, _ = single_process
     words = [f"root={folder}/runs", "run=two", *TINY, *SPREAD]
-    for stage in ("inversion", "diffcam"):
-        done = slurm.srun(*NODES, *OODGAN, stage, *words, *OF_STAGE[stage])
-        assert done.returncode == 0, done.stdout[-3000:]
-        assert done.stdout.count(f"{stage}: wrote") == 1  # only one of the two tasks writes
+    ghosts = f"deghoster.ghosts_from={folder}/runs/one/ghosts/artifact"
+    more = {"deghost": [ghosts]}
+    commands = [(stage, [*words, *OF_STAGE[stage], *more.get(stage, [])]) for stage in OF_STAGE]
+    output = run_on_two_nodes(slurm, folder / "trainings.py", commands)
+    for stage in OF_STAGE:
+        assert output.count(f"{stage}: wrote") == 1  # only one of the two tasks writes
         assert_same_steps(folder / "runs/one" / stage, folder / "runs/two" / stage)
-    more = [*words, *OF_STAGE["deghost"], f"deghoster.ghosts_from={folder}/runs/one/ghosts/artifact"]
-    done = slurm.srun(*NODES, *OODGAN, "deghost", *more)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert_same_steps(folder / "runs/one/deghost", folder / "runs/two/deghost")
 
 
 @pytest.mark.slow
@@ -99,16 +118,6 @@ def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, single
     from safetensors.torch import load_file
 
     folder, weights = single_process
-    words = [f"root={folder}/runs", "run=three", *TINY, *weights]
-    done = slurm.srun(*NODES, *OODGAN, "ghosts", *words, *SPREAD)
-    assert done.returncode == 0 and "ghosts: wrote" in done.stdout, done.stdout[-3000:]
-    ghosts = {
-        run: sorted((folder / "runs" / run / "ghosts/artifact").rglob("*.safetensors")) for run in ("one", "three")
-    }
-    assert [p.name for p in ghosts["one"]] == [p.name for p in ghosts["three"]] and len(ghosts["one"]) >= 1
-    for one, other in zip(ghosts["one"], ghosts["three"], strict=True):
-        mine, theirs = load_file(one), load_file(other)
-        assert all((mine[key].float() - theirs[key].float()).abs().max() <= 1 for key in mine)
     photos = folder / "photos"
     photos.mkdir()
     for i in range(3):  # an odd number: the nodes get 2 and 1
@@ -116,12 +125,22 @@ def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, single
     judged = [f"photos={photos}", "methods={plain: plain, ours: ours}", "edits={sefa_01: 1.0}", "probes=null"]
     judged += ["metrics.resolution=32", "metrics.metrics=[psnr]", "metrics.sets=[]", "code_cache=0"]
     judged += [f"deghoster.weights={folder}/runs/one/deghost/artifact"]
-    result = {}
-    for run, start in (("one", None), ("three", slurm.srun)):
-        given = ["evaluate", f"root={folder}/runs", f"run={run}", *TINY, *weights, *judged]
-        done = start(*NODES, *OODGAN, *given, *SPREAD) if start else run_outside_of_jobs(slurm, folder, *given)
-        assert done.returncode == 0, done.stdout[-3000:]
-        result[run] = json.loads((folder / "runs" / run / "evaluate/metrics.json").read_text())["methods"]
+    given = [f"root={folder}/runs", *TINY, *weights]
+    assert launch.run("evaluate", [*given, *judged, "run=one"]) == 0
+    given += ["run=three", *SPREAD]
+    output = run_on_two_nodes(slurm, folder / "scores.py", [("ghosts", given), ("evaluate", [*given, *judged])])
+    assert output.count("ghosts: wrote") == 1
+    ghosts = {
+        run: sorted((folder / "runs" / run / "ghosts/artifact").rglob("*.safetensors")) for run in ("one", "three")
+    }
+    assert [p.name for p in ghosts["one"]] == [p.name for p in ghosts["three"]] and len(ghosts["one"]) >= 1
+    for one, other in zip(ghosts["one"], ghosts["three"], strict=True):
+        mine, theirs = load_file(one), load_file(other)
+        assert all((mine[key].float() - theirs[key].float()).abs().max() <= 1 for key in mine)
+    result = {
+        run: json.loads((folder / "runs" / run / "evaluate/metrics.json").read_text())["methods"]
+        for run in ("one", "three")
+    }
     for method, scores in result["one"].items():
         assert result["three"][method]["psnr"]["mean"] == pytest.approx(scores["psnr"]["mean"], abs=1e-4)
 
