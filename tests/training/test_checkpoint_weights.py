@@ -41,6 +41,16 @@ def best(chain, stage):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_is_loaded_from_a_remote_url(chain, tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setenv("OODGAN_CACHE", str(tmp_path))
+    path = best(chain, "diffcam")
+    fsspec.filesystem("memory").put(str(path), "/checkpoints/best.ckpt")
+    here, there = (trained.load(source, "diffcam")[0] for source in (path, "memory://checkpoints/best.ckpt"))
+    assert here.keys() == there.keys() and all(torch.equal(there[name], here[name]) for name in here)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", list(PARTS))
 def test_a_checkpoint_holds_the_same_weights_as_the_artifact(chain, stage):
     """The artifact holds the best checkpoint in half precision; each folder above the file stands for it too."""
