@@ -11,7 +11,7 @@ done
 folders=
 for edit in ${EDITS:-smile eyeglasses beard age}; do
   oodgan evaluate metrics=likeness "photos=$photos" "edits={$edit: 1.0}" "methods={$methods}" \
-    "strengths=${STRENGTHS:-[1, 1.5]}" "output=$root/$edit" "$@"
+    "strengths=${STRENGTHS:-[0.5, 1, 1.5]}" "output=$root/$edit" "$@"
   folders="$folders $root/$edit"
 done
 # shellcheck disable=SC2086
