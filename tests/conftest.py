@@ -50,8 +50,13 @@ def separate_code_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def no_global_state_is_left() -> Iterator[None]:
-    """A process group, or Lightning's patches of torch's data loaders, would change the results of later tests."""
+    """A process group, or Lightning's patches of torch's data loaders, would change the results of later tests.
+
+    Hydra's configuration of a sweep that ran in this process is removed: later tests run outside of Hydra.
+    """
     yield
+    if (hydra := sys.modules.get("hydra.core.hydra_config")) is not None:
+        hydra.HydraConfig.instance().cfg = None
     if (torch := sys.modules.get("torch")) is not None:
         left = ["a process group"] if torch.distributed.is_initialized() else []
         loaders = (torch.utils.data.DataLoader, torch.utils.data.BatchSampler)
