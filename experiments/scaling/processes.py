@@ -1,12 +1,14 @@
-"""Time a step of each stage with one process and with two, one thread each: processes.py FACES MASKS [FOLDER] [key=value ...]
+"""Time a step of each stage with one process and with two, one thread each.
 
-The global batch is the same, so two processes of an ideal machine need half the time. Each stage runs as its command. The
-seconds of a training step are those of Lightning's ThroughputMonitor, the median without the first three steps.
+`processes.py FACES MASKS [FOLDER [STAGE,STAGE...]]`, with a folder of photos and one of their parsing masks. The global
+batch is the same, so two processes of an ideal machine need half the time. Each stage runs as its command. The seconds of
+a training step are the median of Lightning's ThroughputMonitor, without the first three steps.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -74,7 +76,7 @@ def step(folder: Path) -> float:
     newest = max(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
     with newest.open() as lines:
         ends = [float(row["value"]) for row in csv.DictReader(lines) if row["name"] == "train/time"]
-    return statistics.median(b - a for a, b in zip(ends[2:], ends[3:], strict=False))
+    return statistics.median(b - a for a, b in itertools.pairwise(ends[2:]))
 
 
 def image(printed: str) -> float:
