@@ -1,8 +1,8 @@
 """Time a step of each stage with one process and with two, one thread each.
 
-`processes.py FACES MASKS [FOLDER [STAGE,STAGE...]]`, with a folder of photos and one of their parsing masks. The global
-batch is the same, so two processes of an ideal machine need half the time. Each stage runs as its command. The seconds of
-a training step are the median of Lightning's ThroughputMonitor, without the first three steps.
+`processes.py FACES MASKS [FOLDER [STAGE,STAGE...]]`, with a folder of photos and one of their parsing masks. The
+global batch is the same, so two processes of an ideal machine need half the time. Each stage runs as its command. The
+seconds of a training step are the median of Lightning's ThroughputMonitor, without the first three steps.
 """
 
 from __future__ import annotations
