@@ -11,7 +11,7 @@ _frozen = False
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Pause Python's garbage collector while the block imports modules; keep what they made out of it for good.
+    """Pause Python's garbage collector while the block imports; later ones skip the imported objects.
 
     Importing torch and Lightning makes 600,000 objects that live as long as the process. Searching them for garbage
     takes a quarter of the time of the imports, and a second more when the process ends. Only the first block of a

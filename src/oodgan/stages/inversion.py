@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _images(cfg: DictConfig) -> Any:
-    """Open the photos of the later phases before the first one, so that a wrong folder is told at once."""
+    """Open the photos of the later phases before the first one, so that a wrong folder raises its error at once."""
     features = cfg.inverter.get("residual") and cfg.inverter.fit.features.max_steps
     return instantiate(cfg.data, size=cfg.inverter.fit.size) if cfg.inverter.fit.images.max_steps or features else None
 

@@ -110,7 +110,7 @@ class FitModule(pl.LightningModule):
 
     def predictions(self, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that losses and metrics can use besides the batch; `network` may be the averaged one."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define predictions()")
 
     def measures(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return further values to log, as means over the batch."""
