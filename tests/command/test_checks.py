@@ -49,7 +49,6 @@ def test_shipped_configs_pass_the_checks(stage, recipe):
         ("diffcam.fit.held_out=-1", "at least 0 is expected"),
         ("callbacks.pictures.count=0", "at least 1 is expected"),
         ("compose.mode=layerd", "did you mean 'layered'?"),
-        ("compose.mode.age=layerd", "did you mean 'layered'?"),
         ("diffcam.fit.module.scheduler.interval=stp", "did you mean 'step'?"),
         ("trainer.precision=bf16-mixd", "did you mean 'bf16-mixed'?"),
         ("deghoster.network.sees=corse", "did you mean 'coarse'?"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from oodgan.compose import MODES, compose, fold, mode_of
+from oodgan.compose import MODES, compose, fold
 from oodgan.errors import UserError
 
 quick = settings(deadline=None, max_examples=25)
@@ -164,26 +164,3 @@ def test_the_error_for_an_unknown_mode_suggests_the_nearest() -> None:
     photo, inverted, edited = images(0)
     with pytest.raises(UserError, match=r"did you mean 'poisson'"):
         compose(photo, inverted, edited, torch.ones(2, 1, 12, 12), "poison")
-
-
-@pytest.mark.parametrize(
-    ("names", "mode"),
-    [
-        (["age"], "poisson"),
-        (["smile"], "layered"),
-        (["age", "smile"], "layered"),
-        (["age", "bald"], "poisson"),
-        ([], "layered"),
-    ],
-)
-def test_an_edit_gets_the_mode_of_its_attributes_if_they_agree(names: list[str], mode: str) -> None:
-    assert mode_of({"other": "layered", "age": "poisson", "bald": "poisson"}, names) == mode
-
-
-def test_one_mode_is_used_for_all_attributes() -> None:
-    assert mode_of("paper", ["age"]) == "paper"
-
-
-def test_modes_of_attributes_without_one_for_the_others_raise_an_error() -> None:
-    with pytest.raises(UserError, match=r"compose\.mode=.*other: layered"):
-        mode_of({"age": "poisson"}, ["smile"])

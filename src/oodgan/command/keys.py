@@ -49,7 +49,7 @@ CHOICES = {
     "*.export": ("best", "last"),
     "logger.*.offline": ("true", "false"),
     "pipeline.use": ("trained", "shipped"),
-    "compose.mode*": ("difference", "layered", "paper", "poisson", "blended"),
+    "compose.mode": ("difference", "layered", "paper", "poisson", "blended"),
     "*.sees": ("all", "coarse"),
     "*scheduler.interval": ("step", "validation"),
     "accelerator": ("cpu", "gpu", "cuda", "mps", "auto"),
@@ -90,7 +90,7 @@ LEAST = {
 OPEN = (
     "edits", "methods", "paper", "callbacks", "data.limit", "data.source.sources", "data.source.ratios",
     "directions.attributes", "directions.solve", "directions.polish", "directions.files", "diffcam.aliases",
-    "diffcam.mask.thresholds", "parser.reach", "compose.mode",
+    "diffcam.mask.thresholds", "parser.reach",
 )  # fmt: skip
 """Mappings whose keys are names that the user chooses, or that the part which reads them checks."""
 

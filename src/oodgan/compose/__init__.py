@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodgan.errors import UserError, unknown
+from oodgan.errors import unknown
 from oodgan.nn.resize import blur
 
 MODES = ("layered", "difference", "paper", "alpha", "poisson", "blended")
 
 _WORK = 256  # resolution of the separation into layers, pixels
 _YIELD = (0.25, 0.45)  # change of pixel values at which the photo's detail starts to fade, and at which it is 0
-
-
-def mode_of(mode: str | Mapping[str, str], names: Collection[str]) -> str:
-    """Return the composition of an edit of the attributes `names`.
-
-    Args:
-        mode: one for all attributes, or {attribute: mode, "other": mode}. Attributes that ask for different modes, and
-            those that are not listed, get that of "other".
-
-    Raises:
-        UserError: a mapping without "other".
-
-    >>> mode_of({"other": "layered", "age": "poisson"}, ["age"])
-    'poisson'
-    >>> mode_of({"other": "layered", "age": "poisson"}, ["age", "smile"])
-    'layered'
-    """
-    if isinstance(mode, str):
-        return mode
-    if "other" not in mode:
-        raise UserError(
-            f"compose.mode={dict(mode)}: a mode for all other attributes is missing, such as other: layered"
-        )
-    chosen = {mode.get(name, mode["other"]) for name in names}
-    return chosen.pop() if len(chosen) == 1 else mode["other"]
 
 
 def compose(photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, mode: str = "layered") -> Tensor:

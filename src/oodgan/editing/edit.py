@@ -154,7 +154,7 @@ class Tensors(Mapping[str, Tensor]):
         if name == "mask":
             return self._mask(have)
         if name == "coarse":
-            return editor.compose(**have, edits=self._edits)
+            return editor.compose(**have)
         return editor.deghost(**have, w_plus=self.edited.w_plus)
 
     def _mask(self, have: Mapping[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from oodgan.compose import compose, mode_of
+from oodgan.compose import compose
 from oodgan.data.detect import Face
 from oodgan.directions.bank import Bank
 from oodgan.editing import build
@@ -49,7 +49,7 @@ class Editor:
         bank: the named directions, fitted to the generator.
         masker: computes the mask of what an edit changed (Diff-CAM).
         remover: removes artifacts of the composition (deghosting); None: the coarse image is the result.
-        composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"} (see `mode_of` there).
+        composition: keywords of `oodgan.compose.compose`, e.g. {"mode": "difference"}.
         device: device of all computations.
         transfer: what happens to the residuals when the code is edited (`oodgan.inversion.transfer`); None: unchanged.
         search: searches strengths for requested changes (`oodgan.editing.strength`); None: the default search.
@@ -162,16 +162,9 @@ class Editor:
         return mask if self.parser is None else self.parser.limit(photo, mask, edits)
 
     @torch.no_grad()
-    def compose(
-        self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, edits: Mapping[str, float] | None = None
-    ) -> Tensor:
-        """Step 4: return the coarse image, the edited region composed into the photo.
-
-        The attributes of `edits` may have a mode of their own (`compose.mode`).
-        """
-        names = [name for name, strength in (edits or {}).items() if strength]
-        mode = mode_of(self.composition.get("mode", "layered"), names)
-        return compose(photo, inverted, edited, mask, **{**self.composition, "mode": mode}).clamp(-1, 1)
+    def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
+        """Step 4: return the coarse image, the edited region composed into the photo."""
+        return compose(photo, inverted, edited, mask, **self.composition).clamp(-1, 1)
 
     @torch.no_grad()
     def deghost(

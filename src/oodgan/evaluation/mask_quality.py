@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodgan.compose import compose, mode_of
+from oodgan.compose import compose
 from oodgan.diffcam.masks import Masker
 from oodgan.directions.bank import Bank
 from oodgan.evaluation.intervals import bootstrap, edit_kept
@@ -33,11 +33,11 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """A masker, the composition used with it (as in `oodgan.compose.mode_of`), and the parser that limits its masks,
-    if any."""
+    """A masker, the composition used with it (a mode of `oodgan.compose.compose`), and the parser that limits its
+    masks, if any."""
 
     masker: Masker
-    mode: str | Mapping[str, str]
+    mode: str
     parser: Parser | None = None
 
 
@@ -141,7 +141,7 @@ class MaskQuality:
             seen.named.append(float(int(logits.argmax(1)) == masker.classes[name]))
             if labels is not None and name.lower() in PARTS:
                 seen.on_parts.append(float(MaskShareOnParts([name]).per_image(mask, labels)))
-            pictures.append(compose(photo, inverted, edited, mask, mode_of(mode, [name])))
+            pictures.append(compose(photo, inverted, edited, mask, mode=mode))
         if name not in self.scores:
             return
         before, after, start, *composed = self.scores[name](torch.cat(pictures)).double().tolist()

@@ -34,9 +34,7 @@ class Parts(Protocol):
 
     def mask(self, photo: Tensor, inverted: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor: ...
 
-    def compose(
-        self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor, edits: Mapping[str, float] | None = None
-    ) -> Tensor: ...
+    def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def sample(editor: Parts, seed: int) -> dict[str, Tensor]:
         "inverted": inverted,
         "edited": edited,
         "mask": mask,
-        "coarse": editor.compose(photo, inverted, edited, mask, edits),
+        "coarse": editor.compose(photo, inverted, edited, mask),
         "edited_w_plus": editor.bank.apply(w_plus, edits),
         "small_inverted": resize_area(inverted, size),
         "small_edited": resize_area(edited, size),

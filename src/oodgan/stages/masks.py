@@ -149,7 +149,7 @@ def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]
         network = hash_settings({key: value for key, value in group.items() if key != "mask"})
         loaded[network] = loaded.get(network) or masks.load_network(group, generator.id)
         masker = masks.build(group, generator, bank, loaded[network]).to(device).eval()
-        mode = (parts.get("compose") or {}).get("mode", "difference")
+        mode = str((parts.get("compose") or {}).get("mode", "difference"))
         kinds[name] = Kind(masker, mode, limiting.to(device) if limiting is not None and name == "ours" else None)
     return kinds
 
