@@ -90,7 +90,7 @@ def measure(root: Path, given: dict[str, str], chosen: list[str]) -> dict[str, d
         stage, *words = (word if word == MONITOR else word.format(**given) for word in STAGES[name])
         timed = {}
         for processes in (1, 2):
-            folder = root / f"{stage}-{processes}"
+            folder = root / f"{re.sub('[^a-z]+', '-', name).strip('-')}-{processes}"
             printed = run(stage, folder, processes, words)
             timed[str(processes)] = image(printed) if stage == "ghosts" else step(folder / "a" / stage)
         seconds[name] = {**timed, "ratio": timed["1"] / timed["2"]}
