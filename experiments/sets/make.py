@@ -37,6 +37,9 @@ def main(images: Path, masks: Path, others: Path) -> None:
     for name, part in (("choose", VAL), ("report", TEST)):
         rule = f"CelebA-HQ, 512 px: hat or glasses, {part} part of the hash split"
         both[name] += write(f"celebahq512-{name}", rule, [photo for photo in covered if split(photo.name) == part])
+    rule = "CelebA-HQ, 512 px: the first 20 names of the test part of the hash split without hat or glasses"
+    plain = [photo for photo in held_out if split(photo.name) == TEST and photo not in covered]
+    write("celebahq512-test", rule, plain[:20])
     halves: dict[str, list[Path]] = {"choose": [], "report": []}
     for photo in others.iterdir():
         halves["choose" if stable_fraction(f"report or choose/{photo.stem}") < 0.5 else "report"].append(photo)

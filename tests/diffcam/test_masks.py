@@ -119,7 +119,7 @@ def test_a_threshold_of_one_attribute_affects_only_its_mask(network: DiffCAM, re
     edited = edited_at(image, "hat", "mouth")
     usual, own = (
         Masker(network, NAMES, regions, size=32, thresholds=thresholds)(image, edited, ["hat", "mouth"])
-        for thresholds in (None, {"mouth": 0.95, "a direction of another bank": 0.1})
+        for thresholds in (None, {"mouth": 0.95})
     )
     assert torch.allclose(own[..., :28, :28], usual[..., :28, :28], atol=1e-4)
     assert own[..., 40:58, 40:58].mean() < 0.75 * usual[..., 40:58, 40:58].mean()
@@ -205,3 +205,8 @@ def test_strength_scales_the_mask_of_a_copy(maskers: dict[str, Masker]) -> None:
         assert torch.equal(masker(*pair, ["mouth"]), plain)
     wide = maskers["guided"].adjusted(strength=1.0, feather=0.2)(*pair, ["mouth"])
     assert not torch.equal(wide, maskers["guided"](*pair, ["mouth"]))
+
+
+def test_a_threshold_of_an_unknown_attribute_is_an_error(network: DiffCAM, regions: Tensor) -> None:
+    with pytest.raises(UserError, match="unknown diffcam.mask.thresholds 'mouht' \\(did you mean 'mouth'"):
+        Masker(network, NAMES, regions, size=32, thresholds={"mouht": 0.1})

@@ -65,6 +65,29 @@ def test_the_callback_logs_metrics_over_all_processes():
         assert two[f"val/{name}"] == pytest.approx(one[f"val/{name}"], rel=1e-6)
 
 
+class PartlyKnown(Blur):
+    """Every third image of a batch has no target of its own: its target is its result."""
+
+    def validation_step(self, batch, index):
+        outputs = super().validation_step(batch, index)
+        known = (torch.arange(len(batch[0])) % 3 > 0).float()
+        target = torch.where(known.reshape(-1, 1, 1, 1) > 0, outputs["target"], outputs["result"])
+        return {**outputs, "target": target, "known": known[:, None]}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_images_without_a_known_target_are_left_out(processes):
+    logged = run(ImageMetrics(("psnr", "ssim_gauss11")), processes, module=PartlyKnown())
+    targets = PartlyKnown().images
+    for name in ("psnr", "ssim_gauss11"):
+        metric = build(name)
+        for rank in range(processes):
+            for batch in targets[rank::processes].split(4):
+                rows = torch.arange(len(batch)) % 3 > 0
+                metric.update(batch[rows] * 0.5, batch[rows])
+        assert logged[f"val/{name}"] == pytest.approx(metric.compute().item(), rel=1e-6)
+
+
 def test_metrics_are_computed_in_every_nth_validation_only(monkeypatch):
     logged = []
     monkeypatch.setattr(Blur, "log", lambda self, name, value, **_: logged.append((self.current_epoch, name)))

@@ -39,8 +39,7 @@ class Masker(nn.Module):
         names: direction names in class order.
         regions: (K, r, r) in [0, 1], needed by `guided`.
         threshold, sharpness: parameters of the soft threshold.
-        thresholds: thresholds of single attributes instead of `threshold`; unknown ones are ignored, so that one list
-            works for several banks of directions.
+        thresholds: thresholds of single attributes instead of `threshold`, {direction or class: value}.
         feather: width of the final blur, as a fraction of the image's width.
         strength: factor of the mask, which is clipped at 1.
         aliases: other names of classes, {direction: class}; case is ignored.
@@ -70,7 +69,11 @@ class Masker(nn.Module):
         self.classes, self.names = classes, tuple(classes)
         self.network, self.size, self.kind = network.eval(), size, kind
         self.sharpness, self.feather, self.strength = sharpness, feather, strength
-        own = {classes[name]: value for name, value in (thresholds or {}).items() if name in classes}
+        own: dict[int, float] = {}
+        for name, value in (thresholds or {}).items():
+            if name not in classes:
+                raise unknown("diffcam.mask.thresholds", name, sorted(classes))
+            own[classes[name]] = value
         self.thresholds = [own.get(i, threshold) for i in range(len(names))]
         self.register_buffer("regions", regions)
 

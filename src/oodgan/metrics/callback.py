@@ -24,11 +24,11 @@ log = logging.getLogger("oodgan")
 class ImageMetrics(EveryNthValidation):
     """Logs metrics of `{"target", "result"}`, two batches (B, 3, H, W) in [-1, 1], at the end of validations.
 
-    Further inputs of a metric (`labels`, `mask`, `region`) come from the same dictionary. Every process computes and
+    Further inputs of a metric (`labels`, `mask`, `region`) come from the same dictionary. Images whose `known` (B,) is
+    0 have no target to compare with and are left out (a metric without any image is nan). Every process computes and
     logs the same number from all shards, uneven ones too, so that checkpoints can monitor it. Networks of metrics are
-    not
-    submodules: they are not in checkpoints and optimisers. Modules whose validation produces no images (regression of
-    codes, classification) are skipped with one log message.
+    not submodules: they are not in checkpoints and optimisers. Modules whose validation produces no images (regression
+    of codes, classification) are skipped with one log message.
 
     Args:
         metrics: names known to `oodgan.metrics.registry`, or {key: metric}: ours, logged under their own names, which
@@ -70,6 +70,12 @@ class ImageMetrics(EveryNthValidation):
         # The unpadded sampler gives process r the images r, r + n, r + 2n, ...
         places = (self._seen + torch.arange(count)) * trainer.world_size + trainer.global_rank
         self._seen += count
+        if "known" in images:
+            rows = images["known"].reshape(-1) > 0
+            images = {key: value[rows] for key, value in images.items() if value.dim() and len(value) == count}
+            places = places[rows.cpu()]
+        if not len(images["result"]):
+            return
         for name, metric in self.metrics.items():
             if isinstance(metric, KID):
                 metric.update(self._target_features(name, metric, images["target"], batch_idx), True, places)
