@@ -208,5 +208,5 @@ def test_strength_scales_the_mask_of_a_copy(maskers: dict[str, Masker]) -> None:
 
 
 def test_a_threshold_of_an_unknown_attribute_is_an_error(network: DiffCAM, regions: Tensor) -> None:
-    with pytest.raises(UserError, match="unknown diffcam.mask.thresholds 'mouht' \\(did you mean 'mouth'"):
+    with pytest.raises(UserError, match=r"unknown diffcam\.mask\.thresholds 'mouht' \(did you mean 'mouth'"):
         Masker(network, NAMES, regions, size=32, thresholds={"mouht": 0.1})

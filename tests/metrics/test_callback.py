@@ -84,7 +84,8 @@ def test_images_without_a_known_target_are_left_out(processes):
         for rank in range(processes):
             for batch in targets[rank::processes].split(4):
                 rows = torch.arange(len(batch)) % 3 > 0
-                metric.update(batch[rows] * 0.5, batch[rows])
+                if rows.any():
+                    metric.update(batch[rows] * 0.5, batch[rows])
         assert logged[f"val/{name}"] == pytest.approx(metric.compute().item(), rel=1e-6)
 
 
