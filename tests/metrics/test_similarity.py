@@ -8,7 +8,7 @@ from oodgan.errors import UserError
 from oodgan.metrics.attributes import AttributeChange
 from oodgan.metrics.masks import MaskArea, MaskIoU, MaskShareInside
 from oodgan.metrics.registry import build, build_per_image, names
-from oodgan.metrics.similarity import MSSSIM, PSNR, SSIM, RegionPSNR, region_of
+from oodgan.metrics.similarity import MSSSIM, PSNR, SSIM, RegionPSNR, RegionUnchanged, region_of
 
 
 def noise(*shape, seed=0):
@@ -35,6 +35,18 @@ def test_region_psnr_uses_only_the_region_and_skips_images_without_it():
     metric.update(result, target, labels)
     assert metric.compute().item() == pytest.approx(20, abs=1e-5)
     assert region_of(labels, (14,), (8, 8)).sum() == 32
+
+
+def test_the_share_of_unchanged_pixels_counts_only_the_region_and_tolerates_two_levels():
+    labels = torch.ones(2, 4, 4, dtype=torch.long)
+    labels[0, :2] = 14
+    target = torch.zeros(2, 3, 4, 4)
+    result = target + 1.5  # outside of the region, everything changes
+    result[0, :, :2] = 0
+    result[0, 0, 0, :2] = 2 * 2 / 255
+    result[0, 1, 1, 0] = -4 * 2 / 255
+    values = RegionUnchanged().per_image(result, target, labels)
+    assert values[0].item() == pytest.approx(7 / 8) and math.isnan(values[1])
 
 
 def test_ssim_equals_skimage():

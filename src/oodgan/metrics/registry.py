@@ -22,6 +22,7 @@ def _factories() -> dict[str, Callable[..., Metric]]:
         "ms_ssim_gauss11": similarity.MSSSIM,
         "psnr": similarity.PSNR,
         "psnr_background_hat_cloth": similarity.RegionPSNR,
+        "unchanged_hat_jewellery_cloth": similarity.RegionUnchanged,
         f"identity_{facenet.NAME}": similarity.Identity,
         "fid_inception2015": distribution.FID,
         "kid_inception2015": distribution.KID,

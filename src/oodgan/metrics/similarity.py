@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from oodgan.data.images import to_uint8
 from oodgan.errors import UserError
 from oodgan.metrics.base import Once, PerImage
 from oodgan.nn.identity import Recogniser
 
 # CelebAMask-HQ classes that an edit of a face must leave alone.
 BACKGROUND_HAT_CLOTH = (0, 14, 18)
+HAT_JEWELLERY_CLOTH = (14, 15, 16, 18)
 # Equal images would have infinite PSNR, and so would the mean; 100 dB is far above the 59 dB of 8-bit rounding.
 _PSNR_CAP = 100.0
 
@@ -50,6 +52,29 @@ class RegionPSNR(PerImage):
         error = (result.double() - target.double()).square().mean(1)
         # 0/0 where the region is empty: nan, which the mean leaves out.
         return _psnr((error * inside).sum((1, 2)) / inside.sum((1, 2)))
+
+
+class RegionUnchanged(RegionPSNR):
+    """Mean share of a region's pixels that differ by at most `levels` of 255 in every channel, in [0, 1].
+
+    Arguments are those of `RegionPSNR`. By default, what may cover a face: hat, earrings, necklace and cloth. Glasses
+    are not among them, because some attributes concern them.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[int, ...] = HAT_JEWELLERY_CLOTH,
+        region: str = "hat_jewellery_cloth",
+        levels: int = 2,
+        **kwargs,
+    ):
+        super().__init__(classes, region, **kwargs)
+        self.levels, self.name = levels, f"unchanged_{region}"
+
+    def per_image(self, result: Tensor, target: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        inside = region_of(labels, self.classes, result.shape[-2:]).double()
+        difference = (to_uint8(result).int() - to_uint8(target).int()).abs().amax(1)
+        return ((difference <= self.levels) * inside).sum((1, 2)) / inside.sum((1, 2))
 
 
 def region_of(labels: Tensor, classes: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
