@@ -12,6 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# SLURM lets a requeued job wait two minutes, and gives it the same time limit again.
+_START_REQUEUED = """
+while sleep 1; do
+    for job in $(squeue -h -t PENDING -o '%A %r' | sed -n 's/ BeginTime//p'); do
+        scontrol update JobId=$job StartTime=now TimeLimit=30
+    done
+done
+"""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 _CONF = """\
 ClusterName=two
@@ -40,8 +48,8 @@ SwitchType=switch/none
 ReturnToService=2
 JobRequeue=1
 KillWait=30
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4000
 PartitionName=p Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
 """
 
@@ -52,10 +60,15 @@ def missing_programs() -> list[str]:
 
 
 class Cluster:
-    """Two nodes `n1` and `n2` of two CPUs. No host table lists their names: only SLURM knows the addresses."""
+    """Two nodes `n1` and `n2`. No host table lists their names: only SLURM knows the addresses.
+
+    They have more CPUs than this machine may have, since some of the tests' jobs only wait. Requeued jobs start at
+    once and may run for 30 minutes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.starter: subprocess.Popen[bytes] | None = None
         for name in ("state", "log", "run", "munge", "spool/n1", "spool/n2"):
             (folder / name).mkdir(parents=True)
         (folder / "munge").chmod(0o755)
@@ -82,6 +95,8 @@ class Cluster:
         patience = time.monotonic() + 60
         while time.monotonic() < patience:
             if self.run("sinfo", "-h", "-o", "%t %D", check=False).split() == ["idle", "2"]:
+                command, nothing = ["bash", "-c", _START_REQUEUED], subprocess.DEVNULL
+                self.starter = subprocess.Popen(command, env=self.environment, stdout=nothing, stderr=nothing)
                 return
             time.sleep(0.5)
         logs = [path.read_text(errors="replace")[-600:] for path in sorted((self.folder / "log").glob("*.log"))]
@@ -89,6 +104,9 @@ class Cluster:
 
     def stop(self) -> None:
         """End the jobs and the daemons that this object started."""
+        if self.starter:
+            self.starter.kill()
+            self.starter.wait()
         self.run("scancel", "--full", "--user", getpass.getuser(), check=False)
         for path in sorted((self.folder / "run").glob("*.pid")):
             self.run("kill", path.read_text().strip(), check=False)
@@ -131,14 +149,6 @@ class Cluster:
             if time.monotonic() > patience:
                 raise TimeoutError(f"the condition did not hold within {timeout} s")
             time.sleep(0.5)
-
-    def start_requeued(self, number: str | None) -> None:
-        """Start a requeued job (None: all of them) at once: SLURM would wait two minutes."""
-        if number is not None:
-            self.wait(number, ("PENDING", "RUNNING", "COMPLETED"))
-        waiting = self.run("squeue", "-h", "-t", "PENDING", "-o", "%A").split() if number is None else [number]
-        for each in waiting:
-            self.run("scontrol", "update", f"JobId={each}", "StartTime=now", check=False)
 
     def run(self, *words: str, check: bool = True) -> str:
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=90)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +37,7 @@ class WaitForSignal(pl.Callback):
             while stop.received is None:
                 time.sleep(0.2)
 """
+WAIT = "++callbacks.waits._target_=waits.WaitForSignal"
 
 SEVERAL = """
 import sys
@@ -90,8 +90,35 @@ def assert_same_steps(one: Path, other: Path) -> None:
             assert (a - b).abs().max() < 1e-5, phase
 
 
+def job(folder: Path, *words: str) -> str:
+    command = " ".join(
+        [*OODGAN, "diffcam", *FAST, "diffcam.fit.max_steps=4", "++diffcam.fit.checkpoint_every=1", *words]
+    )
+    return f"#!/bin/bash\ncd {folder}\nsrun --kill-on-bad-exit=1 {command}\n"
+
+
 @pytest.fixture(scope="module")
-def single_process(slurm, tmp_path_factory):
+def timed_out(slurm, tmp_path_factory):
+    """Two jobs of one minute that wait for its end: (folder, number) of a batch job, (folder, process) of a sweep.
+
+    The tests before those of time limits run during this minute.
+    """
+    batch, sweep = (tmp_path_factory.mktemp(name) for name in ("batch", "sweep"))
+    for folder in (batch, sweep):
+        (folder / "waits.py").write_text(WAITS)
+    script = job(batch, *SPREAD, WAIT)
+    number = slurm.sbatch(script, *NODES, "--time=1", "--requeue", "--open-mode=append", f"--output={batch}/out")
+    words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=1", *FAST]
+    words += ["hydra.launcher.signal_delay_s=20", WAIT, "sweep=late"]
+    command = [*OODGAN, "diffcam", "-m", *words, "diffcam.fit.max_steps=4", "diffcam.fit.lr=1e-3"]
+    with (sweep / "printed").open("w") as printed:
+        process = subprocess.Popen(command, cwd=sweep, env=slurm.environment, stdout=printed, stderr=printed)
+    yield (batch, number), (sweep, process)
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def single_process(slurm, timed_out, tmp_path_factory):
     """A folder with the run `one` of a single process, and the command-line words that use its artifacts."""
     folder = tmp_path_factory.mktemp("alone")
     words = [word for words in OF_STAGE.values() for word in words]
@@ -145,48 +172,10 @@ def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, single
         assert result["three"][method]["psnr"]["mean"] == pytest.approx(scores["psnr"]["mean"], abs=1e-4)
 
 
-def job(folder: Path, *words: str) -> str:
-    command = " ".join(
-        [*OODGAN, "diffcam", *FAST, "diffcam.fit.max_steps=4", "++diffcam.fit.checkpoint_every=1", *words]
-    )
-    return f"#!/bin/bash\ncd {folder}\nsrun --kill-on-bad-exit=1 {command}\n"
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(slurm, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    done = slurm.srun(*NODES, *OODGAN, "diffcam", *FAST, *SPREAD, "diffcam.fit.max_steps=4", f"root={folder}/runs")
-    assert done.returncode == 0, done.stdout[-3000:]
-    return folder / "runs/tiny/diffcam"
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    from safetensors.torch import load_file
-
-    mine, theirs = (load_file(place / "artifact/weights.safetensors") for place in (one, other))
-    assert mine.keys() == theirs.keys()
-    assert all(bool((mine[name] == theirs[name]).all()) for name in mine)
-
-
-@pytest.mark.slow
-def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm, uninterrupted, tmp_path):
-    (tmp_path / "waits.py").write_text(WAITS)
-    waits = "++callbacks.waits._target_=waits.WaitForSignal"
-    script = job(tmp_path, *SPREAD, waits)
-    number = slurm.sbatch(script, *NODES, "--time=1", "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
-    slurm.wait(number, ("COMPLETING",), timeout=300)  # SLURM ends it at its time limit
-    slurm.start_requeued(number)
-    shown = slurm.wait(number, ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"))
-    output = (tmp_path / "out").read_text()
-    assert shown["JobState"] == "COMPLETED" and shown["Restarts"] == "1", output[-3000:]
-    assert "DUE TO TIME LIMIT" in output and "the job was requeued in SLURM" in output
-    assert_same_weights(uninterrupted, tmp_path / "runs/tiny/diffcam")
-
-
 @pytest.mark.slow
 def test_a_cancelled_job_is_not_requeued(slurm, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
-    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.WaitForSignal")
+    script = job(tmp_path, *SPREAD, WAIT)
     number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
     slurm.wait_until(lambda: (tmp_path / "waiting").exists())
     slurm.run("scancel", number)
@@ -194,21 +183,6 @@ def test_a_cancelled_job_is_not_requeued(slurm, tmp_path):
     shown = slurm.wait(number, ("CANCELLED", "FAILED", "COMPLETED"))
     assert shown["JobState"] == "CANCELLED" and shown["Restarts"] == "0"
     assert list(tmp_path.glob("runs/tiny/diffcam/training/*/checkpoints/last.ckpt"))
-
-
-@pytest.mark.slow
-def test_a_job_that_loses_a_node_is_requeued_and_ends_with_the_same_weights(slurm, uninterrupted, tmp_path):
-    (tmp_path / "waits.py").write_text(WAITS)
-    script = job(tmp_path, *SPREAD, "++callbacks.waits._target_=waits.WaitForSignal")
-    number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
-    slurm.wait_until(lambda: (tmp_path / "waiting").exists())
-    slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
-    slurm.wait_until(lambda: slurm.job(number)["Restarts"] == "1")
-    slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME", check=False)  # it may have returned by itself
-    slurm.start_requeued(number)
-    shown = slurm.wait(number, ("COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED"))
-    assert shown["JobState"] == "COMPLETED", (tmp_path / "out").read_text()[-3000:]
-    assert_same_weights(uninterrupted, tmp_path / "runs/tiny/diffcam")
 
 
 @pytest.mark.slow
@@ -225,30 +199,6 @@ def test_a_sweep_starts_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
     assert len(list((tmp_path / "runs/cache/pairs").glob("*/*.safetensors"))) == 1  # rendered once for both
     logs = [path.read_text() for path in sorted((folder / ".submitit").glob("*/*.err"))]
     assert len(logs) == 4 and sum("diffcam: wrote" in log for log in logs) == 2
-
-
-@pytest.mark.slow
-def test_a_sweep_job_that_times_out_is_requeued_and_finishes(slurm, tmp_path):
-    (tmp_path / "waits.py").write_text(WAITS)
-    words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=1", *FAST]
-    words += ["hydra.launcher.signal_delay_s=20", "++callbacks.waits._target_=waits.WaitForSignal", "sweep=late"]
-    command = [*OODGAN, "diffcam", "-m", *words, "diffcam.fit.max_steps=4", "diffcam.fit.lr=1e-3"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=slurm.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        patience = time.monotonic() + 600
-        while process.poll() is None and time.monotonic() < patience:
-            slurm.start_requeued(None)  # SLURM waits two minutes before it starts a job again
-            time.sleep(2)
-        output = process.communicate(timeout=60)[0]
-    finally:
-        process.kill()
-    assert process.returncode == 0, output[-3000:]
-    (note,) = [json.loads(path.read_text()) for path in (tmp_path / "runs/sweeps/late").glob("*/job.json")]
-    assert note["state"] == "finished"
-    logs = "".join(path.read_text() for path in (tmp_path / "runs/sweeps/late/.submitit").glob("*/*.err"))
-    assert logs.count("diffcam: wrote") == 1 and "Caught signal SIGUSR2" in logs
 
 
 @pytest.mark.slow
@@ -275,3 +225,54 @@ def test_a_batch_script_without_srun_runs_as_one_process_and_warns(slurm, tmp_pa
     number = slurm.sbatch(f"#!/bin/bash\ncd {tmp_path}\n{command}\n", "-N1", "-n2", f"--output={tmp_path}/out")
     assert slurm.wait(number, ("COMPLETED", "FAILED", "CANCELLED"))["JobState"] == "COMPLETED"
     assert "SLURM gave this job 2 tasks, but srun did not start this command" in (tmp_path / "out").read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(slurm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    done = slurm.srun(*NODES, *OODGAN, "diffcam", *FAST, *SPREAD, "diffcam.fit.max_steps=4", f"root={folder}/runs")
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder / "runs/tiny/diffcam"
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    from safetensors.torch import load_file
+
+    mine, theirs = (load_file(place / "artifact/weights.safetensors") for place in (one, other))
+    assert mine.keys() == theirs.keys()
+    assert all(bool((mine[name] == theirs[name]).all()) for name in mine)
+
+
+@pytest.mark.slow
+def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm, timed_out, uninterrupted):
+    (folder, number), _ = timed_out
+    slurm.wait_until(lambda: slurm.job(number)["Restarts"] == "1")  # after SLURM's time limit
+    shown = slurm.wait(number, ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"))
+    output = (folder / "out").read_text()
+    assert shown["JobState"] == "COMPLETED" and shown["Restarts"] == "1", output[-3000:]
+    assert "DUE TO TIME LIMIT" in output and "the job was requeued in SLURM" in output
+    assert_same_weights(uninterrupted, folder / "runs/tiny/diffcam")
+
+
+@pytest.mark.slow
+def test_a_sweep_job_that_times_out_is_requeued_and_finishes(slurm, timed_out):
+    _, (folder, process) = timed_out
+    assert process.wait(timeout=600) == 0, (folder / "printed").read_text()[-3000:]
+    (note,) = [json.loads(path.read_text()) for path in (folder / "runs/sweeps/late").glob("*/job.json")]
+    assert note["state"] == "finished"
+    logs = "".join(path.read_text() for path in (folder / "runs/sweeps/late/.submitit").glob("*/*.err"))
+    assert logs.count("diffcam: wrote") == 1 and "Caught signal SIGUSR2" in logs
+
+
+@pytest.mark.slow
+def test_a_job_that_loses_a_node_is_requeued_and_ends_with_the_same_weights(slurm, uninterrupted, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    script = job(tmp_path, *SPREAD, WAIT)
+    number = slurm.sbatch(script, *NODES, "--requeue", "--open-mode=append", f"--output={tmp_path}/out")
+    slurm.wait_until(lambda: (tmp_path / "waiting").exists())
+    slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+    slurm.wait_until(lambda: slurm.job(number)["Restarts"] == "1")
+    slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME", check=False)  # it may have returned by itself
+    shown = slurm.wait(number, ("COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED"))
+    assert shown["JobState"] == "COMPLETED", (tmp_path / "out").read_text()[-3000:]
+    assert_same_weights(uninterrupted, tmp_path / "runs/tiny/diffcam")
