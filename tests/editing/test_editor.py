@@ -300,6 +300,28 @@ def test_a_parser_limits_the_mask_to_the_attributes_parts(editor: Editor, face: 
     assert age[:, :, :16].any()  # age has no limits
 
 
+def test_residuals_are_faded_out_at_redrawn_parts(editor: Editor) -> None:
+    from oodgan.parsing.classes import NAMES
+    from oodgan.parsing.parser import Parser
+    from oodgan.parsing.reach import Limits, Reach
+
+    class LeftHalfMouth(torch.nn.Module):
+        def forward(self, photos: Tensor) -> Tensor:
+            scores = torch.zeros(len(photos), len(NAMES), *photos.shape[2:])
+            scores[..., : photos.shape[3] // 2][:, NAMES.index("mouth")] = 99
+            return scores
+
+    editor.parser = Parser(LeftHalfMouth(), 32, Limits({"smile": Reach(redraws=["mouth"])}))
+    channels = editor.generator.feature_channels[8]
+    inversion = Inversion(torch.zeros(1, editor.generator.num_ws, 512), {8: torch.ones(1, channels, 8, 8)})
+    photo = torch.zeros(1, 3, 32, 32)
+    for strength, kept in ((0.25, 0.75), (1.5, 0.0), (-1.0, 1.0)):
+        residual = editor.change(inversion, {"smile": strength}, photo).residuals[8]
+        assert torch.allclose(residual[..., :3], torch.tensor(kept), atol=1e-6)
+        assert bool((residual[..., 6:] == 1).all())
+    assert bool((editor.change(inversion, {"smile": 1.0}).residuals[8] == 1).all())  # no photo
+
+
 def test_residuals_are_set_to_zero_at_removed_parts(editor: Editor) -> None:
     from oodgan.parsing.classes import NAMES
     from oodgan.parsing.parser import Parser

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oodgan.errors import UserError
 from oodgan.launch import compose
@@ -18,6 +20,14 @@ def parts() -> torch.Tensor:
     labels[44:50, 26:38] = NAMES.index("mouth")
     labels[24:32, 4:20] = NAMES.index("glasses")
     return torch.nn.functional.one_hot(labels, len(NAMES)).movedim(-1, 0)[None].float()
+
+
+def without_mouth() -> torch.Tensor:
+    """The same face, with skin in place of the mouth."""
+    skin = parts()
+    skin[:, numbers(["skin"])] += skin[:, numbers(["mouth"])]
+    skin[:, numbers(["mouth"])] = 0
+    return skin
 
 
 EVERYWHERE = torch.ones(1, 1, 64, 64)
@@ -43,10 +53,7 @@ def test_a_mask_covers_an_attributes_parts_near_its_main_part() -> None:
     assert result[47, 5] == 0 and result[20, 32] == 0  # too far
     both = limits(parts(), EVERYWHERE, {"smile": 1.0, "freckles": 1.0})[0, 0]
     assert both[20, 32] == 1 and both[8, 32] == 0  # two attributes: the union of their parts
-    no_mouth = parts()
-    no_mouth[:, numbers(["skin"])] += no_mouth[:, numbers(["mouth"])]
-    no_mouth[:, numbers(["mouth"])] = 0
-    assert limits(no_mouth, EVERYWHERE, {"smile": 1.0})[0, 0, 20, 32] == 1  # no mouth: no distance limit
+    assert limits(without_mouth(), EVERYWHERE, {"smile": 1.0})[0, 0, 20, 32] == 1  # no mouth: no distance limit
 
 
 def test_the_mask_covers_a_removed_part_completely() -> None:
@@ -63,6 +70,19 @@ def test_parts_are_removed_only_near_the_attributes_main_part() -> None:
     taken = limits.removed(parts(), {"smile": -1.0})[0, 0]
     assert taken[47, 22] > 0.9 and taken[47, 5] == 0 and taken[20, 50] == 0
     assert not limits.removed(parts(), {"smile": 1.0}).any()
+
+
+@given(strength=st.floats(0.01, 2))
+def test_new_parts_are_redrawn_completely_and_present_parts_by_the_strength(strength: float) -> None:
+    limits = Limits({"smile": Reach(redraws=["mouth"])})
+    closed, opened, mouth = without_mouth(), parts(), is_part("mouth")
+    new = limits.redrawn(closed, opened, {"smile": strength})
+    assert bool((new[mouth] > 0.99).all()) and new.mean() < 3 * mouth.float().mean() and not new[is_part("hat")].any()
+    present = limits.redrawn(opened, opened, {"smile": strength})
+    assert torch.allclose(present[mouth], torch.tensor(min(strength, 1.0)), atol=0.01)
+    for edits in ({"smile": -strength}, {"smile": 0.0}, {"beard": strength}):
+        assert not limits.redrawn(closed, opened, edits).any()
+    assert not limits.redrawn(opened, closed, {"smile": strength}).any()  # a mouth that the edit closes
 
 
 def head() -> torch.Tensor:

@@ -133,15 +133,18 @@ class Editor:
     def change(self, inversion: Inversion, edits: Mapping[str, float], photo: Tensor | None = None) -> Inversion:
         """Step 2: return w+ + sum of strength x direction, with the residuals from `transfer`.
 
-        With a `photo` and a parser, the residuals are set to 0 at parts that the edit removes (e.g. glasses): they
-        represent the photo's old content and would draw these parts again.
+        With a `photo` and a parser, the residuals are set to 0 at parts that the edit removes (e.g. glasses), because
+        they represent the photo's old content and would draw these parts again, and at parts that the edit draws anew
+        (e.g. the teeth of an opened mouth).
         """
         changed = self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
-        removed = None if self.parser is None or photo is None else self.parser.removed(photo, edits)
-        if removed is None:
+        if self.parser is None or photo is None or not changed.residuals:
             return changed
-        kept = {size: x * (1 - resize_area(removed, size)) for size, x in changed.residuals.items()}
-        return Inversion(changed.w_plus, kept)
+        changed = _without(changed, self.parser.removed(photo, edits))
+        if not self.parser.redraws(edits):
+            return changed
+        small = self.generator.synthesis(changed.w_plus, size=self.parser.size, residuals=changed.residuals)
+        return _without(changed, self.parser.redrawn(photo, small.clamp(-1, 1), edits))
 
     @torch.no_grad()
     def decode(self, inversion: Inversion) -> Tensor:
@@ -306,3 +309,11 @@ class Editor:
             if isinstance(strength, Target):
                 self.search.wanted(self.bank, name, strength)
         return strengths
+
+
+def _without(inversion: Inversion, region: Tensor | None) -> Inversion:
+    """Fade the residuals out in a region (B, 1, S, S) in [0, 1]; None: nowhere."""
+    if region is None:
+        return inversion
+    kept = {size: x * (1 - resize_area(region, size)) for size, x in inversion.residuals.items()}
+    return Inversion(inversion.w_plus, kept)

@@ -85,6 +85,17 @@ class Parser(nn.Module):
         takes = any(strength < 0 and self.limits.of(name).removes for name, strength in edits.items())
         return self.limits.removed(self(photos), edits) if takes else None
 
+    def redraws(self, edits: Mapping[str, float]) -> bool:
+        """Return whether an edit draws a part (e.g. an opened mouth) without the photo's residual."""
+        return any(strength > 0 and self.limits.of(name).redraws for name, strength in edits.items())
+
+    def redrawn(self, photos: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """Return where an edit draws a part without the photo's residual, (B, 1, S, S) in [0, 1].
+
+        `edited` are the edited inversions of the photos, of at least the parser's size.
+        """
+        return self.limits.redrawn(self(photos), self(edited), edits)
+
 
 def coloured(classes: Tensor) -> Tensor:
     """Classes (B, H, W) -> images (B, 3, H, W) in [-1, 1], one colour per class; black if unknown."""

@@ -27,6 +27,8 @@ class Reach:
         within: largest distance to `near`, as a fraction of the image's width; the mask fades from half of it.
         whole: parts that the mask covers completely, whatever Diff-CAM predicts.
         removes: parts that the mask covers completely, with a margin, at negative strengths.
+        redraws: parts that the generator draws alone at positive strengths, without the photo's residual. The residual
+            of closed lips would show as dark gaps between the teeth of an opened mouth.
     """
 
     parts: Sequence[str] | None = None
@@ -34,9 +36,10 @@ class Reach:
     within: float = 0.1
     whole: Sequence[str] = ()
     removes: Sequence[str] = ()
+    redraws: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for names in (self.parts or (), self.near, self.whole, self.removes):
+        for names in (self.parts or (), self.near, self.whole, self.removes, self.redraws):
             numbers(names)
         if not 0 < self.within <= 1:
             raise UserError(f"within={self.within} is a share of the picture's width, above 0 and at most 1")
@@ -108,6 +111,25 @@ class Limits:
         whole = torch.stack([_whole(parts, reach.removes) * _around(parts, reach) for reach in taken]).amax(0)
         return whole * (1 - others).clamp(0, 1)
 
+    def redrawn(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """(B, 1, S, S) in [0, 1]: where the generator draws parts of the edited face without the photo's residual.
+
+        Where the photo shows such a part too (e.g. teeth), the value is the strength, at most 1, so that weak edits
+        keep it.
+
+        Args:
+            before, after: (B, K, S, S), probabilities of the parser's classes in the photo and in its edited inversion.
+            edits: {attribute: strength}.
+        """
+        redrawn = torch.zeros_like(after[:, :1])
+        for attribute, strength in edits.items():
+            names = self.of(attribute).redraws
+            if strength > 0 and names:
+                new = 1 - (_sum(before, names) > 0.5).float()
+                drawn = _whole(after, names, margin=after.shape[-1] // 85)
+                redrawn = torch.maximum(redrawn, drawn * new.clamp(min=min(strength, 1.0)))
+        return redrawn
+
     def _allowed(self, parts: Tensor, reach: Reach) -> Tensor:
         if reach.parts is None:
             return torch.ones_like(parts[:, :1])
@@ -141,10 +163,11 @@ def _around(parts: Tensor, reach: Reach) -> Tensor:
     return _near(_sum(parts, reach.near), reach.within) if reach.near else torch.ones_like(parts[:, :1])
 
 
-def _whole(parts: Tensor, names: Sequence[str]) -> Tensor:
+def _whole(parts: Tensor, names: Sequence[str], margin: int | None = None) -> Tensor:
+    """The parts with a margin in pixels, by default 1/42 of the width: (B, 1, S, S) in [0, 1]."""
     if not names:
         return torch.zeros_like(parts[:, :1])
-    radius = max(1, parts.shape[-1] // 42)
+    radius = max(1, parts.shape[-1] // 42 if margin is None else margin)
     return blur(_dilated((_sum(parts, names) > 0.5).float(), radius), radius // 2)
 
 
