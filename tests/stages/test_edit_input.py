@@ -100,10 +100,17 @@ def test_killed_runs_leave_no_partial_files(
     assert oodgan("many", EDIT, "save=[pasted]") == 0
     took = time.monotonic() - begun
     Path("out").rename("whole")
+
+    def pictures() -> int:
+        return len(list(Path("out").rglob("[!.]*.png")))
+
     rng, done = random.Random(0), []
     for _ in range(4):
+        before = pictures()
         child = _forked(lambda: oodgan("many", EDIT, "save=[pasted]"))
-        time.sleep(took * rng.uniform(0.1, 0.5))
+        while pictures() <= before and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.001)
+        time.sleep(took * rng.uniform(0, 0.2))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         for picture in Path("out").rglob("[!.]*.png"):
