@@ -26,10 +26,10 @@ def bench(painter, painted: Path) -> Bench:
 
 
 @pytest.mark.network
-def test_polishing_reduces_the_change_outside_the_region(painter, bench: Bench, tmp_path: Path, caplog) -> None:
+def test_polishing_reduces_the_change_outside_the_region(painter, bench: Bench, caplog) -> None:
     # In all layers, so that the direction changes both the disc and the upper half.
     direction = (painter.disc.weight[0] * 3).expand(4, -1).clone()
-    polisher = Polisher(steps=25, codes=8, components=8, lr=0.1, cache=tmp_path)
+    polisher = Polisher(steps=25, codes=8, components=8, lr=0.1)
     with caplog.at_level(logging.INFO, "oodgan"):
         polished = polisher(bench, "disc", direction, BELOW)
     assert "polish disc 25/25" in caplog.text
@@ -41,6 +41,12 @@ def test_polishing_reduces_the_change_outside_the_region(painter, bench: Bench, 
     assert leak(polished) < 0.5 * leak(direction)
     assert float(painter.disc.weight[0] @ polished[2]) > 0.7 * float(painter.disc.weight[0] @ direction[2])
 
+
+@pytest.mark.network
+def test_polished_directions_are_cached(painter, bench: Bench, tmp_path: Path) -> None:
+    direction = (painter.disc.weight[0] * 3).expand(4, -1).clone()
+    polisher = Polisher(steps=2, codes=8, components=8, cache=tmp_path)
+    polished = polisher(bench, "disc", direction, BELOW)
     (kept,) = tmp_path.glob("polished-disc-*.safetensors")
     stamp = kept.stat().st_mtime_ns
     # A difference in the last digits hits the cache; another initial direction or other settings do not.
