@@ -42,10 +42,16 @@ def keep_stderr_open() -> Iterator[None]:
         yield
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """Returns the path of a folder that all test processes of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
 @pytest.fixture(scope="session", autouse=True)
 def separate_code_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests neither read nor write the user's cache of latent codes."""
-    os.environ["OODGAN_CODES"] = str(tmp_path_factory.mktemp("codes"))
+    """Tests neither read nor write the user's cache of latent codes. They share one, as a user's processes do."""
+    os.environ["OODGAN_CODES"] = str(shared_folder(tmp_path_factory, "codes"))
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +119,7 @@ def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from oodgan import launch
 
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny_chain"
+    root = shared_folder(tmp_path_factory, "tiny_chain")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # as the command does: errors are raised unchanged
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
