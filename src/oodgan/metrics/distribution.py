@@ -59,12 +59,14 @@ def pytorch_fid_features(images: Tensor) -> Tensor:
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """Squared Frechet distance of two Gaussians (Heusel et al. 2017), in float64.
 
-    tr sqrt(C1 C2) is taken as tr sqrt(S C2 S) with S = sqrt(C1): symmetric, so two eigen-decompositions of symmetric
-    matrices do it, without the complex rounding of a general matrix root.
+    tr sqrt(C1 C2) is the sum of the roots of the eigenvalues of R^T C2 R, where C1 = R R^T and R has one column for
+    each non-zero eigenvalue of C1: two eigen-decompositions of symmetric matrices do it, without the complex rounding
+    of a general matrix root, and the second matrix is small for a set of few images.
     """
     values, vectors = torch.linalg.eigh(cov1.double())
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov2.double() @ root).clamp(min=0).sqrt().sum()
+    nonzero = values > values.max() * len(values) * torch.finfo(values.dtype).eps
+    root = vectors[:, nonzero] * values[nonzero].sqrt()
+    cross = torch.linalg.eigvalsh(root.T @ cov2.double() @ root).clamp(min=0).sqrt().sum()
     distance = (mean1 - mean2).double().square().sum() + cov1.trace() + cov2.trace() - 2 * cross
     return max(0.0, float(distance))
 
