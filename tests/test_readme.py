@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,9 +36,13 @@ def reader(tmp_path: Path, astronaut: Image.Image) -> Path:
     """A reader's folder: photos under the names that the README uses, and the environment as `.venv`."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
     astronaut.save(tmp_path / "photo.jpg", quality=95)
+    photo = Image.open(tmp_path / "photo.jpg")
     for name in ("holiday/beach.jpg", "shots/one.webp", "frames/0001.jpg", "frames/0002.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        astronaut.save(tmp_path / name, quality=95)
+        if name.endswith(".webp"):
+            photo.save(tmp_path / name, lossless=True)  # the same pixels in each file, which are inverted once
+        else:
+            shutil.copy(tmp_path / "photo.jpg", tmp_path / name)
     group = Image.new("RGB", (1024, 512))
     group.paste(astronaut, (0, 0))
     group.paste(astronaut.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (512, 0))
