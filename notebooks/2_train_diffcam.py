@@ -40,8 +40,9 @@ cfg = compose(
         "diffcam.fit.held_out=8",
         "diffcam.fit.region_codes=2",
         "diffcam.fit.max_steps=60",
-        "diffcam.fit.batch_size=16",
+        "diffcam.fit.batch_size=8",
         "diffcam.fit.val_every=20",
+        "diffcam.fit.mask_quality.samples=0",  # which would be measured at each validation
     ],
 )
 diffcam.run(cfg)
