@@ -53,6 +53,7 @@ def test_the_probes_of_both_halves_of_the_faces_are_saved(painter, painted: Path
 
 
 @pytest.mark.network
+@pytest.mark.slow
 def test_attributes_with_a_region_are_polished_and_recalibrated(painter, painted: Path):
     attributes = {"top": {"target": 1.0}, "disc": {"target": 1.0}}
     banks = []

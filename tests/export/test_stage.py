@@ -31,6 +31,7 @@ def export(editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
+@pytest.mark.slow
 def test_all_parts_are_exported_and_a_second_run_changes_nothing(
     export: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,6 +158,7 @@ def words_read_by(stage: str, words: list[str]) -> list[str]:
     return [word for word in words if word.lstrip("+").partition("=")[0].partition(".")[0] not in others]
 
 
+@pytest.mark.slow
 def test_a_published_deghoster_is_trained_on_ghosts_and_continued(public: Public, tmp_path: Path) -> None:
     own = ["deghoster=paper", f"root={tmp_path}", f"deghoster.ghosts.size={RESOLUTION}", "data.source.length=8"]
     os.environ["HYDRA_FULL_ERROR"] = "1"
