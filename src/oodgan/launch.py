@@ -13,12 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import hydra
-from hydra._internal.hydra import Hydra
 from hydra.errors import ConfigCompositionException, HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -103,7 +100,7 @@ def _run(stage: str, given: list[str]) -> int:
             left += sweep.named(stage, left, folder) if several else []
             main = hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(task)
             asked = [] if "--hydra-help" in options else [f"stage={stage}", *left]
-            with sweep.prepared(left, several), _composed_once(given):
+            with sweep.prepared(left, several):
                 _without_absent(main, _resolved_paths(options, conf), asked)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(sweep.failures() or explain(error, stage)) from error
@@ -112,8 +109,6 @@ def _run(stage: str, given: list[str]) -> int:
             raise UserError(failures) from error
         raise
     except Exception as error:
-        if isinstance(error, AssertionError) and not several:  # Hydra's check of the mode; the stage's are in mistakes
-            raise UserError("hydra.mode is MULTIRUN in a config file: give -m on the command line instead") from error
         raise _foreign(error) from error
     if mistakes:
         raise mistakes[0]
@@ -198,14 +193,6 @@ def _without_absent(main: Callable[[], Any], options: list[str], asked: list[str
                 raise
             print(f"note: there is no key {absent[1]} to delete", file=sys.stderr)
             asked = left
-
-
-@contextlib.contextmanager
-def _composed_once(given: list[str]) -> Iterator[None]:
-    """Tell Hydra whether a command line is a sweep: to find out, it would compose the configuration a second time."""
-    mode = RunMode.MULTIRUN if "hydra.mode=MULTIRUN" in given else None  # None: as -m says
-    with mock.patch.object(Hydra, "get_mode", lambda *_, **__: mode if sweep.is_sweep(given) else RunMode.RUN):
-        yield
 
 
 @contextlib.contextmanager
