@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,16 +128,20 @@ def test_invalid_commands_are_one_line_errors_with_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("free", "code"), [(40, 0), (2, 1)])
 def test_doctor_lists_versions_weights_and_free_space(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: int, code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=free * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)  # the result must not depend on this machine's disk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OODGAN_CACHE", str(tmp_path / "cache"))
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
     output = capsys.readouterr().out
-    assert stop.value.code == 0, output
-    assert "torch 2." in output and "mobile_ffhq: not fetched yet" in output and "GB free" in output
+    assert stop.value.code == code, output
+    assert "torch 2." in output and "mobile_ffhq: not fetched yet" in output and f"here: {free}.0 GB free" in output
+    assert (f"problem: only {free}.0 GB free" in output) == bool(code)
     assert list(tmp_path.iterdir()) == []
 
 
