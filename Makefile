@@ -36,7 +36,7 @@ coverage: setup
 		--cov --cov-report=term:skip-covered --cov-report=html
 
 lint: setup
-	$(RUN) -m ruff check src tests
+	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check src tests
 	$(RUN) -m mypy
 	.venv/bin/lint-imports --no-cache

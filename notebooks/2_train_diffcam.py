@@ -81,6 +81,6 @@ sheet
 
 # %% [markdown]
 # Left: edited. Middle: the shipped mask, on the glasses. Right: the one trained above, which marks the eyes, some hair
-# and little of the frame: 40 pairs do not teach more. `diffcam.fit.pairs=2400` without the other words trains it as the shipped one was, in a
-# quarter of an hour of one core. `diffcam.mask.kind=paper` shows the class activation map alone,
-# `diffcam.mask.threshold` and `feather` shape the mask without training, and `oodgan masks` measures masks.
+# and little of the frame: 40 pairs do not teach more. `diffcam.fit.pairs=2400` without the other words trains a mask
+# like the shipped one in a quarter of an hour of one core. `diffcam.mask.kind=paper` shows the class activation map
+# alone, `diffcam.mask.threshold` and `feather` shape the mask without training, and `oodgan masks` measures masks.
