@@ -21,6 +21,9 @@ from PIL import Image
 
 import oodgan  # noqa: F401  cures torchvision before any test imports Lightning
 
+sys.path.append(str(Path(__file__).parent))
+import forkserver
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -28,6 +31,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files with slow tests first: workers take whole files, and a long file at the end would delay the run."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_forked() -> Iterator[None]:
+    """Commands that tests start need not import torch and Lightning again; see `forkserver`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", forkserver.Popen)
+        yield
+    if forkserver.Popen.server:
+        forkserver.Popen.server.close()
+
+
+@pytest.fixture
+def commands_start_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that this test starts are new Python processes, as a user's are."""
+    monkeypatch.setattr(subprocess, "Popen", forkserver.Popen.__base__)
 
 
 @pytest.fixture(scope="session", autouse=True)
