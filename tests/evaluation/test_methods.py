@@ -7,7 +7,7 @@ from oodgan.directions.bank import Bank
 from oodgan.directions.probes import Probes, load_probes
 from oodgan.editing import Editor
 from oodgan.errors import UserError
-from oodgan.evaluation.altered import check, spelled
+from oodgan.evaluation.altered import altered_config, check, spelled
 from oodgan.evaluation.methods import BUILT_IN, MASKED, Maker, Variant, variants
 from oodgan.evaluation.paper import differences, paper_changes, paper_config
 from oodgan.generators.stylegan2 import StyleGAN2
@@ -159,6 +159,27 @@ def test_the_paper_method_replaces_mask_composition_and_pasting_and_lists_other_
     del config["paper"]
     assert "not the coarse one alone" in differences(config)
     assert "no deghosting" in differences({**config, "deghoster": None})
+
+
+def test_a_method_may_add_settings_of_an_attribute_but_no_other_keys():
+    config = {"diffcam": {"mask": {"thresholds": {}}}, "parser": {"size": 256, "reach": {"smile": {"parts": ["skin"]}}}}
+    added = {
+        "diffcam": {"mask": {"thresholds": {"smile": 0.2}}},
+        "parser": {"reach": {"smile": {"near": ["mouth"]}, "beard": {"removes": ["skin"]}}},
+    }
+    check(config, [Variant("mine", "ours", changes=added)])
+    changed = altered_config(config, added)
+    assert changed["diffcam"]["mask"]["thresholds"] == {"smile": 0.2}
+    assert changed["parser"]["reach"] == {
+        "smile": {"parts": ["skin"], "near": ["mouth"]}, "beard": {"removes": ["skin"]}
+    }  # fmt: skip
+    for changes, message in (
+        ({"reach": {"smile": {"neer": ["mouth"]}}}, "unknown key of parser.reach.smile 'neer'.*near"),
+        ({"reach": {"smile": {"near": ["moth"]}}}, "parser.reach.smile: .*moth.*mouth"),
+        ({"sise": 128}, "parser has no key sise"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check(config, [Variant("mine", "ours", changes={"parser": changes})])
 
 
 def test_probes_have_the_name_of_their_file_and_the_sign_of_the_edit(tmp_path):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from oodgan.editing import Editor
     from oodgan.evaluation.methods import Variant
 
+NAMED = {"diffcam": ("mask.thresholds",), "parser": ("reach",)}
+"""Settings by attribute, to which a change may add others. The parts themselves refuse unknown ones."""
+
 
 def altered_config(config: Mapping[str, Any], changes: Mapping[str, Any], what: str = "changes") -> dict[str, Any]:
     """A composed config (plain values) with changed keys of some parts; a part changed to None is left out.
@@ -29,6 +32,9 @@ def altered_config(config: Mapping[str, Any], changes: Mapping[str, Any], what: 
             continue
         known = OmegaConf.create(dict(config.get(part) or {}))
         OmegaConf.set_struct(known, True)
+        for key in NAMED.get(part, ()):
+            if (named := OmegaConf.select(known, key)) is not None:
+                OmegaConf.set_struct(named, False)
         try:
             result[part] = OmegaConf.to_container(OmegaConf.merge(known, changed))
         except ConfigKeyError as error:
@@ -70,8 +76,12 @@ def altered(editor: Editor, config: Mapping[str, Any], changes: Mapping[str, Any
 
 def check(config: Mapping[str, Any], rows: Iterable[Variant]) -> None:
     """Raises `UserError` for a change of a key that does not exist."""
+    from oodgan.parsing.reach import Limits
+
     for row in rows:
-        altered_config(config, row.changes, f"methods.{row.method}")
+        parts = altered_config(config, row.changes, f"methods.{row.method}")
+        if row.changes.get("parser"):
+            Limits.from_config(parts["parser"].get("reach"))
 
 
 def spelled(changes: Mapping[str, Any]) -> str:
