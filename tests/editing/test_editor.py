@@ -311,7 +311,7 @@ def test_residuals_are_faded_out_at_redrawn_parts(editor: Editor) -> None:
             scores[..., : photos.shape[3] // 2][:, NAMES.index("mouth")] = 99
             return scores
 
-    editor.parser = Parser(LeftHalfMouth(), 32, Limits({"smile": Reach(redraws=["mouth"])}))
+    editor.parser = Parser(LeftHalfMouth(), 32, Limits({"smile": Reach(redraws=["mouth"])}), foreign=9)
     channels = editor.generator.feature_channels[8]
     inversion = Inversion(torch.zeros(1, editor.generator.num_ws, 512), {8: torch.ones(1, channels, 8, 8)})
     photo = torch.zeros(1, 3, 32, 32)
@@ -320,6 +320,11 @@ def test_residuals_are_faded_out_at_redrawn_parts(editor: Editor) -> None:
         assert torch.allclose(residual[..., :3], torch.tensor(kept), atol=1e-6)
         assert bool((residual[..., 6:] == 1).all())
     assert bool((editor.change(inversion, {"smile": 1.0}).residuals[8] == 1).all())  # no photo
+    editor.parser.foreign = 0.5
+    alone = editor.generator.synthesis(inversion.w_plus, size=32).clamp(-1, 1)
+    for photo, kept in ((alone, 0.0), (alone + 2, 1.0)):  # the code draws this photo; an object that it does not draw
+        residual = editor.change(inversion, {"smile": 1.5}, photo).residuals[8]
+        assert torch.allclose(residual[..., :3], torch.tensor(kept), atol=1e-6)
 
 
 def test_residuals_are_set_to_zero_at_removed_parts(editor: Editor) -> None:

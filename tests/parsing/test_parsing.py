@@ -106,4 +106,6 @@ def test_a_parser_is_built_from_its_weights_and_other_classes_are_refused(tmp_pa
     trained.save(tmp_path / "b" / trained.FILE, state, part="parser", classes=["skin", "hair"])
     with pytest.raises(UserError, match="has the classes skin, hair"):
         build({**cfg, "weights": str(tmp_path / "b")})
+    with pytest.raises(UserError, match=r"parser\.foreign=0\.0: a difference in colour above 0"):
+        build({**cfg, "weights": str(tmp_path / "a"), "foreign": 0})
     assert build(None) is None and build({"name": "none", "network": None}) is None

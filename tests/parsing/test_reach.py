@@ -83,6 +83,8 @@ def test_new_parts_are_redrawn_completely_and_present_parts_by_the_strength(stre
     for edits in ({"smile": -strength}, {"smile": 0.0}, {"beard": strength}):
         assert not limits.redrawn(closed, opened, edits).any()
     assert not limits.redrawn(opened, closed, {"smile": strength}).any()  # a mouth that the edit closes
+    lips = Limits({"smile": Reach(redraws=["mouth", "skin"])})
+    assert bool((lips.redrawn(closed, opened, {"smile": strength})[mouth] > 0.99).all()), "skin becomes mouth"
 
 
 def head() -> torch.Tensor:

@@ -143,8 +143,10 @@ class Editor:
         changed = _without(changed, self.parser.removed(photo, edits))
         if not self.parser.redraws(edits):
             return changed
-        small = self.generator.synthesis(changed.w_plus, size=self.parser.size, residuals=changed.residuals)
-        return _without(changed, self.parser.redrawn(photo, small.clamp(-1, 1), edits))
+        size = self.parser.size
+        alone = self.generator.synthesis(inversion.w_plus, size=size).clamp(-1, 1)
+        edited = self.generator.synthesis(changed.w_plus, size=size, residuals=changed.residuals).clamp(-1, 1)
+        return _without(changed, self.parser.redrawn(photo, alone, edited, edits))
 
     @torch.no_grad()
     def decode(self, inversion: Inversion) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
-from oodgan.nn.resize import resize_area
+from oodgan.nn.resize import blur, resize_area
 from oodgan.parsing.classes import NAMES, celebamask, numbers
 from oodgan.parsing.reach import Limits
 from oodgan.tracking.artifacts import plain
@@ -32,6 +32,8 @@ class Parser(nn.Module):
         network: classifies pixels (`oodgan.parsing.network.ParserNetwork`).
         size: input resolution, pixels.
         limits: parts that the mask of each attribute may cover; None: the default for all attributes.
+        foreign: mean difference in colour (images in [-1, 1]) between a photo and the image of its code alone, above
+            which pixels are taken for an object that the generator cannot draw.
 
     Example::
 
@@ -44,9 +46,12 @@ class Parser(nn.Module):
 
     names = NAMES
 
-    def __init__(self, network: nn.Module, size: int = 256, limits: Limits | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, size: int = 256, limits: Limits | None = None, foreign: float = 0.5
+    ) -> None:
         super().__init__()
         self.network, self.size, self.limits = network.eval(), size, limits or Limits()
+        self.foreign = foreign
 
     @torch.no_grad()
     def forward(self, photos: Tensor, size: int | None = None) -> Tensor:
@@ -89,12 +94,21 @@ class Parser(nn.Module):
         """Return whether an edit draws a part (e.g. an opened mouth) without the photo's residual."""
         return any(strength > 0 and self.limits.of(name).redraws for name, strength in edits.items())
 
-    def redrawn(self, photos: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
+    def redrawn(self, photos: Tensor, alone: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
         """Return where an edit draws a part without the photo's residual, (B, 1, S, S) in [0, 1].
 
-        `edited` are the edited inversions of the photos, of at least the parser's size.
+        This excludes objects that the generator cannot draw, such as a finger over the mouth.
+
+        Args:
+            photos: (B, 3, R, R) in [-1, 1].
+            alone: images of the photos' codes without residuals, of at least the parser's size.
+            edited: the edited inversions, of at least the parser's size.
+            edits: {attribute: strength}.
         """
-        return self.limits.redrawn(self(photos), self(edited), edits)
+        drawn = self.limits.redrawn(self(photos), self(edited), edits)
+        difference = resize_area(photos, self.size) - resize_area(alone, self.size)
+        colour = blur(difference, self.size // 64).abs().mean(1, keepdim=True)  # edges and texture do not matter
+        return drawn * (1 - ((colour - self.foreign) / 0.1 + 0.5).clamp(0, 1))
 
 
 def coloured(classes: Tensor) -> Tensor:
@@ -112,7 +126,10 @@ def build(cfg: Mapping[str, Any] | None) -> Parser | None:
         return None
     assert cfg is not None
     limits = Limits.from_config(cfg.get("reach"), cfg.get("feather", 0.01))
-    return Parser(load_network(cfg), cfg["size"], limits).eval()
+    foreign = float(cfg.get("foreign", 0.5))
+    if foreign <= 0:
+        raise UserError(f"parser.foreign={foreign}: a difference in colour above 0 expected (images are in [-1, 1])")
+    return Parser(load_network(cfg), cfg["size"], limits, foreign).eval()
 
 
 def chosen(cfg: Mapping[str, Any] | None) -> bool:
@@ -125,7 +142,7 @@ def decisive(cfg: Mapping[str, Any] | None) -> dict[str, Any]:
     if not chosen(cfg):
         return {}
     assert cfg is not None
-    settings = {key: plain(cfg.get(key)) for key in ("network", "size", "reach", "feather")}
+    settings = {key: plain(cfg.get(key)) for key in ("network", "size", "reach", "feather", "foreign")}
     return {"parser": {**settings, "weights": trained.weights_hash(trained.configured(cfg, "parser", "parser"))}}
 
 

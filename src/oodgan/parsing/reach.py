@@ -28,7 +28,7 @@ class Reach:
         whole: parts that the mask covers completely, whatever Diff-CAM predicts.
         removes: parts that the mask covers completely, with a margin, at negative strengths.
         redraws: parts that the generator draws alone at positive strengths, without the photo's residual. The residual
-            of closed lips would show as dark gaps between the teeth of an opened mouth.
+            of closed lips would show as dark gaps between the teeth of an opened mouth, and smear the new lips.
     """
 
     parts: Sequence[str] | None = None
@@ -114,7 +114,7 @@ class Limits:
     def redrawn(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> Tensor:
         """(B, 1, S, S) in [0, 1]: where the generator draws parts of the edited face without the photo's residual.
 
-        Where the photo shows such a part too (e.g. teeth), the value is the strength, at most 1, so that weak edits
+        Where the photo shows the same part (e.g. teeth), the value is the strength, at most 1, so that weak edits
         keep it.
 
         Args:
@@ -123,10 +123,9 @@ class Limits:
         """
         redrawn = torch.zeros_like(after[:, :1])
         for attribute, strength in edits.items():
-            names = self.of(attribute).redraws
-            if strength > 0 and names:
-                new = 1 - (_sum(before, names) > 0.5).float()
-                drawn = _whole(after, names, margin=after.shape[-1] // 85)
+            for name in self.of(attribute).redraws if strength > 0 else ():
+                new = 1 - (_sum(before, [name]) > 0.5).float()
+                drawn = _whole(after, [name], margin=after.shape[-1] // 85)
                 redrawn = torch.maximum(redrawn, drawn * new.clamp(min=min(strength, 1.0)))
         return redrawn
 
