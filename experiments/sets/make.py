@@ -9,17 +9,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from oodgan.data.files import read_parsing
 from oodgan.data.splits import TEST, TRAIN, VAL, HashSplit, stable_fraction
 from oodgan.files import hash_of
 
 HERE = Path(__file__).parent
-GLASSES, HAT = 3, 14  # classes of CelebAMask-HQ
+GLASSES, MOUTH, HAT = 3, 10, 14  # classes of CelebAMask-HQ
 
 
 def hat_or_glasses(mask: Path) -> bool:
     """Whether more than 2 % of a parsing mask's pixels are a hat, or more than 1 % glasses."""
     classes = np.asarray(Image.open(mask))
     return bool((classes == HAT).mean() > 0.02 or (classes == GLASSES).mean() > 0.01)
+
+
+def largest(images: Path, masks: Path, number: int, least: float) -> list[Path]:
+    """The 20 photos with the largest area of a class, above `least`; those that no training saw come first."""
+    split, area = HashSplit(), {}
+    for photo in sorted(images.iterdir()):
+        area[photo] = float((read_parsing(masks / f"{photo.stem}.png", 256) == number).float().mean())
+    enough = [photo for photo in area if area[photo] > least]
+    return sorted(enough, key=lambda photo: (split(photo.name) == TRAIN, -area[photo]))[:20]
 
 
 def write(name: str, rule: str, photos: Iterable[Path]) -> list[Path]:
@@ -40,6 +50,12 @@ def main(images: Path, masks: Path, others: Path) -> None:
     rule = "CelebA-HQ, 512 px: the first 20 names of the test part of the hash split without hat or glasses"
     plain = [photo for photo in held_out if split(photo.name) == TEST and photo not in covered]
     write("celebahq512-test", rule, plain[:20])
+    shown: list[Path] = []
+    for name, number, what, least in (("smile", MOUTH, "mouths", 0.006), ("eyeglasses", GLASSES, "glasses", 0.012)):
+        rule = f"CelebA-HQ, 512 px: the 20 with the largest {what}, above {least:.1%}; first photos that are held out"
+        shown += write(f"removal-{name}", rule, largest(images, masks, number, least))
+    rule = "CelebA-HQ, 512 px: the other names of the test part without hat or glasses, without the removal sets"
+    write("celebahq512-final", rule, [photo for photo in plain[20:] if photo not in shown])
     halves: dict[str, list[Path]] = {"choose": [], "report": []}
     for photo in others.iterdir():
         halves["choose" if stable_fraction(f"report or choose/{photo.stem}") < 0.5 else "report"].append(photo)

@@ -73,6 +73,26 @@ def test_parts_are_removed_only_near_the_attributes_main_part() -> None:
 
 
 @given(strength=st.floats(0.01, 2))
+def test_parts_fade_with_the_strength_and_objects_are_removed_at_any(strength: float) -> None:
+    smile = Limits({"smile": Reach(["skin", "mouth"], removes=["mouth"])})
+    glasses = Limits({"eyeglasses": Reach(["glasses"], removes=["glasses"])})
+    mouth = smile.removed(parts(), {"smile": -strength})[is_part("mouth")]
+    assert torch.allclose(mouth, torch.tensor(min(strength, 1.0)), atol=0.01)
+    assert bool((glasses.removed(parts(), {"eyeglasses": -strength})[is_part("glasses")] > 0.99).all())
+
+
+def test_a_removed_part_is_widened_by_the_margin_and_limited_to_what_it_must_be_around() -> None:
+    sizes = []
+    for margin in (0, 0.024, 0.1):
+        taken = Limits({"smile": Reach(removes=["mouth"], margin=margin)}).removed(parts(), {"smile": -1.0})
+        sizes.append(float(taken.sum()))
+    assert sizes[0] == float(is_part("mouth").sum()) and sizes[0] < sizes[1] < sizes[2]
+    near = Limits({"smile": Reach(removes=["skin"], near=["hat"], around=["mouth"], within=0.2, margin=0)})
+    taken = near.removed(parts(), {"smile": -1.0})[0, 0]
+    assert taken[47, 22] == 1 and taken[20, 50] == 0  # near the mouth; near the hat only
+
+
+@given(strength=st.floats(0.01, 2))
 def test_new_parts_are_redrawn_completely_and_present_parts_by_the_strength(strength: float) -> None:
     limits = Limits({"smile": Reach(redraws=["mouth"])})
     closed, opened, mouth = without_mouth(), parts(), is_part("mouth")
@@ -132,6 +152,8 @@ def test_the_error_for_an_invalid_setting_names_it() -> None:
         Limits.from_config({"smile": {"parts": ["lips"]}})
     with pytest.raises(UserError, match=r"within=0 is a share"):
         Limits.from_config({"smile": {"within": 0}})
+    with pytest.raises(UserError, match=r"parser\.reach\.beard: margin=1 is a share"):
+        Limits.from_config({"beard": {"margin": 1}})
     with pytest.raises(UserError, match=r"parser\.feather=3"):
         Limits.from_config({}, 3)
 
@@ -143,5 +165,9 @@ def test_the_shipped_limits_cover_the_shipped_directions() -> None:
     limits = Limits.from_config(cfg.reach, cfg.feather)
     assert set(limits.reach) == set(Bank.load(locate("ffhq")).names)
     assert "glasses" not in (limits.of("smile").parts or ()) and "glasses" in limits.of("eyeglasses").removes
+    shaved = limits.removed(head(), {"beard": -1.0})[0, 0]  # the chin, and neither lips nor forehead
+    assert shaved[47, 32] > 0.9 and not shaved[42, 32] and shaved[21, 32] < 0.2
+    combed = limits.removed(head(), {"bangs": -1.0})[0, 0]  # hair above the brows
+    assert combed[17, 32] > 0.5 and not combed[47, 32] and not combed[29, 32]
     taken = limits.removed(head(), {"smile": -1.0})[0, 0]  # the mouth, and not the eyes
     assert taken[42, 32] > 0.9 and not taken[29, 32] and not limits.removed(head(), {"smile": 1.0}).any()

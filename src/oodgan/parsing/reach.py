@@ -26,7 +26,9 @@ class Reach:
         near: the mask must be near these parts; empty: anywhere on `parts`.
         within: largest distance to `near`, as a fraction of the image's width; the mask fades from half of it.
         whole: parts that the mask covers completely, whatever Diff-CAM predicts.
-        removes: parts that the mask covers completely, with a margin, at negative strengths.
+        removes: parts that the mask covers completely at negative strengths. The photo's residual is left out there.
+        around: parts that `removes` must be near, as for `near`, which is the default.
+        margin: by how much `removes` is widened, as a fraction of the image's width.
         redraws: parts that the generator draws alone at positive strengths, without the photo's residual. The residual
             of closed lips would show as dark gaps between the teeth of an opened mouth, and smear the new lips.
     """
@@ -36,13 +38,17 @@ class Reach:
     within: float = 0.1
     whole: Sequence[str] = ()
     removes: Sequence[str] = ()
+    around: Sequence[str] = ()
+    margin: float = 0.024
     redraws: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for names in (self.parts or (), self.near, self.whole, self.removes, self.redraws):
+        for names in (self.parts or (), self.near, self.whole, self.removes, self.around, self.redraws):
             numbers(names)
         if not 0 < self.within <= 1:
             raise UserError(f"within={self.within} is a share of the picture's width, above 0 and at most 1")
+        if not 0 <= self.margin <= 0.5:
+            raise UserError(f"margin={self.margin} is a share of the picture's width, from 0 to 0.5")
 
     @classmethod
     def of(cls, attribute: str, settings: Mapping[str, Any] | None) -> Reach:
@@ -99,17 +105,21 @@ class Limits:
         return torch.maximum(limited, _resized(self.removed(parts, edits), size)).clamp(0, 1)
 
     def removed(self, parts: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """(B, 1, S, S) in [0, 1]: the parts that an edit removes, with a margin, but not over other protected parts.
+        """(B, 1, S, S) in [0, 1]: the parts that an edit removes, but not over other protected parts.
 
+        Objects (`OCCLUDERS`) are removed at any negative strength; other parts fade with the strength, at most 1.
         Arguments as of `__call__`.
         """
-        taken = [self.of(attribute) for attribute, strength in edits.items() if strength < 0]
-        taken = [reach for reach in taken if reach.removes]
-        if not taken:
-            return torch.zeros_like(parts[:, :1])
-        others = _sum(parts, [name for name in OCCLUDERS if not any(name in reach.removes for reach in taken)])
-        whole = torch.stack([_whole(parts, reach.removes) * _around(parts, reach) for reach in taken]).amax(0)
-        return whole * (1 - others).clamp(0, 1)
+        removed = torch.zeros_like(parts[:, :1])
+        for attribute, strength in edits.items():
+            reach = self.of(attribute)
+            if strength < 0 and reach.removes:
+                is_object = any(name in OCCLUDERS for name in reach.removes)
+                others = _sum(parts, [name for name in OCCLUDERS if name not in reach.removes])
+                whole = _whole(parts, reach.removes, round(reach.margin * parts.shape[-1]))
+                whole = whole * _around(parts, reach.around or reach.near, reach.within) * (1 - others).clamp(0, 1)
+                removed = torch.maximum(removed, whole * (1.0 if is_object else min(-strength, 1.0)))
+        return removed
 
     def redrawn(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> Tensor:
         """(B, 1, S, S) in [0, 1]: where the generator draws parts of the edited face without the photo's residual.
@@ -133,7 +143,7 @@ class Limits:
         if reach.parts is None:
             return torch.ones_like(parts[:, :1])
         allowed = _inside(_sum(parts, reach.parts), round(self.feather * parts.shape[-1]))
-        return allowed * _around(parts, reach)
+        return allowed * _around(parts, reach.near, reach.within)
 
 
 _OTHERS = Reach(parts=tuple(name for name in NAMES if name not in OCCLUDERS))
@@ -157,16 +167,16 @@ def _near(region: Tensor, within: float) -> Tensor:
     return torch.where(sure.amax((1, 2, 3), keepdim=True) > 0, near, 1.0)
 
 
-def _around(parts: Tensor, reach: Reach) -> Tensor:
-    """How far each pixel is within what an attribute stays near to: (B, 1, S, S) in [0, 1]."""
-    return _near(_sum(parts, reach.near), reach.within) if reach.near else torch.ones_like(parts[:, :1])
+def _around(parts: Tensor, names: Sequence[str], within: float) -> Tensor:
+    """How far each pixel is within a distance of some parts: (B, 1, S, S) in [0, 1]; 1 everywhere without names."""
+    return _near(_sum(parts, names), within) if names else torch.ones_like(parts[:, :1])
 
 
 def _whole(parts: Tensor, names: Sequence[str], margin: int | None = None) -> Tensor:
     """The parts with a margin in pixels, by default 1/42 of the width: (B, 1, S, S) in [0, 1]."""
     if not names:
         return torch.zeros_like(parts[:, :1])
-    radius = max(1, parts.shape[-1] // 42 if margin is None else margin)
+    radius = parts.shape[-1] // 42 if margin is None else margin
     return blur(_dilated((_sum(parts, names) > 0.5).float(), radius), radius // 2)
 
 
