@@ -46,9 +46,7 @@ class Parser(nn.Module):
 
     names = NAMES
 
-    def __init__(
-        self, network: nn.Module, size: int = 256, limits: Limits | None = None, foreign: float = 0.5
-    ) -> None:
+    def __init__(self, network: nn.Module, size: int = 256, limits: Limits | None = None, foreign: float = 0.5) -> None:
         super().__init__()
         self.network, self.size, self.limits = network.eval(), size, limits or Limits()
         self.foreign = foreign
