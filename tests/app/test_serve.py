@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) 
     log = folder / "log"
     with log.open("w") as out:
         process = start(
-            [sys.executable, "-m", "oodgan", "serve", "port=0", "max_upload=2"],
+            [sys.executable, "-m", "oodgan", "serve", "port=0", "max_upload=2", "inverter=fast"],
             stderr=out, stdout=out, env={**os.environ, "TMPDIR": str(folder)},
         )  # fmt: skip
     result, limit = None, time.monotonic() + PATIENCE
