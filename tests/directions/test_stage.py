@@ -63,7 +63,7 @@ def test_attributes_with_a_region_are_polished_and_recalibrated(painter, painted
             str(painted / "labels.csv"), str(painted / "images"), given, samples=100, truncation=1.0, size=64,
             holdout=0.3, polish={"steps": 15, "codes": 8, "components": 8, "lr": 0.1},
         )  # fmt: skip
-        cfg = compose("directions", ["generator=tiny", "check.samples=0", "calibrate.samples=4"])
+        cfg = compose("directions", ["generator=tiny", "check.samples=0", "calibrate.samples=2"])
         banks.append(_measure(cfg, painter, method.discover(painter)).bank)
     plain, polished = banks
     assert torch.equal(plain.vectors[0], polished.vectors[0]), "a direction without a region is unchanged"
