@@ -23,7 +23,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-MODULES = ("oodgan", "oodgan.training.spread")
+MODULES = ("oodgan", "oodgan.training.spread", "ipykernel_launcher")
+FORKED = [sys.executable, "-X", "forked"]  # followed by -c and code, which are forked too; Python ignores the option
 # Variables that are read while Python starts or while a library is imported.
 READ_EARLY = ("HOME", "KMP", "LANG", "LC_", "MALLOC", "MKL", "MPL", "OMP", "OPENBLAS", "PYTHON", "THP", "XDG")
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
@@ -50,9 +51,9 @@ class Server:
         self.socket.close()
         self.process.wait()
 
-    def start(self, module: str, words: list[str], cwd: Any, env: Mapping[str, str], files: list[int]) -> int:
-        """Returns the process id of `python -m module words` with these files as standard input, output and error."""
-        message = pickle.dumps((module, words, os.path.abspath(cwd or os.curdir), dict(env)))
+    def start(self, words: list[str], cwd: Any, env: Mapping[str, str], session: bool, files: list[int]) -> int:
+        """Returns the process id of `python *words` with these files as standard input, output and error."""
+        message = pickle.dumps((words, os.path.abspath(cwd or os.curdir), dict(env), session))
         with self.lock:
             # The command's parent ends at once; the command becomes a child of this process.
             self.libc.prctl(_SUBREAPER, 1)
@@ -74,14 +75,16 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         _, pass_fds, cwd, env, _, _, shell, *pipes = rest[:13]
         env = os.environ if env is None else env
         words = [] if isinstance(args, str | bytes) else [os.fspath(word) for word in args]
-        unusual = executable or preexec_fn or pass_fds or shell or any(o not in (None, False, -1) for o in rest[14:])
+        *user, session = rest[14:19]
+        unusual = executable or preexec_fn or pass_fds or shell or any(o not in (None, -1) for o in (*user, *rest[19:]))
         ours = words[:2] == [sys.executable, "-m"] and words[2] in MODULES
-        if unusual or not ours or not self._may_fork(env):
+        code = words[:3] == FORKED and words[3] == "-c"
+        if unusual or not (ours or code) or not self._may_fork(env):
             super()._execute_child(args, executable, preexec_fn, *rest)
             return
         stdin, _, _, stdout, _, stderr = pipes
         files = [own if own != -1 else number for number, own in enumerate((stdin, stdout, stderr))]
-        self.pid = self.server.start(words[2], words[3:], cwd, env, files)
+        self.pid = self.server.start(words[3 if code else 1 :], cwd, env, session, files)
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
@@ -108,7 +111,7 @@ def _import() -> bool:
     return alone and not torch.version.cuda and not torch.version.hip  # a driver does not survive a fork
 
 
-def _serve(channel: socket.socket) -> tuple[str, list[str], str, dict[str, str]]:
+def _serve(channel: socket.socket) -> tuple[list[str], str, dict[str, str], bool]:
     """Fork a process per request; returns the request in the forked process."""
     while True:
         message, files, *_ = socket.recv_fds(channel, 1 << 20, 3)
@@ -143,15 +146,24 @@ def _main() -> None:
     own = [*_python_path(os.environ), os.path.dirname(__file__)]
     installed = [path for path in sys.path if path not in own]
     channel.send(b"ready" if _import() else b"no")
-    module, words, cwd, environment = _serve(channel)
+    (option, what, *words), cwd, environment, session = _serve(channel)
     signal.signal(signal.SIGINT, interrupt)
+    if session:
+        os.setsid()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:] = [cwd, *_python_path(environment), *installed]
-    sys.argv[:] = [module, *words]
     tempfile.tempdir = None
-    runpy._run_module_as_main(module)
+    if option == "-m":
+        sys.argv[:] = [what, *words]
+        runpy._run_module_as_main(what)
+    else:
+        sys.argv[:] = ["-c", *words]
+        main = vars(sys.modules["__main__"])
+        for name in [name for name in main if not name.startswith("__")]:
+            del main[name]
+        exec(compile(what, "<string>", "exec"), main)
 
 
 if __name__ == "__main__":

@@ -59,14 +59,6 @@ def run_outside_of_jobs(cluster, folder, *words, timeout=900):
     return subprocess.run(command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=timeout)
 
 
-def run_on_two_nodes(cluster, script, commands):
-    """Run several commands in the same two tasks, which import everything once. Returns their output."""
-    script.write_text(SEVERAL.format(commands=commands))
-    done = cluster.srun(*NODES, sys.executable, str(script))
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
-
-
 def moments(folder: Path):
     """(step, Adam's first moments) of each training below a stage's folder: the running means of the gradients."""
     from oodgan.training import checkpoints
@@ -127,23 +119,10 @@ def single_process(slurm, timed_out, tmp_path_factory):
     return folder, [f"{part}.weights={folder}/runs/one/{stage}/artifact" for part, stage in parts.items()]
 
 
-@pytest.mark.slow
-def test_training_on_two_nodes_takes_the_same_steps_as_one_process(slurm, single_process):
-    folder, _ = single_process
-    words = [f"root={folder}/runs", "run=two", *TINY, *SPREAD]
-    ghosts = f"deghoster.ghosts_from={folder}/runs/one/ghosts/artifact"
-    more = {"deghost": [ghosts]}
-    commands = [(stage, [*words, *OF_STAGE[stage], *more.get(stage, [])]) for stage in OF_STAGE]
-    output = run_on_two_nodes(slurm, folder / "trainings.py", commands)
-    for stage in OF_STAGE:
-        assert output.count(f"{stage}: wrote") == 1  # only one of the two tasks writes
-        assert_same_steps(folder / "runs/one" / stage, folder / "runs/two" / stage)
-
-
-@pytest.mark.slow
-def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, single_process, draw_face):
-    from safetensors.torch import load_file
-
+@pytest.fixture(scope="module")
+def two_nodes(slurm, single_process, draw_face):
+    """What two tasks on two nodes print: the trainings as run `two`, then ghosts and scores as run `three`. All in the
+    same tasks, which import everything once. Scores of a single process are in the run `one`."""
     folder, weights = single_process
     photos = folder / "photos"
     photos.mkdir()
@@ -154,19 +133,39 @@ def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(slurm, single
     judged += [f"deghoster.weights={folder}/runs/one/deghost/artifact"]
     given = [f"root={folder}/runs", *TINY, *weights]
     assert launch.run("evaluate", [*given, *judged, "run=one"]) == 0
+    words = [f"root={folder}/runs", "run=two", *TINY, *SPREAD]
+    more = {"deghost": [f"deghoster.ghosts_from={folder}/runs/one/ghosts/artifact"]}
+    commands = [(stage, [*words, *OF_STAGE[stage], *more.get(stage, [])]) for stage in OF_STAGE]
     given += ["run=three", *SPREAD]
-    output = run_on_two_nodes(slurm, folder / "scores.py", [("ghosts", given), ("evaluate", [*given, *judged])])
-    assert output.count("ghosts: wrote") == 1
-    ghosts = {
-        run: sorted((folder / "runs" / run / "ghosts/artifact").rglob("*.safetensors")) for run in ("one", "three")
-    }
+    commands += [("ghosts", given), ("evaluate", [*given, *judged])]
+    script = folder / "several.py"
+    script.write_text(SEVERAL.format(commands=commands))
+    done = slurm.srun(*NODES, sys.executable, str(script))
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_training_on_two_nodes_takes_the_same_steps_as_one_process(single_process, two_nodes):
+    runs = single_process[0] / "runs"
+    for stage in OF_STAGE:
+        assert two_nodes.count(f"{stage}: wrote") == 1  # only one of the two tasks writes
+        assert_same_steps(runs / "one" / stage, runs / "two" / stage)
+
+
+@pytest.mark.slow
+def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(single_process, two_nodes):
+    from safetensors.torch import load_file
+
+    runs = single_process[0] / "runs"
+    assert two_nodes.count("ghosts: wrote") == 1
+    ghosts = {run: sorted((runs / run / "ghosts/artifact").rglob("*.safetensors")) for run in ("one", "three")}
     assert [p.name for p in ghosts["one"]] == [p.name for p in ghosts["three"]] and len(ghosts["one"]) >= 1
     for one, other in zip(ghosts["one"], ghosts["three"], strict=True):
         mine, theirs = load_file(one), load_file(other)
         assert all((mine[key].float() - theirs[key].float()).abs().max() <= 1 for key in mine)
     result = {
-        run: json.loads((folder / "runs" / run / "evaluate/metrics.json").read_text())["methods"]
-        for run in ("one", "three")
+        run: json.loads((runs / run / "evaluate/metrics.json").read_text())["methods"] for run in ("one", "three")
     }
     for method, scores in result["one"].items():
         assert result["three"][method]["psnr"]["mean"] == pytest.approx(scores["psnr"]["mean"], abs=1e-4)
@@ -228,10 +227,11 @@ def test_a_batch_script_without_srun_runs_as_one_process_and_warns(slurm, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(slurm, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
+    """The same training by two processes without SLURM."""
     folder = tmp_path_factory.mktemp("whole")
-    done = slurm.srun(*NODES, *OODGAN, "diffcam", *FAST, *SPREAD, "diffcam.fit.max_steps=4", f"root={folder}/runs")
-    assert done.returncode == 0, done.stdout[-3000:]
+    words = [*FAST, "trainer=ddp", "devices=2", *SPREAD[1:], "diffcam.fit.max_steps=4", f"root={folder}/runs"]
+    assert launch.run("diffcam", words) == 0
     return folder / "runs/tiny/diffcam"
 
 
