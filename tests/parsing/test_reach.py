@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oodgan.errors import UserError
 from oodgan.launch import compose
 from oodgan.parsing.classes import NAMES, numbers
-from oodgan.parsing.reach import OCCLUDERS, Limits, Reach
+from oodgan.parsing.reach import OCCLUDERS, Limits, Reach, colour_change
 
 
 def parts() -> torch.Tensor:
@@ -31,6 +31,7 @@ def without_mouth() -> torch.Tensor:
 
 
 EVERYWHERE = torch.ones(1, 1, 64, 64)
+CHANGED = EVERYWHERE  # the edit changes the colour of every pixel
 
 
 def is_part(*names: str) -> torch.Tensor:
@@ -38,58 +39,72 @@ def is_part(*names: str) -> torch.Tensor:
 
 
 def test_occluders_are_excluded_with_a_soft_border() -> None:
-    result = Limits(feather=0.05)(parts(), EVERYWHERE, {"freckles": 1.0})
+    result = Limits(feather=0.05)(parts(), EVERYWHERE, {"freckles": 1.0}, CHANGED)
     assert not result[is_part(*OCCLUDERS)].any()
     assert result[0, 0, 40, 50] == 1  # far from any limit
     column = result[0, 0, 14:22, 50]
     assert column[:2].sum() == 0 and 0 < column[2] < column[3] < column[4] <= 1
-    assert torch.equal(Limits()(parts(), EVERYWHERE * 0.3, {"freckles": 1.0})[0, 0, 40, 50], torch.tensor(0.3))
+    assert torch.equal(Limits()(parts(), EVERYWHERE * 0.3, {"freckles": 1.0}, CHANGED)[0, 0, 40, 50], torch.tensor(0.3))
 
 
 def test_a_mask_covers_an_attributes_parts_near_its_main_part() -> None:
     limits = Limits({"smile": Reach(["skin", "mouth"], near=["mouth"], within=0.2)}, feather=0)
-    result = limits(parts(), EVERYWHERE, {"Smile": 1.0})[0, 0]
+    result = limits(parts(), EVERYWHERE, {"Smile": 1.0}, CHANGED)[0, 0]
     assert result[47, 32] == 1 and result[47, 24] == 1  # on the mouth, and near it
     assert result[47, 5] == 0 and result[20, 32] == 0  # too far
-    both = limits(parts(), EVERYWHERE, {"smile": 1.0, "freckles": 1.0})[0, 0]
+    both = limits(parts(), EVERYWHERE, {"smile": 1.0, "freckles": 1.0}, CHANGED)[0, 0]
     assert both[20, 32] == 1 and both[8, 32] == 0  # two attributes: the union of their parts
-    assert limits(without_mouth(), EVERYWHERE, {"smile": 1.0})[0, 0, 20, 32] == 1  # no mouth: no distance limit
+    assert (
+        limits(without_mouth(), EVERYWHERE, {"smile": 1.0}, CHANGED)[0, 0, 20, 32] == 1
+    )  # no mouth: no distance limit
 
 
 def test_the_mask_covers_a_removed_part_completely() -> None:
     reach = Reach(["skin", "glasses"], removes=["glasses"])
     limits, nowhere = Limits({"eyeglasses": reach}, feather=0), EVERYWHERE * 0
-    assert not limits(parts(), nowhere, {"eyeglasses": 1.0}).any()
-    taken = limits(parts(), nowhere, {"eyeglasses": -1.0})
+    assert not limits(parts(), nowhere, {"eyeglasses": 1.0}, CHANGED).any()
+    taken = limits(parts(), nowhere, {"eyeglasses": -1.0}, CHANGED)
     assert bool((taken[is_part("glasses")] > 0.99).all()) and taken.mean() < 0.1 and not taken[is_part("hat")].any()
-    assert torch.equal(Limits({"yaw": Reach()})(parts(), EVERYWHERE, {"yaw": 1.0}), EVERYWHERE)
+    assert torch.equal(Limits({"yaw": Reach()})(parts(), EVERYWHERE, {"yaw": 1.0}, CHANGED), EVERYWHERE)
 
 
 def test_parts_are_removed_only_near_the_attributes_main_part() -> None:
     limits = Limits({"smile": Reach(["skin"], near=["mouth"], within=0.2, removes=["skin"])})
-    taken = limits.removed(parts(), {"smile": -1.0})[0, 0]
+    taken = limits.removed(parts(), {"smile": -1.0}, CHANGED)[0, 0]
     assert taken[47, 22] > 0.9 and taken[47, 5] == 0 and taken[20, 50] == 0
-    assert not limits.removed(parts(), {"smile": 1.0}).any()
+    assert not limits.removed(parts(), {"smile": 1.0}, CHANGED).any()
 
 
 @given(strength=st.floats(0.01, 2))
 def test_parts_fade_with_the_strength_and_objects_are_removed_at_any(strength: float) -> None:
     smile = Limits({"smile": Reach(["skin", "mouth"], removes=["mouth"])})
     glasses = Limits({"eyeglasses": Reach(["glasses"], removes=["glasses"])})
-    mouth = smile.removed(parts(), {"smile": -strength})[is_part("mouth")]
+    mouth = smile.removed(parts(), {"smile": -strength}, CHANGED)[is_part("mouth")]
     assert torch.allclose(mouth, torch.tensor(min(strength, 1.0)), atol=0.01)
-    assert bool((glasses.removed(parts(), {"eyeglasses": -strength})[is_part("glasses")] > 0.99).all())
+    assert bool((glasses.removed(parts(), {"eyeglasses": -strength}, CHANGED)[is_part("glasses")] > 0.99).all())
 
 
 def test_a_removed_part_is_widened_by_the_margin_and_limited_to_what_it_must_be_around() -> None:
     sizes = []
     for margin in (0, 0.024, 0.1):
-        taken = Limits({"smile": Reach(removes=["mouth"], margin=margin)}).removed(parts(), {"smile": -1.0})
+        taken = Limits({"smile": Reach(removes=["mouth"], margin=margin)}).removed(parts(), {"smile": -1.0}, CHANGED)
         sizes.append(float(taken.sum()))
     assert sizes[0] == float(is_part("mouth").sum()) and sizes[0] < sizes[1] < sizes[2]
     near = Limits({"smile": Reach(removes=["skin"], near=["hat"], around=["mouth"], within=0.2, margin=0)})
-    taken = near.removed(parts(), {"smile": -1.0})[0, 0]
+    taken = near.removed(parts(), {"smile": -1.0}, CHANGED)[0, 0]
     assert taken[47, 22] == 1 and taken[20, 50] == 0  # near the mouth; near the hat only
+
+
+def test_a_part_that_holds_the_removed_thing_is_taken_only_where_the_edit_changes_it() -> None:
+    limits = Limits({"beard": Reach(["skin"], removes=["skin"], margin=0, changed=True)})
+    photo, change = torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128)
+    change[..., 96:, :] = -0.5  # the lower quarter becomes darker
+    seen = colour_change(photo, photo + change, 64)
+    assert seen.shape == (1, 1, 64, 64) and seen[0, 0, 60, 32] == 0.5 and not seen[..., :40, :].any()
+    taken = limits.removed(parts(), {"beard": -1.0}, seen)
+    assert bool((taken[..., 50:, :][is_part("skin")[..., 50:, :]] == 1).all()) and not taken[..., :40, :].any()
+    texture = torch.tensor([0.5, -0.5]).repeat(64).expand(1, 3, 128, 128)
+    assert colour_change(photo, photo + texture, 64).max() < 0.01
 
 
 @given(strength=st.floats(0.01, 2))
@@ -136,7 +151,7 @@ def test_the_shipped_limits_include_hair_and_skin_where_needed(
         "nose": (35, 32), "mouth": (42, 32), "chin": (47, 32), "neck": (53, 32), "cloth": (60, 32),
     }  # fmt: skip
     limits = Limits.from_config(compose("edit", ["parser=light", "edits={age: 1}", "input=a.png"]).parser.reach, 0)
-    most, least = (limits(head(), mask, {attribute: 1.0})[0, 0] for mask in (EVERYWHERE, EVERYWHERE * 0))
+    most, least = (limits(head(), mask, {attribute: 1.0}, CHANGED)[0, 0] for mask in (EVERYWHERE, EVERYWHERE * 0))
     amount = {name: float(most[place]) for name, place in places.items()}
     assert all(amount[name] > 0.7 for name in reached), amount
     assert not amount["background"] and not amount["cloth"], amount
@@ -165,9 +180,9 @@ def test_the_shipped_limits_cover_the_shipped_directions() -> None:
     limits = Limits.from_config(cfg.reach, cfg.feather)
     assert set(limits.reach) == set(Bank.load(locate("ffhq")).names)
     assert "glasses" not in (limits.of("smile").parts or ()) and "glasses" in limits.of("eyeglasses").removes
-    shaved = limits.removed(head(), {"beard": -1.0})[0, 0]  # the chin, and neither lips nor forehead
+    shaved = limits.removed(head(), {"beard": -1.0}, CHANGED)[0, 0]  # the chin, and neither lips nor forehead
     assert shaved[47, 32] > 0.9 and not shaved[42, 32] and shaved[21, 32] < 0.2
-    combed = limits.removed(head(), {"bangs": -1.0})[0, 0]  # hair above the brows
+    combed = limits.removed(head(), {"bangs": -1.0}, CHANGED)[0, 0]  # hair above the brows
     assert combed[17, 32] > 0.5 and not combed[47, 32] and not combed[29, 32]
-    taken = limits.removed(head(), {"smile": -1.0})[0, 0]  # the mouth, and not the eyes
-    assert taken[42, 32] > 0.9 and not taken[29, 32] and not limits.removed(head(), {"smile": 1.0}).any()
+    taken = limits.removed(head(), {"smile": -1.0}, CHANGED)[0, 0]  # the mouth, and not the eyes
+    assert taken[42, 32] > 0.9 and not taken[29, 32] and not limits.removed(head(), {"smile": 1.0}, CHANGED).any()

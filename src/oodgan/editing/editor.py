@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -140,13 +141,18 @@ class Editor:
         changed = self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
         if self.parser is None or photo is None or not changed.residuals:
             return changed
-        changed = _without(changed, self.parser.removed(photo, edits))
-        if not self.parser.redraws(edits):
+        removes, redraws = self.parser.removes(edits), self.parser.redraws(edits)
+        if not removes and not redraws:
             return changed
-        size = self.parser.size
-        alone = self.generator.synthesis(inversion.w_plus, size=size).clamp(-1, 1)
-        edited = self.generator.synthesis(changed.w_plus, size=size, residuals=changed.residuals).clamp(-1, 1)
-        return _without(changed, self.parser.redrawn(photo, alone, edited, edits))
+        preview = partial(self.generator.synthesis, size=self.parser.size)
+        alone = preview(inversion.w_plus).clamp(-1, 1)
+        if removes:
+            edited_alone = preview(changed.w_plus).clamp(-1, 1)
+            changed = _without(changed, self.parser.removed(photo, edits, alone, edited_alone))
+        if redraws:
+            edited = preview(changed.w_plus, residuals=changed.residuals).clamp(-1, 1)
+            changed = _without(changed, self.parser.redrawn(photo, alone, edited, edits))
+        return changed
 
     @torch.no_grad()
     def decode(self, inversion: Inversion) -> Tensor:
@@ -164,7 +170,7 @@ class Editor:
         if not names:
             return torch.zeros_like(photo[:, :1])
         mask = self.masker(inverted, edited, names, photo)
-        return mask if self.parser is None else self.parser.limit(photo, mask, edits)
+        return mask if self.parser is None else self.parser.limit(photo, mask, edits, inverted, edited)
 
     @torch.no_grad()
     def compose(self, photo: Tensor, inverted: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
@@ -313,9 +319,7 @@ class Editor:
         return strengths
 
 
-def _without(inversion: Inversion, region: Tensor | None) -> Inversion:
-    """Fade the residuals out in a region (B, 1, S, S) in [0, 1]; None: nowhere."""
-    if region is None:
-        return inversion
+def _without(inversion: Inversion, region: Tensor) -> Inversion:
+    """Fade the residuals out in a region (B, 1, S, S) in [0, 1]."""
     kept = {size: x * (1 - resize_area(region, size)) for size, x in inversion.residuals.items()}
     return Inversion(inversion.w_plus, kept)

@@ -135,7 +135,7 @@ class MaskQuality:
             masker, mode = self.kinds[kind].masker, self.kinds[kind].mode
             mask = masker(inverted, edited, [name], photo, maps)
             if (parser := self.kinds[kind].parser) is not None:
-                mask = parser.limit(photo, mask, {name: self.strength})
+                mask = parser.limit(photo, mask, {name: self.strength}, inverted, edited)
             seen = self.observed[name][kind]
             seen.masks.append(shrink(mask, self.side)[0, 0].cpu())
             seen.named.append(float(int(logits.argmax(1)) == masker.classes[name]))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodgan.errors import UserError
-from oodgan.nn.resize import blur, resize_area
+from oodgan.nn.resize import resize_area
 from oodgan.parsing.classes import NAMES, celebamask, numbers
-from oodgan.parsing.reach import Limits
+from oodgan.parsing.reach import Limits, colour_change
 from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
@@ -75,18 +75,23 @@ class Parser(nn.Module):
         """
         return self(photos, size)[:, numbers(names)].sum(1, keepdim=True).clamp(0, 1)
 
-    def limit(self, photos: Tensor, masks: Tensor, edits: Mapping[str, float]) -> Tensor:
+    def limit(self, photos: Tensor, masks: Tensor, edits: Mapping[str, float], before: Tensor, after: Tensor) -> Tensor:
         """Limit masks (B, 1, R, R) in [0, 1] of an edit of these photos to the parts that its attributes may cover.
 
-        `edits` is {attribute: strength}; strengths of 0 are ignored.
+        `edits` is {attribute: strength}; strengths of 0 are ignored. `before` and `after` (B, 3, R, R) are the images
+        that the edit changes.
         """
         active = {name: strength for name, strength in edits.items() if strength}
-        return self.limits(self(photos), masks, active) if active else masks
+        change = colour_change(before, after, self.size)
+        return self.limits(self(photos), masks, active, change) if active else masks
 
-    def removed(self, photos: Tensor, edits: Mapping[str, float]) -> Tensor | None:
-        """Return where an edit removes a part (e.g. glasses), (B, 1, S, S) in [0, 1]; None if it removes none."""
-        takes = any(strength < 0 and self.limits.of(name).removes for name, strength in edits.items())
-        return self.limits.removed(self(photos), edits) if takes else None
+    def removes(self, edits: Mapping[str, float]) -> bool:
+        """Return whether an edit removes a part (e.g. glasses)."""
+        return any(strength < 0 and self.limits.of(name).removes for name, strength in edits.items())
+
+    def removed(self, photos: Tensor, edits: Mapping[str, float], before: Tensor, after: Tensor) -> Tensor:
+        """Return where an edit removes a part, (B, 1, S, S) in [0, 1]; arguments as of `limit`."""
+        return self.limits.removed(self(photos), edits, colour_change(before, after, self.size))
 
     def redraws(self, edits: Mapping[str, float]) -> bool:
         """Return whether an edit draws a part (e.g. an opened mouth) without the photo's residual."""
@@ -104,9 +109,8 @@ class Parser(nn.Module):
             edits: {attribute: strength}.
         """
         drawn = self.limits.redrawn(self(photos), self(edited), edits)
-        difference = resize_area(photos, self.size) - resize_area(alone, self.size)
-        colour = blur(difference, self.size // 64).abs().mean(1, keepdim=True)  # edges and texture do not matter
-        return drawn * (1 - ((colour - self.foreign) / 0.1 + 0.5).clamp(0, 1))
+        unlike = colour_change(alone, photos, self.size)
+        return drawn * (1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1))
 
 
 def coloured(classes: Tensor) -> Tensor:

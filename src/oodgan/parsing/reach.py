@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodgan.errors import UserError, unknown
-from oodgan.nn.resize import blur
+from oodgan.nn.resize import blur, resize_area
 from oodgan.parsing.classes import NAMES, numbers
 
 OCCLUDERS = ("background", "hat", "glasses", "jewellery", "cloth")
@@ -29,6 +29,7 @@ class Reach:
         removes: parts that the mask covers completely at negative strengths. The photo's residual is left out there.
         around: parts that `removes` must be near, as for `near`, which is the default.
         margin: by how much `removes` is widened, as a fraction of the image's width.
+        changed: `removes` applies only where the edit changes the image: to a beard, and not to all of the skin.
         redraws: parts that the generator draws alone at positive strengths, without the photo's residual. The residual
             of closed lips would show as dark gaps between the teeth of an opened mouth, and smear the new lips.
     """
@@ -40,6 +41,7 @@ class Reach:
     removes: Sequence[str] = ()
     around: Sequence[str] = ()
     margin: float = 0.024
+    changed: bool = False
     redraws: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -86,13 +88,14 @@ class Limits:
         """Return the limits of an attribute."""
         return self.reach.get(attribute.lower(), _OTHERS)
 
-    def __call__(self, parts: Tensor, mask: Tensor, edits: Mapping[str, float]) -> Tensor:
+    def __call__(self, parts: Tensor, mask: Tensor, edits: Mapping[str, float], change: Tensor) -> Tensor:
         """Limit a mask by the union of the limits of all attributes of an edit.
 
         Args:
             parts: (B, K, S, S), probabilities of the parser's classes in the photo.
             mask: (B, 1, R, R) in [0, 1].
             edits: {attribute: strength}, none of them 0.
+            change: (B, 1, S, S), how much the edit changes the colour of each pixel (`colour_change`).
 
         Returns:
             (B, 1, R, R) in [0, 1].
@@ -102,9 +105,9 @@ class Limits:
         whole = torch.stack([_whole(parts, reach.whole) for reach in every]).amax(0)
         size = mask.shape[-1]
         limited = torch.maximum(mask, _resized(whole, size)) * _resized(allowed, size)
-        return torch.maximum(limited, _resized(self.removed(parts, edits), size)).clamp(0, 1)
+        return torch.maximum(limited, _resized(self.removed(parts, edits, change), size)).clamp(0, 1)
 
-    def removed(self, parts: Tensor, edits: Mapping[str, float]) -> Tensor:
+    def removed(self, parts: Tensor, edits: Mapping[str, float], change: Tensor) -> Tensor:
         """(B, 1, S, S) in [0, 1]: the parts that an edit removes, but not over other protected parts.
 
         Objects (`OCCLUDERS`) are removed at any negative strength; other parts fade with the strength, at most 1.
@@ -118,6 +121,8 @@ class Limits:
                 others = _sum(parts, [name for name in OCCLUDERS if name not in reach.removes])
                 whole = _whole(parts, reach.removes, round(reach.margin * parts.shape[-1]))
                 whole = whole * _around(parts, reach.around or reach.near, reach.within) * (1 - others).clamp(0, 1)
+                if reach.changed:
+                    whole = whole * _much(change)
                 removed = torch.maximum(removed, whole * (1.0 if is_object else min(-strength, 1.0)))
         return removed
 
@@ -147,6 +152,21 @@ class Limits:
 
 
 _OTHERS = Reach(parts=tuple(name for name in NAMES if name not in OCCLUDERS))
+
+
+def colour_change(before: Tensor, after: Tensor, size: int) -> Tensor:
+    """Mean difference in colour between images (B, 3, R, R) in [-1, 1], at `size`: (B, 1, size, size) in [0, 2].
+
+    It is that of blurred images: edges and texture do not matter.
+    """
+    difference = resize_area(after, size) - resize_area(before, size)
+    return blur(difference, size // 64).abs().mean(1, keepdim=True)
+
+
+def _much(change: Tensor) -> Tensor:
+    """1 where a change in colour is clearly visible, 0 where it is not, with surroundings: (B, 1, S, S) in [0, 1]."""
+    radius = change.shape[-1] // 42
+    return blur(_dilated(((change - 0.06) / 0.1).clamp(0, 1), radius), radius // 2)
 
 
 def _sum(parts: Tensor, names: Sequence[str]) -> Tensor:
