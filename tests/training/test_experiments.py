@@ -14,6 +14,7 @@ import oodgan  # noqa: F401
 from oodgan.cli import main
 from oodgan.evaluation import altered
 from oodgan.evaluation.methods import variants
+from oodgan.evaluation.photo_set import PhotoSet
 from oodgan.launch import compose
 from oodgan.tracking.artifacts import plain
 
@@ -81,6 +82,14 @@ def test_the_methods_of_each_evaluation_change_existing_parts(tmp_path, script, 
     altered.check(cfg, rows.values())
     changed = [row for row in rows.values() if row.changes]
     assert len(changed) >= 8 and len(rows) == len({*rows})
+
+
+def test_each_removal_is_evaluated_on_its_own_set(tmp_path):
+    commands = calls("removals/run.sh", tmp_path, "photos", "null", "recogniser.onnx")
+    for attribute, words in zip(("eyeglasses", "smile", "beard", "bangs"), commands, strict=True):
+        cfg = compose("evaluate", words[1:])
+        assert words[0] == "evaluate" and dict(cfg.edits) == {attribute: -1} and cfg.masks is None
+        assert len(PhotoSet.read(cfg.set).hashes) == 20 and Path(cfg.set).stem == f"removal-{attribute}"
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in EXPERIMENTS.glob("*/run.sh")))
