@@ -94,21 +94,6 @@ def test_heavy_packages_are_imported_only_where_they_are_used() -> None:
     assert done.returncode == 0, done.stderr
 
 
-WITHOUT_SCIPY = """
-import sys
-import oodgan
-import pytorch_lightning, torchmetrics
-assert "scipy.signal" not in sys.modules
-import scipy.signal
-assert scipy.signal.get_window("hamming", 4).shape == (4,) and sys.modules["scipy.signal"] is scipy.signal
-"""
-
-
-def test_torchmetrics_does_not_import_scipy_signal_which_others_still_can() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_SCIPY], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_garbage_collector_pauses_for_the_first_imports_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_imports, "_frozen", False)
     try:

@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from oodgan import _imports, _torchvision
+from oodgan import _torchvision
 
 if TYPE_CHECKING:
     from oodgan.editing import Editor
@@ -18,7 +18,6 @@ __all__ = ["Edit", "Editor", "__version__"]
 # Image-sized buffers are newly mapped at each use; huge pages make this a third cheaper on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 _torchvision.repair_on_import()
-_imports.import_torchmetrics_faster()
 
 
 def __getattr__(name: str) -> Any:
