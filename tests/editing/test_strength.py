@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -193,6 +193,17 @@ def test_previews_include_the_transferred_residuals(grey: Editor) -> None:
             return Inversion((inversion.w_plus + edited) / 2)
 
     grey.transfer = Half()  # type: ignore[assignment]
+    choice = grey.edit(PHOTO, {"smile": "+0.6sd"}, aligned=True).chosen["smile"]
+    assert choice.reached and choice.strength == pytest.approx(1.2, abs=0.2)
+
+
+@pytest.mark.network
+def test_previews_redraw_and_remove_parts_as_the_edit_does(grey: Editor) -> None:
+    def half(inversion: Inversion, edits: Mapping[str, float], photo: Tensor | None = None) -> Inversion:
+        assert photo is not None and torch.allclose(photo, PHOTO, atol=0.01)
+        return Inversion((inversion.w_plus + grey.bank.apply(inversion.w_plus, edits)) / 2)
+
+    grey.change = half  # type: ignore[method-assign]
     choice = grey.edit(PHOTO, {"smile": "+0.6sd"}, aligned=True).chosen["smile"]
     assert choice.reached and choice.strength == pytest.approx(1.2, abs=0.2)
 

@@ -282,7 +282,7 @@ class Editor:
             return Edit(self, subject, dict(edits), seconds, own=own)  # type: ignore[arg-type]
         inversion, _ = once(subject, self.invert)
         inverted = time.perf_counter()
-        strengths, chosen = self.search(self, inversion, edits)
+        strengths, chosen = self.search(self, inversion, edits, subject.photo)
         seconds |= {"invert": inverted - start, "strength": time.perf_counter() - inverted}
         return Edit(self, subject, strengths, seconds, chosen, own)
 

@@ -258,35 +258,40 @@ class Search:
         return float(np.interp(1.0, [s for s, _ in points], [m for _, m in points]))
 
     def __call__(
-        self, editor: Editor, inversion: Inversion, edits: Mapping[str, Strength]
+        self, editor: Editor, inversion: Inversion, edits: Mapping[str, Strength], photo: Tensor | None = None
     ) -> tuple[dict[str, float], dict[str, Choice]]:
         """The strengths of all `edits` in their order, and what was chosen.
 
+        `photo` is what was inverted: with it, previews redraw and remove parts as the edit does (`Editor.change`).
         Several targets are searched one after the other, together with the strengths already given or chosen: `change`
         is relative to these, `identity` is that of all edits together.
         """
         strengths = {name: 0.0 if isinstance(value, Target) else value for name, value in edits.items()}
+
+        def see(edits: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+            return self._see(editor, editor.change(inversion, edits, photo))
+
         _, person = self._see(editor, inversion)
         chosen: dict[str, Choice] = {}
         for name, target in edits.items():
             if isinstance(target, Target):
-                chosen[name] = self._choose(editor, inversion, strengths, name, target, person)
+                chosen[name] = self._choose(editor.bank, see, strengths, name, target, person)
                 strengths[name] = chosen[name].strength
         return strengths, chosen
 
     def _choose(
-        self, editor: Editor, inversion: Inversion, others: Mapping[str, float], name: str, target: Target,
-        person: Tensor,
+        self, bank: Bank, see: Callable[[Mapping[str, float]], tuple[Tensor, Tensor]], others: Mapping[str, float],
+        name: str, target: Target, person: Tensor,
     ) -> Choice:  # fmt: skip
-        column, wanted = self.probes.index(name), self.wanted(editor.bank, name, target)
-        before, _ = self._see(editor, editor.change(inversion, others))
+        column, wanted = self.probes.index(name), self.wanted(bank, name, target)
+        before, _ = see(others)
 
         def look(strength: float) -> tuple[float, float]:
-            scores, face = self._see(editor, editor.change(inversion, {**others, name: strength}))
+            scores, face = see({**others, name: strength})
             return float((scores - before)[0, column]), float((face * person).sum())
 
-        low, high = editor.bank.range(name)
-        course = Course(editor.bank.calibration.get(name, {}), high if wanted > 0 else low)
+        low, high = bank.range(name)
+        course = Course(bank.calibration.get(name, {}), high if wanted > 0 else low)
         return seek(look, wanted, course, self.identity, self.previews, self.tolerance)
 
     def _see(self, editor: Editor, inversion: Inversion) -> tuple[Tensor, Tensor]:
