@@ -118,8 +118,11 @@ def test_new_parts_are_redrawn_completely_and_present_parts_by_the_strength(stre
     for edits in ({"smile": -strength}, {"smile": 0.0}, {"beard": strength}):
         assert not limits.redrawn(closed, opened, edits).any()
     assert not limits.redrawn(opened, closed, {"smile": strength}).any()  # a mouth that the edit closes
-    lips = Limits({"smile": Reach(redraws=["mouth", "skin"])})
-    assert bool((lips.redrawn(closed, opened, {"smile": strength})[mouth] > 0.99).all()), "skin becomes mouth"
+    both = Limits({"smile": Reach(redraws=["mouth"], redraws_if_shown=["skin"])})
+    assert bool((both.redrawn(closed, opened, {"smile": strength})[mouth] > 0.99).all()), "skin becomes mouth"
+    chin = is_part("skin") & (torch.arange(64)[:, None] > 55)
+    assert not both.redrawn(closed, opened, {"smile": strength})[chin].any(), "the photo shows no mouth"
+    assert torch.allclose(both.redrawn(opened, opened, {"smile": strength})[chin], torch.tensor(min(strength, 1.0)))
 
 
 def head() -> torch.Tensor:

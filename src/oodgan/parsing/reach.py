@@ -31,7 +31,9 @@ class Reach:
         margin: by how much `removes` is widened, as a fraction of the image's width.
         changed: `removes` applies only where the edit changes the image: to a beard, and not to all of the skin.
         redraws: parts that the generator draws alone at positive strengths, without the photo's residual. The residual
-            of closed lips would show as dark gaps between the teeth of an opened mouth, and smear the new lips.
+            of closed lips would show as dark gaps between the teeth of an opened mouth.
+        redraws_if_shown: further parts to redraw if the photo shows one of `redraws`: the residual of an open mouth's
+            lips would smear the new ones.
     """
 
     parts: Sequence[str] | None = None
@@ -43,9 +45,18 @@ class Reach:
     margin: float = 0.024
     changed: bool = False
     redraws: Sequence[str] = ()
+    redraws_if_shown: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for names in (self.parts or (), self.near, self.whole, self.removes, self.around, self.redraws):
+        for names in (
+            self.parts or (),
+            self.near,
+            self.whole,
+            self.removes,
+            self.around,
+            self.redraws,
+            self.redraws_if_shown,
+        ):
             numbers(names)
         if not 0 < self.within <= 1:
             raise UserError(f"within={self.within} is a share of the picture's width, above 0 and at most 1")
@@ -138,10 +149,12 @@ class Limits:
         """
         redrawn = torch.zeros_like(after[:, :1])
         for attribute, strength in edits.items():
-            for name in self.of(attribute).redraws if strength > 0 else ():
+            reach = self.of(attribute)
+            for name in (*reach.redraws, *reach.redraws_if_shown) if strength > 0 else ():
                 new = 1 - (_sum(before, [name]) > 0.5).float()
-                drawn = _whole(after, [name], margin=after.shape[-1] // 85)
-                redrawn = torch.maximum(redrawn, drawn * new.clamp(min=min(strength, 1.0)))
+                drawn = _whole(after, [name], margin=after.shape[-1] // 85) * new.clamp(min=min(strength, 1.0))
+                shown = 1.0 if name in reach.redraws else _shown(before, reach.redraws)
+                redrawn = torch.maximum(redrawn, drawn * shown)
         return redrawn
 
     def _allowed(self, parts: Tensor, reach: Reach) -> Tensor:
@@ -167,6 +180,12 @@ def _much(change: Tensor) -> Tensor:
     """1 where a change in colour is clearly visible, 0 where it is not, with surroundings: (B, 1, S, S) in [0, 1]."""
     radius = change.shape[-1] // 42
     return blur(_dilated(((change - 0.06) / 0.1).clamp(0, 1), radius), radius // 2)
+
+
+def _shown(parts: Tensor, names: Sequence[str]) -> Tensor:
+    """Whether a photo shows some parts on 0.1 % of its area, with a ramp around: (B, 1, 1, 1) in [0, 1]."""
+    area = (_sum(parts, names) > 0.5).float().mean((1, 2, 3), keepdim=True)
+    return (area * 1000 - 0.5).clamp(0, 1)
 
 
 def _sum(parts: Tensor, names: Sequence[str]) -> Tensor:
