@@ -2,7 +2,8 @@
 # Both make .venv first; an interrupted try goes on where it stopped.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_ARGS ?=
-JOBS ?= 2
+# More than the two cores of a small machine: some tests wait, for a browser, for SLURM, for other processes
+JOBS ?= 3
 STAMP := .venv/.installed
 RUN := .venv/bin/python
 # Whole files to each process, in the order of tests/conftest.py

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -31,6 +33,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files with slow tests first: workers take whole files, and a long file at the end would delay the run."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Search for garbage less often, and not among the imported objects: it took a twelfth of the tests' CPU time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 5, 3)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def config_files_are_parsed_once() -> Iterator[None]:
+    """Hydra parses all files of `conf/` twice for each command that a test runs, a third of the time to compose."""
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # imports its plugins anew
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    load, parsed = FileConfigSource.load_config, {}
+
+    def load_config(self: FileConfigSource, config_path: str) -> Any:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        if not path.is_file():
+            return load(self, config_path)
+        state = path.stat()
+        key = (self.provider, self.path, str(path), state.st_ino, state.st_size, state.st_mtime_ns)
+        if key not in parsed:
+            parsed[key] = pickle.dumps(load(self, config_path))
+        return pickle.loads(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", load_config)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

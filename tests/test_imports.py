@@ -104,4 +104,4 @@ def test_the_garbage_collector_pauses_for_the_first_imports_of_a_process(monkeyp
         with _imports.uncollected():
             assert gc.isenabled()
     finally:
-        gc.unfreeze()
+        gc.freeze()  # as in conftest.py
