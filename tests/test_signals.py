@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,9 @@ def test_ctrl_c_ends_processes_that_the_tests_start(
 
 def test_processes_started_by_a_test_end_when_pytest_is_killed(tmp_path: Path) -> None:
     """A killed pytest leaves no server running."""
-    tests, conftest = tmp_path / "test_it.py", Path(__file__).with_name("conftest.py")
-    (tmp_path / "conftest.py").write_text(conftest.read_text(encoding="utf-8"), encoding="utf-8")
+    tests = tmp_path / "test_it.py"
+    for name in ("conftest.py", "forkserver.py"):
+        shutil.copy(Path(__file__).with_name(name), tmp_path)
     tests.write_text(
         "import sys, time\nfrom pathlib import Path\n"
         "def test_it(start):\n"
@@ -43,7 +45,8 @@ def test_processes_started_by_a_test_end_when_pytest_is_killed(tmp_path: Path) -
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tests)]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
+        wait_for(lambda: run.poll() is not None or ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()))
+        assert run.poll() is None, "pytest ended before its test started"
     finally:
         run.kill()
         run.wait()
