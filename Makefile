@@ -2,8 +2,7 @@
 # Both make .venv first; an interrupted try goes on where it stopped.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_ARGS ?=
-# More than the two cores of a small machine: some tests wait, for a browser, for SLURM, for other processes
-JOBS ?= 3
+JOBS ?= 2
 STAMP := .venv/.installed
 RUN := .venv/bin/python
 # Whole files to each process, in the order of tests/conftest.py

@@ -7,7 +7,6 @@ import fcntl
 import gc
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -23,9 +22,6 @@ from PIL import Image
 
 import oodgan  # noqa: F401  cures torchvision before any test imports Lightning
 
-sys.path.append(str(Path(__file__).parent))
-import forkserver
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -40,47 +36,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 5, 3)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def config_files_are_parsed_once() -> Iterator[None]:
-    """Hydra parses all files of `conf/` twice for each command that a test runs, a third of the time to compose."""
-    from hydra.core.plugins import Plugins
-
-    Plugins.instance()  # imports its plugins anew
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource
-
-    load, parsed = FileConfigSource.load_config, {}
-
-    def load_config(self: FileConfigSource, config_path: str) -> Any:
-        path = Path(self.path, self._normalize_file_name(config_path))
-        if not path.is_file():
-            return load(self, config_path)
-        state = path.stat()
-        key = (self.provider, self.path, str(path), state.st_ino, state.st_size, state.st_mtime_ns)
-        if key not in parsed:
-            parsed[key] = pickle.dumps(load(self, config_path))
-        return pickle.loads(parsed[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileConfigSource, "load_config", load_config)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def commands_are_forked() -> Iterator[None]:
-    """Commands that tests start need not import torch and Lightning again; see `forkserver`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "Popen", forkserver.Popen)
-        yield
-    if forkserver.Popen.server:
-        forkserver.Popen.server.close()
-
-
-@pytest.fixture
-def commands_start_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that this test starts are new Python processes, as a user's are."""
-    monkeypatch.setattr(subprocess, "Popen", forkserver.Popen.__base__)
 
 
 @pytest.fixture(scope="session", autouse=True)

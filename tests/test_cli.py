@@ -22,8 +22,6 @@ from oodgan.errors import UserError
 from oodgan.files import replacing
 from oodgan.reporting.terminal import console
 
-pytestmark = pytest.mark.usefixtures("commands_start_from_nothing")
-
 
 def command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -65,7 +65,6 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert load("CITATION.cff")["version"] == setup()["metadata"]["version"] == oodgan.__version__
 
 
-@pytest.mark.usefixtures("commands_start_from_nothing")
 def test_the_version_line_names_commit_python_and_torch() -> None:
     line = version_line()
     version = re.escape(oodgan.__version__)

@@ -1,4 +1,3 @@
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,10 @@ def test_notebooks_equal_their_scripts_and_have_no_outputs(path: Path):
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_each_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_each_notebook_runs(path: Path, tmp_path: Path):
     import jupytext
-    from jupyter_client import launcher
     from nbclient import NotebookClient
 
-    monkeypatch.setattr(launcher, "Popen", subprocess.Popen)  # which forks kernels; see forkserver.py
     notebook = jupytext.read(path)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]

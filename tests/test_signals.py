@@ -33,8 +33,7 @@ def test_ctrl_c_ends_processes_that_the_tests_start(
 def test_processes_started_by_a_test_end_when_pytest_is_killed(tmp_path: Path) -> None:
     """A killed pytest leaves no server running."""
     tests = tmp_path / "test_it.py"
-    for name in ("conftest.py", "forkserver.py"):
-        shutil.copy(Path(__file__).with_name(name), tmp_path)
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
     tests.write_text(
         "import sys, time\nfrom pathlib import Path\n"
         "def test_it(start):\n"

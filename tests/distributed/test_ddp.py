@@ -2,11 +2,11 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import forkserver
 import oodgan  # noqa: F401
 
 SMALL = str(Path(__file__).parents[1] / "training")
@@ -42,7 +42,7 @@ def runs(tmp_path_factory):
     for kind, accumulate in CASES:
         scope["run"](kind, accumulate, 1, folder / "1" / kind)
     script += f"for kind, accumulate in {CASES}:\n    run(kind, accumulate, 2, sys.argv[1] + '/2/' + kind)\n"
-    command = [*forkserver.FORKED, "-c", script, str(folder)]
+    command = [sys.executable, "-c", script, str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -87,7 +87,7 @@ def work(path):
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [*forkserver.FORKED, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert "caught a process of this run failed (exit codes [2])" in done.stdout, done.stderr
     assert "error (rank 1): rank one cannot" in done.stderr

@@ -1,5 +1,6 @@
 """What the fit stages log is the same for 1, 2 and 3 processes, on odd numbers of validation images."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,6 +39,21 @@ EXPECTED = {
 }
 
 PROCESSES = (2, 3)
+# Started by torchrun, so that each process imports everything once for all stages.
+MANY = """
+import sys
+
+sys.path[:0] = {path!r}
+import oodgan
+from oodgan.ranks import joined
+from test_logged import STAGES, train
+
+with joined() as follow:
+    if follow:
+        sys.exit(follow())
+    for name in STAGES:
+        train({chain!r}, {folder!r}, name, {processes})
+"""
 
 
 def run(stage, root, *words):
@@ -50,7 +66,7 @@ def train(chain, folder, name, processes, *words):
     fit = [f"{FITS[name]}.max_steps=2", f"{FITS[name]}.batch_size=12", f"{FITS[name]}.val_every=1"]
     many = ["trainer=ddp", f"devices={processes}"] if processes > 1 else []
     place = f"folder={folder}/{processes}/{name}"
-    return run(stage, chain, *own, *fit, *MORE.get(name, []), *many, *SAME, FID, place, *words)
+    run(stage, chain, *own, *fit, *MORE.get(name, []), *many, *SAME, FID, place, *words)
 
 
 def logged(folder, name, processes):
@@ -61,10 +77,15 @@ def logged(folder, name, processes):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_chain):
     """A folder with the training runs of all stages, for each number of processes."""
-    folder = tmp_path_factory.mktemp("logged")
-    for processes in (1, *PROCESSES):
-        for name in STAGES:
-            assert train(tiny_chain, folder, name, processes) == 0
+    folder, path = tmp_path_factory.mktemp("logged"), [str(Path(__file__).parent), *sys.path[:2]]
+    for name in STAGES:
+        train(tiny_chain, folder, name, 1)
+    for processes in PROCESSES:
+        script = folder / f"{processes}.py"
+        script.write_text(MANY.format(path=path, chain=str(tiny_chain), folder=str(folder), processes=processes))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
+        done = subprocess.run([sys.executable, *torchrun], capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import forkserver
 from oodgan.errors import UserError
 from oodgan.stages._ledger import Ledger
 from oodgan.stages._photos import find
@@ -87,10 +87,12 @@ def test_concurrent_commands_record_all_photos(
     (tmp_path / "p").mkdir()
     for i in range(6):
         draw_face(i, 64).save(tmp_path / "p" / f"{i}.png")
-    command = [*forkserver.FORKED, "-c", COMMAND.format(conftest=str(Path(__file__).with_name("conftest.py")))]
-    # Not forks of this process: they would wait for its threads, which networks have started.
-    started = [subprocess.Popen([*command, f"p/{2 * n}.png", f"p/{2 * n + 1}.png", EDIT]) for n in range(3)]
-    assert [process.wait(timeout=600) for process in started] == [0, 0, 0]
+    (tmp_path / "command.py").write_text(COMMAND.format(conftest=str(Path(__file__).with_name("conftest.py"))))
+    # New processes: a forked one would wait for threads of this process, which networks have started.
+    commands = [
+        subprocess.Popen([sys.executable, "command.py", f"p/{2 * n}.png", f"p/{2 * n + 1}.png", EDIT]) for n in range(3)
+    ]
+    assert [command.wait(timeout=600) for command in commands] == [0, 0, 0]
     photos = json.loads(Path("out/edits.json").read_text())["photos"]
     assert sorted(photos) == list("012345") and all(entry["finished"] for entry in photos.values())
     assert oodgan("p", EDIT) == 0, "a second run finds all photos finished"
