@@ -97,7 +97,7 @@ def test_heavy_packages_are_imported_only_where_they_are_used() -> None:
 def test_the_garbage_collector_pauses_for_the_first_imports_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_imports, "_frozen", False)
     try:
-        gc.freeze()  # as in conftest.py
+        gc.unfreeze()
         with _imports.uncollected():
             assert not gc.isenabled()
         assert gc.isenabled() and gc.get_freeze_count() > 0

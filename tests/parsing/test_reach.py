@@ -54,9 +54,8 @@ def test_a_mask_covers_an_attributes_parts_near_its_main_part() -> None:
     assert result[47, 5] == 0 and result[20, 32] == 0  # too far
     both = limits(parts(), EVERYWHERE, {"smile": 1.0, "freckles": 1.0}, CHANGED)[0, 0]
     assert both[20, 32] == 1 and both[8, 32] == 0  # two attributes: the union of their parts
-    assert (
-        limits(without_mouth(), EVERYWHERE, {"smile": 1.0}, CHANGED)[0, 0, 20, 32] == 1
-    )  # no mouth: no distance limit
+    no_mouth = limits(without_mouth(), EVERYWHERE, {"smile": 1.0}, CHANGED)[0, 0]
+    assert no_mouth[20, 32] == 1  # no distance limit
 
 
 def test_the_mask_covers_a_removed_part_completely() -> None:
@@ -171,7 +170,12 @@ def test_the_error_for_an_invalid_setting_names_it() -> None:
     with pytest.raises(UserError, match=r"within=0 is a share"):
         Limits.from_config({"smile": {"within": 0}})
     with pytest.raises(UserError, match=r"parser\.reach\.beard: margin=1 is a share"):
-        Limits.from_config({"beard": {"margin": 1}})
+        Limits.from_config({"beard": {"removes": ["skin"], "margin": 1}})
+    for useless in ({"margin": 0.1}, {"around": ["mouth"]}, {"changed": True}):
+        with pytest.raises(UserError, match=r"parser\.reach\.age: around, margin and changed .* set removes too"):
+            Limits.from_config({"age": useless})
+    with pytest.raises(UserError, match=r"parser\.reach\.age: redraws_if_shown .* set redraws too"):
+        Limits.from_config({"age": {"redraws_if_shown": ["mouth"]}})
     with pytest.raises(UserError, match=r"parser\.feather=3"):
         Limits.from_config({}, 3)
 

@@ -14,6 +14,9 @@ from oodgan.errors import UserError, unknown
 from oodgan.nn.resize import blur, resize_area
 from oodgan.parsing.classes import NAMES, numbers
 
+MARGIN = 0.024
+"""By how much parts that a mask covers completely are widened, as a fraction of the image's width."""
+
 OCCLUDERS = ("background", "hat", "glasses", "jewellery", "cloth")
 
 
@@ -42,7 +45,7 @@ class Reach:
     whole: Sequence[str] = ()
     removes: Sequence[str] = ()
     around: Sequence[str] = ()
-    margin: float = 0.024
+    margin: float = MARGIN
     changed: bool = False
     redraws: Sequence[str] = ()
     redraws_if_shown: Sequence[str] = ()
@@ -62,6 +65,10 @@ class Reach:
             raise UserError(f"within={self.within} is a share of the picture's width, above 0 and at most 1")
         if not 0 <= self.margin <= 0.5:
             raise UserError(f"margin={self.margin} is a share of the picture's width, from 0 to 0.5")
+        if not self.removes and (self.around or self.changed or self.margin != MARGIN):
+            raise UserError("around, margin and changed have no effect without parts to remove: set removes too")
+        if self.redraws_if_shown and not self.redraws:
+            raise UserError("redraws_if_shown has no effect without parts to redraw: set redraws too")
 
     @classmethod
     def of(cls, attribute: str, settings: Mapping[str, Any] | None) -> Reach:
@@ -130,7 +137,7 @@ class Limits:
             if strength < 0 and reach.removes:
                 is_object = any(name in OCCLUDERS for name in reach.removes)
                 others = _sum(parts, [name for name in OCCLUDERS if name not in reach.removes])
-                whole = _whole(parts, reach.removes, round(reach.margin * parts.shape[-1]))
+                whole = _whole(parts, reach.removes, reach.margin)
                 whole = whole * _around(parts, reach.around or reach.near, reach.within) * (1 - others).clamp(0, 1)
                 if reach.changed:
                     whole = whole * _much(change)
@@ -152,7 +159,7 @@ class Limits:
             reach = self.of(attribute)
             for name in (*reach.redraws, *reach.redraws_if_shown) if strength > 0 else ():
                 new = 1 - (_sum(before, [name]) > 0.5).float()
-                drawn = _whole(after, [name], margin=after.shape[-1] // 85) * new.clamp(min=min(strength, 1.0))
+                drawn = _whole(after, [name], margin=0.012) * new.clamp(min=min(strength, 1.0))
                 shown = 1.0 if name in reach.redraws else _shown(before, reach.redraws)
                 redrawn = torch.maximum(redrawn, drawn * shown)
         return redrawn
@@ -211,11 +218,11 @@ def _around(parts: Tensor, names: Sequence[str], within: float) -> Tensor:
     return _near(_sum(parts, names), within) if names else torch.ones_like(parts[:, :1])
 
 
-def _whole(parts: Tensor, names: Sequence[str], margin: int | None = None) -> Tensor:
-    """The parts with a margin in pixels, by default 1/42 of the width: (B, 1, S, S) in [0, 1]."""
+def _whole(parts: Tensor, names: Sequence[str], margin: float = MARGIN) -> Tensor:
+    """The parts with a margin, a fraction of the width: (B, 1, S, S) in [0, 1]."""
     if not names:
         return torch.zeros_like(parts[:, :1])
-    radius = parts.shape[-1] // 42 if margin is None else margin
+    radius = round(margin * parts.shape[-1])
     return blur(_dilated((_sum(parts, names) > 0.5).float(), radius), radius // 2)
 
 
