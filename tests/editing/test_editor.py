@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
@@ -17,12 +19,14 @@ from oodgan import Editor
 from oodgan.data import images
 from oodgan.directions.bank import Bank
 from oodgan.editing.edit import IMAGES, STEPS, paste
+from oodgan.editing.editor import _redrawn
 from oodgan.errors import UserError
 from oodgan.generators.protocol import sample_codes
 from oodgan.generators.stylegan2 import StyleGAN2
 from oodgan.inversion.inverter import OptimisationInverter
 from oodgan.inversion.refine import Refinement
 from oodgan.inversion.value import Inversion
+from oodgan.parsing.reach import Redrawn
 
 
 def left_half_of_the_change(inverted: Tensor, edited: Tensor, names: Sequence[str], photo: Tensor) -> Tensor:
@@ -325,6 +329,23 @@ def test_residuals_are_faded_out_at_redrawn_parts(editor: Editor) -> None:
     for photo, kept in ((alone, 0.0), (alone + 2, 1.0)):  # the code draws this photo; an object that it does not draw
         residual = editor.change(inversion, {"smile": 1.5}, photo).residuals[8]
         assert torch.allclose(residual[..., :3], torch.tensor(kept), atol=1e-6)
+
+
+@given(strength=st.floats(0.01, 2), colour=st.floats(-2, 2))
+def test_recoloured_parts_get_the_mean_residual_of_the_photos_parts(strength: float, colour: float) -> None:
+    left = torch.zeros(1, 1, 8, 8)
+    left[..., :4] = 1
+    drawn = Redrawn(region=left * min(strength, 1.0), source=1 - left, target=left)
+    before = torch.randn(1, 4, 8, 8)
+    before[..., 4:] += colour - before[..., 4:].mean((2, 3), keepdim=True)  # the mean of the right half is the colour
+    changed = Inversion(torch.zeros(1, 2, 512), {8: torch.randn(1, 4, 8, 8)})
+    residual = _redrawn(Inversion(changed.w_plus, {8: before}), changed, drawn).residuals[8]
+    expected = torch.lerp(changed.residuals[8], torch.tensor(colour), min(strength, 1.0))
+    assert torch.allclose(residual[..., :4], expected[..., :4], atol=1e-5)
+    assert torch.equal(residual[..., 4:], changed.residuals[8][..., 4:])
+    nowhere = drawn._replace(source=torch.zeros_like(left))  # the photo does not show these parts
+    residual = _redrawn(Inversion(changed.w_plus, {8: before}), changed, nowhere).residuals[8]
+    assert torch.allclose(residual[..., :4], changed.residuals[8][..., :4] * (1 - min(strength, 1.0)), atol=1e-5)
 
 
 def test_residuals_are_set_to_zero_at_removed_parts(editor: Editor) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -25,6 +24,7 @@ from oodgan.errors import UserError, unknown
 from oodgan.inversion.transfer import Transfer, Whole
 from oodgan.inversion.value import Inversion
 from oodgan.nn.resize import resize_area
+from oodgan.parsing.reach import Redrawn
 
 if TYPE_CHECKING:
     from oodgan.deghost.remover import Remover
@@ -136,7 +136,8 @@ class Editor:
 
         With a `photo` and a parser, the residuals are set to 0 at parts that the edit removes (e.g. glasses), because
         they represent the photo's old content and would draw these parts again, and at parts that the edit draws anew
-        (e.g. the teeth of an opened mouth).
+        (e.g. the teeth of an opened mouth). Redrawn lips get the mean residual of the photo's lips, which is their
+        colour.
         """
         changed = self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
         if self.parser is None or photo is None or not changed.residuals:
@@ -144,14 +145,12 @@ class Editor:
         removes, redraws = self.parser.removes(edits), self.parser.redraws(edits)
         if not removes and not redraws:
             return changed
-        preview = partial(self.generator.synthesis, size=self.parser.size)
-        alone = preview(inversion.w_plus).clamp(-1, 1)
+        codes = torch.cat([inversion.w_plus, changed.w_plus])
+        alone, edited_alone = self.generator.synthesis(codes, size=self.parser.size).clamp(-1, 1).chunk(2)
         if removes:
-            edited_alone = preview(changed.w_plus).clamp(-1, 1)
             changed = _without(changed, self.parser.removed(photo, edits, alone, edited_alone))
         if redraws:
-            edited = preview(changed.w_plus, residuals=changed.residuals).clamp(-1, 1)
-            changed = _without(changed, self.parser.redrawn(photo, alone, edited, edits))
+            changed = _redrawn(inversion, changed, self.parser.redrawn(photo, edits, alone, edited_alone))
         return changed
 
     @torch.no_grad()
@@ -317,6 +316,17 @@ class Editor:
             if isinstance(strength, Target):
                 self.search.wanted(self.bank, name, strength)
         return strengths
+
+
+def _redrawn(inversion: Inversion, changed: Inversion, redrawn: Redrawn) -> Inversion:
+    """Fade the changed residuals out in a region, or there to the mean of the inversion's residuals."""
+    kept = dict(_without(changed, redrawn.region).residuals)
+    for size in kept:
+        region, source, target = (resize_area(each, size) for each in redrawn)
+        mean = (inversion.residuals[size] * source).sum((2, 3), keepdim=True)
+        mean = mean / source.sum((2, 3), keepdim=True).clamp(min=1e-6)
+        kept[size] = kept[size] + region * target * mean
+    return Inversion(changed.w_plus, kept)
 
 
 def _without(inversion: Inversion, region: Tensor) -> Inversion:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from oodgan.errors import UserError
 from oodgan.nn.resize import resize_area
 from oodgan.parsing.classes import NAMES, celebamask, numbers
-from oodgan.parsing.reach import Limits, colour_change
+from oodgan.parsing.reach import Limits, Redrawn, colour_change
 from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
@@ -95,22 +95,23 @@ class Parser(nn.Module):
 
     def redraws(self, edits: Mapping[str, float]) -> bool:
         """Return whether an edit draws a part (e.g. an opened mouth) without the photo's residual."""
-        return any(strength > 0 and self.limits.of(name).redraws for name, strength in edits.items())
+        reaches = [self.limits.of(name) for name, strength in edits.items() if strength > 0]
+        return any(reach.redraws or reach.recolours for reach in reaches)
 
-    def redrawn(self, photos: Tensor, alone: Tensor, edited: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """Return where an edit draws a part without the photo's residual, (B, 1, S, S) in [0, 1].
+    def redrawn(self, photos: Tensor, edits: Mapping[str, float], before: Tensor, after: Tensor) -> Redrawn:
+        """Return where an edit draws a part without the photo's residual.
 
         This excludes objects that the generator cannot draw, such as a finger over the mouth.
 
         Args:
             photos: (B, 3, R, R) in [-1, 1].
-            alone: images of the photos' codes without residuals, of at least the parser's size.
-            edited: the edited inversions, of at least the parser's size.
             edits: {attribute: strength}.
+            before, after: images of the photos' codes before and after the edit, without residuals, of at least the
+                parser's size.
         """
-        drawn = self.limits.redrawn(self(photos), self(edited), edits)
-        unlike = colour_change(alone, photos, self.size)
-        return drawn * (1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1))
+        redrawn = self.limits.redrawn(self(photos), self(after), edits)
+        unlike = colour_change(before, photos, self.size)
+        return redrawn._replace(region=redrawn.region * (1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1)))
 
 
 def coloured(classes: Tensor) -> Tensor:

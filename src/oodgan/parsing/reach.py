@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,19 @@ MARGIN = 0.024
 """By how much parts that a mask covers completely are widened, as a fraction of the image's width."""
 
 OCCLUDERS = ("background", "hat", "glasses", "jewellery", "cloth")
+
+
+class Redrawn(NamedTuple):
+    """What the generator draws without the photo's residual, three maps (B, 1, S, S) in [0, 1].
+
+    Attributes:
+        region: where it does.
+        source, target: parts of the photo whose mean residual is used instead, and where in the edited image it is.
+    """
+
+    region: Tensor
+    source: Tensor
+    target: Tensor
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,8 @@ class Reach:
         changed: `removes` applies only where the edit changes the image: to a beard, and not to all of the skin.
         redraws: parts that the generator draws alone at positive strengths, without the photo's residual. The residual
             of closed lips would show as dark gaps between the teeth of an opened mouth.
-        redraws_if_shown: further parts to redraw if the photo shows one of `redraws`: the residual of an open mouth's
-            lips would smear the new ones.
+        recolours: parts that the generator draws anew too, in the photo's colour: their residual is replaced by its
+            mean over these parts of the photo. The residual itself would smear moved lips.
     """
 
     parts: Sequence[str] | None = None
@@ -48,7 +61,7 @@ class Reach:
     margin: float = MARGIN
     changed: bool = False
     redraws: Sequence[str] = ()
-    redraws_if_shown: Sequence[str] = ()
+    recolours: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for names in (
@@ -58,7 +71,7 @@ class Reach:
             self.removes,
             self.around,
             self.redraws,
-            self.redraws_if_shown,
+            self.recolours,
         ):
             numbers(names)
         if not 0 < self.within <= 1:
@@ -67,8 +80,6 @@ class Reach:
             raise UserError(f"margin={self.margin} is a share of the picture's width, from 0 to 0.5")
         if not self.removes and (self.around or self.changed or self.margin != MARGIN):
             raise UserError("around, margin and changed have no effect without parts to remove: set removes too")
-        if self.redraws_if_shown and not self.redraws:
-            raise UserError("redraws_if_shown has no effect without parts to redraw: set redraws too")
 
     @classmethod
     def of(cls, attribute: str, settings: Mapping[str, Any] | None) -> Reach:
@@ -144,24 +155,30 @@ class Limits:
                 removed = torch.maximum(removed, whole * (1.0 if is_object else min(-strength, 1.0)))
         return removed
 
-    def redrawn(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> Tensor:
-        """(B, 1, S, S) in [0, 1]: where the generator draws parts of the edited face without the photo's residual.
+    def redrawn(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> Redrawn:
+        """Return where the generator draws parts of the edited face without the photo's residual.
 
         Where the photo shows the same part (e.g. teeth), the value is the strength, at most 1, so that weak edits
         keep it.
 
         Args:
-            before, after: (B, K, S, S), probabilities of the parser's classes in the photo and in its edited inversion.
+            before, after: (B, K, S, S), probabilities of the parser's classes in the photo and in the image of its
+                edited code.
             edits: {attribute: strength}.
         """
-        redrawn = torch.zeros_like(after[:, :1])
+        redrawn = Redrawn(*(torch.zeros_like(after[:, :1]) for _ in Redrawn._fields))
         for attribute, strength in edits.items():
-            reach = self.of(attribute)
-            for name in (*reach.redraws, *reach.redraws_if_shown) if strength > 0 else ():
-                new = 1 - (_sum(before, [name]) > 0.5).float()
-                drawn = _whole(after, [name], margin=0.012) * new.clamp(min=min(strength, 1.0))
-                shown = 1.0 if name in reach.redraws else _shown(before, reach.redraws)
-                redrawn = torch.maximum(redrawn, drawn * shown)
+            if strength > 0:
+                reach = self.of(attribute)
+                for name in (*reach.redraws, *reach.recolours):
+                    new = 1 - (_sum(before, [name]) > 0.5).float()
+                    drawn = _whole(after, [name], margin=0.012) * new.clamp(min=min(strength, 1.0))
+                    redrawn = redrawn._replace(region=torch.maximum(redrawn.region, drawn))
+                source, target = (_sum(parts, reach.recolours) for parts in (before, after))
+                redrawn = redrawn._replace(
+                    source=torch.maximum(redrawn.source, (source > 0.5).float()),
+                    target=torch.maximum(redrawn.target, target),
+                )
         return redrawn
 
     def _allowed(self, parts: Tensor, reach: Reach) -> Tensor:
@@ -187,12 +204,6 @@ def _much(change: Tensor) -> Tensor:
     """1 where a change in colour is clearly visible, 0 where it is not, with surroundings: (B, 1, S, S) in [0, 1]."""
     radius = change.shape[-1] // 42
     return blur(_dilated(((change - 0.06) / 0.1).clamp(0, 1), radius), radius // 2)
-
-
-def _shown(parts: Tensor, names: Sequence[str]) -> Tensor:
-    """Whether a photo shows some parts on 0.1 % of its area, with a ramp around: (B, 1, 1, 1) in [0, 1]."""
-    area = (_sum(parts, names) > 0.5).float().mean((1, 2, 3), keepdim=True)
-    return (area * 1000 - 0.5).clamp(0, 1)
 
 
 def _sum(parts: Tensor, names: Sequence[str]) -> Tensor:
