@@ -110,19 +110,22 @@ def test_a_part_that_holds_the_removed_thing_is_taken_only_where_the_edit_change
 def test_new_parts_are_redrawn_completely_and_present_parts_by_the_strength(strength: float) -> None:
     limits = Limits({"smile": Reach(redraws=["mouth"])})
     closed, opened, mouth = without_mouth(), parts(), is_part("mouth")
-    new = limits.redrawn(closed, opened, {"smile": strength}).region
+    new = limits.redrawn(closed, opened, {"smile": strength})
     assert bool((new[mouth] > 0.99).all()) and new.mean() < 3 * mouth.float().mean() and not new[is_part("hat")].any()
-    present = limits.redrawn(opened, opened, {"smile": strength}).region
+    present = limits.redrawn(opened, opened, {"smile": strength})
     assert torch.allclose(present[mouth], torch.tensor(min(strength, 1.0)), atol=0.01)
     for edits in ({"smile": -strength}, {"smile": 0.0}, {"beard": strength}):
-        assert not limits.redrawn(closed, opened, edits).region.any()
-    assert not limits.redrawn(opened, closed, {"smile": strength}).region.any()  # a mouth that the edit closes
-    both = Limits({"smile": Reach(redraws=["mouth"], recolours=["skin"])}).redrawn(closed, opened, {"smile": strength})
-    assert bool((both.region[mouth] > 0.99).all()), "skin becomes mouth"
+        assert not limits.redrawn(closed, opened, edits).any()
+    assert not limits.redrawn(opened, closed, {"smile": strength}).any()  # a mouth that the edit closes
+    both = Limits({"smile": Reach(redraws=["mouth"], recolours=["skin"])})
+    region = both.redrawn(closed, opened, {"smile": strength})
+    source, target = both.recoloured(closed, opened, {"smile": strength})
+    assert bool((region[mouth] > 0.99).all()), "skin becomes mouth"
     chin = is_part("skin") & (torch.arange(64)[:, None] > 55)
-    assert torch.allclose(both.region[chin], torch.tensor(min(strength, 1.0)))
-    assert bool((both.source[mouth] == 1).all()), "the mouth was skin in the photo"
-    assert bool((both.target[chin] > 0.99).all()) and not both.target[mouth].round().any()
+    assert torch.allclose(region[chin], torch.tensor(min(strength, 1.0)))
+    assert bool((source[mouth] == 1).all()), "the mouth was skin in the photo"
+    assert bool((target[chin] > 0.99).all()) and not target[mouth].round().any()
+    assert not any(map(torch.any, both.recoloured(closed, opened, {"smile": 0.0, "beard": strength})))
 
 
 def head() -> torch.Tensor:

@@ -148,7 +148,7 @@ class Editor:
         codes = torch.cat([inversion.w_plus, changed.w_plus])
         alone, edited_alone = self.generator.synthesis(codes, size=self.parser.size).clamp(-1, 1).chunk(2)
         if removes:
-            changed = _without(changed, self.parser.removed(photo, edits, alone, edited_alone))
+            changed = _redrawn(inversion, changed, self.parser.removed(photo, edits, alone, edited_alone))
         if redraws:
             changed = _redrawn(inversion, changed, self.parser.redrawn(photo, edits, alone, edited_alone))
         return changed
@@ -319,17 +319,11 @@ class Editor:
 
 
 def _redrawn(inversion: Inversion, changed: Inversion, redrawn: Redrawn) -> Inversion:
-    """Fade the changed residuals out in a region, or there to the mean of the inversion's residuals."""
-    kept = dict(_without(changed, redrawn.region).residuals)
-    for size in kept:
+    """Fade the changed residuals out in a region; at its recoloured parts, to the mean of the inversion's residuals."""
+    kept = {}
+    for size, residual in changed.residuals.items():
         region, source, target = (resize_area(each, size) for each in redrawn)
         mean = (inversion.residuals[size] * source).sum((2, 3), keepdim=True)
         mean = mean / source.sum((2, 3), keepdim=True).clamp(min=1e-6)
-        kept[size] = kept[size] + region * target * mean
+        kept[size] = residual * (1 - region) + region * target * mean
     return Inversion(changed.w_plus, kept)
-
-
-def _without(inversion: Inversion, region: Tensor) -> Inversion:
-    """Fade the residuals out in a region (B, 1, S, S) in [0, 1]."""
-    kept = {size: x * (1 - resize_area(region, size)) for size, x in inversion.residuals.items()}
-    return Inversion(inversion.w_plus, kept)

@@ -89,9 +89,11 @@ class Parser(nn.Module):
         """Return whether an edit removes a part (e.g. glasses)."""
         return any(strength < 0 and self.limits.of(name).removes for name, strength in edits.items())
 
-    def removed(self, photos: Tensor, edits: Mapping[str, float], before: Tensor, after: Tensor) -> Tensor:
-        """Return where an edit removes a part, (B, 1, S, S) in [0, 1]; arguments as of `limit`."""
-        return self.limits.removed(self(photos), edits, colour_change(before, after, self.size))
+    def removed(self, photos: Tensor, edits: Mapping[str, float], before: Tensor, after: Tensor) -> Redrawn:
+        """Return where an edit removes a part; arguments as of `redrawn`."""
+        parts = self(photos)
+        region = self.limits.removed(parts, edits, colour_change(before, after, self.size))
+        return Redrawn(region, *self.limits.recoloured(parts, self(after), edits))
 
     def redraws(self, edits: Mapping[str, float]) -> bool:
         """Return whether an edit draws a part (e.g. an opened mouth) without the photo's residual."""
@@ -109,9 +111,10 @@ class Parser(nn.Module):
             before, after: images of the photos' codes before and after the edit, without residuals, of at least the
                 parser's size.
         """
-        redrawn = self.limits.redrawn(self(photos), self(after), edits)
+        parts, edited = self(photos), self(after)
         unlike = colour_change(before, photos, self.size)
-        return redrawn._replace(region=redrawn.region * (1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1)))
+        own = 1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1)
+        return Redrawn(self.limits.redrawn(parts, edited, edits) * own, *self.limits.recoloured(parts, edited, edits))
 
 
 def coloured(classes: Tensor) -> Tensor:

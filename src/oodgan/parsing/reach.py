@@ -21,11 +21,11 @@ OCCLUDERS = ("background", "hat", "glasses", "jewellery", "cloth")
 
 
 class Redrawn(NamedTuple):
-    """What the generator draws without the photo's residual, three maps (B, 1, S, S) in [0, 1].
+    """Where the generator draws without the photo's residual, three maps (B, 1, S, S) in [0, 1].
 
     Attributes:
         region: where it does.
-        source, target: parts of the photo whose mean residual is used instead, and where in the edited image it is.
+        source, target: parts of the photo whose mean residual is used instead, and where the edited image has them.
     """
 
     region: Tensor
@@ -49,7 +49,7 @@ class Reach:
         redraws: parts that the generator draws alone at positive strengths, without the photo's residual. The residual
             of closed lips would show as dark gaps between the teeth of an opened mouth.
         recolours: parts that the generator draws anew too, in the photo's colour: their residual is replaced by its
-            mean over these parts of the photo. The residual itself would smear moved lips.
+            mean over these parts of the photo, also where they are removed. The residual itself would smear moved lips.
     """
 
     parts: Sequence[str] | None = None
@@ -155,8 +155,8 @@ class Limits:
                 removed = torch.maximum(removed, whole * (1.0 if is_object else min(-strength, 1.0)))
         return removed
 
-    def redrawn(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> Redrawn:
-        """Return where the generator draws parts of the edited face without the photo's residual.
+    def redrawn(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> Tensor:
+        """(B, 1, S, S) in [0, 1]: where the generator draws parts of the edited face without the photo's residual.
 
         Where the photo shows the same part (e.g. teeth), the value is the strength, at most 1, so that weak edits
         keep it.
@@ -166,20 +166,22 @@ class Limits:
                 edited code.
             edits: {attribute: strength}.
         """
-        redrawn = Redrawn(*(torch.zeros_like(after[:, :1]) for _ in Redrawn._fields))
+        redrawn = torch.zeros_like(after[:, :1])
         for attribute, strength in edits.items():
-            if strength > 0:
-                reach = self.of(attribute)
-                for name in (*reach.redraws, *reach.recolours):
-                    new = 1 - (_sum(before, [name]) > 0.5).float()
-                    drawn = _whole(after, [name], margin=0.012) * new.clamp(min=min(strength, 1.0))
-                    redrawn = redrawn._replace(region=torch.maximum(redrawn.region, drawn))
-                source, target = (_sum(parts, reach.recolours) for parts in (before, after))
-                redrawn = redrawn._replace(
-                    source=torch.maximum(redrawn.source, (source > 0.5).float()),
-                    target=torch.maximum(redrawn.target, target),
-                )
+            reach = self.of(attribute)
+            for name in (*reach.redraws, *reach.recolours) if strength > 0 else ():
+                new = 1 - (_sum(before, [name]) > 0.5).float()
+                drawn = _whole(after, [name], margin=0.012) * new.clamp(min=min(strength, 1.0))
+                redrawn = torch.maximum(redrawn, drawn)
         return redrawn
+
+    def recoloured(self, before: Tensor, after: Tensor, edits: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        """Two maps (B, 1, S, S) in [0, 1] of the parts that keep their colour, in the photo and in the edited image.
+
+        Arguments as of `redrawn`.
+        """
+        names = {name for attribute, strength in edits.items() if strength for name in self.of(attribute).recolours}
+        return (_sum(before, sorted(names)) > 0.5).float(), _sum(after, sorted(names))
 
     def _allowed(self, parts: Tensor, reach: Reach) -> Tensor:
         if reach.parts is None:
