@@ -140,18 +140,11 @@ class Editor:
         colour.
         """
         changed = self.transfer(self.generator, inversion, self.bank.apply(inversion.w_plus, edits))
-        if self.parser is None or photo is None or not changed.residuals:
-            return changed
-        removes, redraws = self.parser.removes(edits), self.parser.redraws(edits)
-        if not removes and not redraws:
+        if self.parser is None or photo is None or not changed.residuals or not self.parser.redraws(edits):
             return changed
         codes = torch.cat([inversion.w_plus, changed.w_plus])
         alone, edited_alone = self.generator.synthesis(codes, size=self.parser.size).clamp(-1, 1).chunk(2)
-        if removes:
-            changed = _redrawn(inversion, changed, self.parser.removed(photo, edits, alone, edited_alone))
-        if redraws:
-            changed = _redrawn(inversion, changed, self.parser.redrawn(photo, edits, alone, edited_alone))
-        return changed
+        return _redrawn(inversion, changed, self.parser.redrawn(photo, edits, alone, edited_alone))
 
     @torch.no_grad()
     def decode(self, inversion: Inversion) -> Tensor:

@@ -85,25 +85,18 @@ class Parser(nn.Module):
         change = colour_change(before, after, self.size)
         return self.limits(self(photos), masks, active, change) if active else masks
 
-    def removes(self, edits: Mapping[str, float]) -> bool:
-        """Return whether an edit removes a part (e.g. glasses)."""
-        return any(strength < 0 and self.limits.of(name).removes for name, strength in edits.items())
-
-    def removed(self, photos: Tensor, edits: Mapping[str, float], before: Tensor, after: Tensor) -> Redrawn:
-        """Return where an edit removes a part; arguments as of `redrawn`."""
-        parts = self(photos)
-        region = self.limits.removed(parts, edits, colour_change(before, after, self.size))
-        return Redrawn(region, *self.limits.recoloured(parts, self(after), edits))
-
     def redraws(self, edits: Mapping[str, float]) -> bool:
-        """Return whether an edit draws a part (e.g. an opened mouth) without the photo's residual."""
-        reaches = [self.limits.of(name) for name, strength in edits.items() if strength > 0]
-        return any(reach.redraws or reach.recolours for reach in reaches)
+        """Return whether an edit removes or draws a part (glasses, an opened mouth) without the residual."""
+        reaches = [(self.limits.of(name), strength) for name, strength in edits.items()]
+        return any(
+            (strength < 0 and reach.removes) or (strength > 0 and (reach.redraws or reach.recolours))
+            for reach, strength in reaches
+        )
 
     def redrawn(self, photos: Tensor, edits: Mapping[str, float], before: Tensor, after: Tensor) -> Redrawn:
-        """Return where an edit draws a part without the photo's residual.
+        """Return where an edit removes or draws a part without the photo's residual.
 
-        This excludes objects that the generator cannot draw, such as a finger over the mouth.
+        What it draws excludes objects that the generator cannot draw, such as a finger over the mouth.
 
         Args:
             photos: (B, 3, R, R) in [-1, 1].
@@ -112,9 +105,10 @@ class Parser(nn.Module):
                 parser's size.
         """
         parts, edited = self(photos), self(after)
+        removed = self.limits.removed(parts, edits, colour_change(before, after, self.size))
         unlike = colour_change(before, photos, self.size)
-        own = 1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1)
-        return Redrawn(self.limits.redrawn(parts, edited, edits) * own, *self.limits.recoloured(parts, edited, edits))
+        drawn = self.limits.redrawn(parts, edited, edits) * (1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1))
+        return Redrawn(torch.maximum(removed, drawn), *self.limits.recoloured(parts, edited, edits))
 
 
 def coloured(classes: Tensor) -> Tensor:
