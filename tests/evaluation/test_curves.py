@@ -48,6 +48,12 @@ def job(**methods):
     return made, np.concatenate(list(methods.values()), 1)
 
 
+def test_there_are_no_curves_without_a_metric_of_likeness():
+    made, table = job(ours=scores(5, 0.8, 0.3))
+    other = Job(made.pairs, Protocol(metrics=["psnr", "ssim_gauss11"]), None, variants=made.variants, probes=made.probes)
+    assert equal_change(other, table, {"smile": 0.6}) == {}
+
+
 def test_a_method_that_does_not_reach_the_change_is_not_ranked():
     """Its likeness is best at every strength, but it has no rank at the required change of the attribute."""
     made, table = job(lazy=scores(20, 0.1, 0.1), honest=scores(20, 0.8, 0.3), rough=scores(20, 0.8, 0.6))

@@ -11,6 +11,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 def test_an_archive_is_fetched_once_and_only_its_members_are_kept(index: Index, cache: Path) -> None:
@@ -145,6 +146,14 @@ def test_an_archive_is_fetched_once_and_only_its_members_are_kept(index: Index, 
     assert files(cache) == [f"{folder.name}/files.json", f"{folder.name}/net.bin"]
     requested = len(index.seen)
     assert fetching.fetch("small") == folder and len(index.seen) == requested == 2
+
+
+def test_processes_that_fetch_at_the_same_time_download_once(index: Index, cache: Path) -> None:
+    """Without a lock two would write into the same partial file."""
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: fetching.fetch("small", progress=False), range(4)))
+    assert len(folders) == 1 and (folders.pop() / "net.bin").read_bytes() == PAYLOAD
+    assert [path for path, _ in index.seen].count(f"/files/{index.filename}") == 1
 
 
 def test_a_tar_at_an_absolute_url_is_fetched(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +174,7 @@ def test_an_interrupted_download_continues(index: Index, cache: Path) -> None:
     index.cut = 25_000
     with pytest.raises(UserError, match="run the command again to go on"):
         fetching.fetch("small", progress=False)
-    (part,) = (cache / "downloads").iterdir()
+    (part,) = (cache / "downloads").glob("[!.]*")
     done = part.stat().st_size
     assert part.suffix == ".part" and 20_000 < done <= 25_000
     assert fetching.verify("small") == "absent"

@@ -46,10 +46,12 @@ class Curve:
 def curves(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, dict[str, Curve]]:
     """Return {attribute: {method: curve}} of scores (photos, rows, metrics), without the inversion, which is no edit.
 
-    A judge (`oodgan.evaluation.judges`) has curves only if `at` contains it.
+    A judge (`oodgan.evaluation.judges`) has curves only if `at` contains it. Without a metric of likeness there are none.
     """
     names = job.columns
     metrics = [name for name in names if name.startswith(LIKENESS)]
+    if not metrics:
+        return {}
     rows: dict[str, list[tuple[float, int]]] = {}
     for m, row in enumerate(job.methods):
         variant = job.variant(row)

