@@ -310,12 +310,15 @@ def test_residuals_are_faded_out_at_redrawn_parts(editor: Editor) -> None:
     from oodgan.parsing.reach import Limits, Reach
 
     class LeftHalfMouth(torch.nn.Module):
+        score = 99.0
+
         def forward(self, photos: Tensor) -> Tensor:
             scores = torch.zeros(len(photos), len(NAMES), *photos.shape[2:])
-            scores[..., : photos.shape[3] // 2][:, NAMES.index("mouth")] = 99
+            scores[..., : photos.shape[3] // 2][:, NAMES.index("mouth")] = self.score
             return scores
 
-    editor.parser = Parser(LeftHalfMouth(), 32, Limits({"smile": Reach(redraws=["mouth"])}), foreign=9)
+    network = LeftHalfMouth()
+    editor.parser = Parser(network, 32, Limits({"smile": Reach(redraws=["mouth"])}), foreign=9)
     channels = editor.generator.feature_channels[8]
     inversion = Inversion(torch.zeros(1, editor.generator.num_ws, 512), {8: torch.ones(1, channels, 8, 8)})
     photo = torch.zeros(1, 3, 32, 32)
@@ -326,7 +329,9 @@ def test_residuals_are_faded_out_at_redrawn_parts(editor: Editor) -> None:
     assert bool((editor.change(inversion, {"smile": 1.0}).residuals[8] == 1).all())  # no photo
     editor.parser.foreign = 0.5
     alone = editor.generator.synthesis(inversion.w_plus, size=32).clamp(-1, 1)
-    for photo, kept in ((alone, 0.0), (alone + 2, 1.0)):  # the code draws this photo; an object that it does not draw
+    # the code draws this photo; it does not, but the parser is sure of a mouth; an object
+    for photo, score, kept in ((alone, 99.0, 0.0), (alone + 2, 99.0, 0.0), (alone + 2, 3.5, 1.0)):
+        network.score = score
         residual = editor.change(inversion, {"smile": 1.5}, photo).residuals[8]
         assert torch.allclose(residual[..., :3], torch.tensor(kept), atol=1e-6)
 

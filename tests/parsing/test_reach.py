@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oodgan.errors import UserError
 from oodgan.launch import compose
 from oodgan.parsing.classes import NAMES, numbers
-from oodgan.parsing.reach import OCCLUDERS, Limits, Reach, colour_change
+from oodgan.parsing.reach import OCCLUDERS, Limits, Reach, colour_change, objects
 
 
 def parts() -> torch.Tensor:
@@ -83,6 +83,22 @@ def test_parts_fade_with_the_strength_and_objects_are_removed_at_any(strength: f
     assert bool((glasses.removed(parts(), {"eyeglasses": -strength}, CHANGED)[is_part("glasses")] > 0.99).all())
 
 
+def test_objects_are_wide_unlike_the_code_and_of_no_sure_class() -> None:
+    unlike = torch.zeros(1, 1, 256, 256)
+    unlike[..., 30:120] = 0.9
+    sure = torch.zeros(1, len(NAMES), 256, 256)
+    sure[:, 1] = 1
+    unsure, border = sure.clone(), sure.clone()
+    unsure[:, 1:3, 60:120] = 0.5
+    border[:, 1:3, 60:64] = 0.5
+    result = objects(unsure, unlike, 0.5)
+    assert bool((result[..., 62:118, 32:118] == 1).all())  # round corners
+    result[..., 60:120, 30:120] = 0
+    assert not result.any()
+    for parts_, least in ((sure, 0.5), (border, 0.5), (unsure, 1.0)):
+        assert not objects(parts_, unlike, least).any()
+
+
 def test_a_removed_part_is_widened_by_the_margin_and_limited_to_what_it_must_be_around() -> None:
     sizes = []
     for margin in (0, 0.024, 0.1):
@@ -143,7 +159,7 @@ def head() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("attribute", "reached", "whole"),
     [
-        ("age", {"hair", "forehead", "brows", "eyes", "nose", "mouth", "chin", "neck"}, set()),
+        ("age", {"hair", "forehead", "brows", "eyes", "nose", "chin", "neck"}, set()),
         ("bald", {"hair", "forehead"}, {"hair"}),
         ("bangs", {"hair", "forehead"}, set()),
         ("blond", {"hair"}, {"hair"}),
@@ -161,8 +177,7 @@ def test_the_shipped_limits_include_hair_and_skin_where_needed(
     amount = {name: float(most[place]) for name, place in places.items()}
     assert all(amount[name] > 0.7 for name in reached), amount
     assert not amount["background"] and not amount["cloth"], amount
-    if attribute != "age":
-        assert not any(amount[name] for name in ("mouth", "neck")), amount
+    assert not amount["mouth"] and (attribute == "age" or not amount["neck"]), amount
     assert {name for name, place in places.items() if least[place] > 0.5} == whole
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from oodgan.errors import UserError
 from oodgan.nn.resize import resize_area
 from oodgan.parsing.classes import NAMES, celebamask, numbers
-from oodgan.parsing.reach import Limits, Redrawn, colour_change
+from oodgan.parsing.reach import Limits, Redrawn, colour_change, objects
 from oodgan.tracking.artifacts import plain
 from oodgan.weights import trained
 
@@ -33,7 +33,7 @@ class Parser(nn.Module):
         size: input resolution, pixels.
         limits: parts that the mask of each attribute may cover; None: the default for all attributes.
         foreign: mean difference in colour (images in [-1, 1]) between a photo and the image of its code alone, above
-            which pixels are taken for an object that the generator cannot draw.
+            which pixels of no sure class are taken for an object that the generator cannot draw.
 
     Example::
 
@@ -106,8 +106,8 @@ class Parser(nn.Module):
         """
         parts, edited = self(photos), self(after)
         removed = self.limits.removed(parts, edits, colour_change(before, after, self.size))
-        unlike = colour_change(before, photos, self.size)
-        drawn = self.limits.redrawn(parts, edited, edits) * (1 - ((unlike - self.foreign) / 0.1 + 0.5).clamp(0, 1))
+        kept = objects(parts, colour_change(before, photos, self.size), self.foreign)
+        drawn = self.limits.redrawn(parts, edited, edits) * (1 - kept)
         return Redrawn(torch.maximum(removed, drawn), *self.limits.recoloured(parts, edited, edits))
 
 

@@ -202,6 +202,24 @@ def colour_change(before: Tensor, after: Tensor, size: int) -> Tensor:
     return blur(difference, size // 64).abs().mean(1, keepdim=True)
 
 
+def objects(parts: Tensor, unlike: Tensor, least: float) -> Tensor:
+    """Where a photo probably has something that the generator cannot draw: (B, 1, S, S) in [0, 1].
+
+    There its colour differs from the image of its code, and the parser is sure of no class. Colours also differ where a
+    code has a mouth of another shape, but there the parser is sure of skin or lips. It is never sure at the border
+    between two parts, so narrow strips are left out.
+
+    Args:
+        parts: (B, K, S, S), probabilities of the parser's classes in the photo.
+        unlike: (B, 1, S, S), difference in colour between the photo and the image of its code (`colour_change`).
+        least: difference that counts.
+    """
+    radius = parts.shape[-1] // 128
+    unsure = ((1 - parts.amax(1, keepdim=True)) / 0.2).clamp(0, 1)
+    strange = ((unlike - least) / 0.1 + 0.5).clamp(0, 1) * unsure
+    return _dilated(1 - _dilated(1 - strange, radius), radius)
+
+
 def _much(change: Tensor) -> Tensor:
     """1 where a change in colour is clearly visible, 0 where it is not, with surroundings: (B, 1, S, S) in [0, 1]."""
     radius = change.shape[-1] // 42
