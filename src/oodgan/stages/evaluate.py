@@ -213,18 +213,22 @@ def _identity(cfg: DictConfig) -> list[Any]:
         given.append({"_target_": "oodgan.nn.arcface.ArcFace", **plain(cfg.recogniser)})
     metrics = {}
     for recogniser in filter(None, given):
-        metric = _identity_metric(recogniser)  # report an invalid file before anything is scored
-        if not isinstance(metric.recogniser, FaceNet):
+        if not isinstance(_recogniser(recogniser), FaceNet):
+            metric = _identity_metric(recogniser)  # report an invalid file before anything is scored
             metrics[metric.name] = partial(_identity_metric, recogniser)
     return list(metrics.values())
 
 
-def _identity_metric(recogniser: dict[str, Any], **keywords: Any) -> Any:
+def _recogniser(given: dict[str, Any]) -> Any:
     from hydra.utils import instantiate
 
+    return instantiate(given, _partial_=True)()
+
+
+def _identity_metric(recogniser: dict[str, Any], **keywords: Any) -> Any:
     from oodgan.metrics.similarity import Identity
 
-    return Identity(instantiate(recogniser, _partial_=True)(), **keywords)
+    return Identity(_recogniser(recogniser), **keywords)
 
 
 def _probes(cfg: DictConfig, edits: dict[str, float]) -> dict[Any, Any]:
