@@ -170,18 +170,17 @@ class Scorer(pl.LightningModule):
         """Return the parsing masks; for a photo without one, the parser's output, or else -1, which is in no region."""
         size = self.job.protocol.resolution
         if self._parser is None:
-            known = torch.full((len(batch), size, size), -1)
+            known = torch.full((len(batch), size, size), -1, device=self.device)
         else:
-            known = self._parser.celebamask(photos, size).cpu()
-        return torch.stack([k if i["labels"] is None else i["labels"] for k, i in zip(known, batch, strict=True)]).to(
-            self.device
-        )
+            known = self._parser.celebamask(photos, size)
+        labels = (k if i["labels"] is None else i["labels"].to(k) for k, i in zip(known, batch, strict=True))
+        return torch.stack(list(labels))
 
     def _masks(self, batch: list[Item], method: str) -> Tensor:
         # Methods without masks have nothing to measure: nan.
         size = self.job.protocol.resolution
         missing = torch.full((1, size, size), torch.nan)
-        return torch.stack([item["masks"].get(method, missing) for item in batch]).to(self.device)
+        return torch.stack([item["masks"].get(method, missing).to(self.device) for item in batch])
 
     def _complete(self, item: Item) -> None:
         """Compute the missing images of an item, one strength after the other."""

@@ -106,6 +106,8 @@ def _measure(
     cfg: DictConfig, generator: Generator, bank: Bank, photos: list[tuple[Path, Path | None]]
 ) -> tuple[Tables, MaskQuality]:
     """Return the tables of samples and photos, and the measurements of samples."""
+    from torch import nn
+
     from oodgan.evaluation.mask_quality import MaskQuality
     from oodgan.inversion import transfer
     from oodgan.training.progress import track
@@ -114,6 +116,8 @@ def _measure(
     attributes = _attributes(cfg, bank, kinds)
     scores = _scores(cfg, attributes)
     follow = transfer.build(cfg.get("transfer"), generator, bool(cfg.inverter.get("residual")))
+    if isinstance(follow, nn.Module):
+        follow.to(generator.mean_w.device)
 
     def measure() -> MaskQuality:
         return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength), follow)
@@ -176,6 +180,8 @@ def _scores(cfg: DictConfig, attributes: list[str]) -> dict[str, Any]:
 
 def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path | None]]) -> Iterator[Face]:
     """Yield the photos with their codes, inverted at the generator's resolution."""
+    from torch import nn
+
     from oodgan.data.files import read_parsing
     from oodgan.editing.subject import Subjects
     from oodgan.evaluation.mask_quality import Face
@@ -183,6 +189,8 @@ def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path 
 
     device = generator.mean_w.device
     inverter = cache.build(cfg, generator)
+    if isinstance(inverter, nn.Module):
+        inverter.to(device)
     subjects = Subjects(generator.resolution, device)
     for path, mask in photos:
         photo = subjects.find(path, aligned=True)[0].photo
