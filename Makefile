@@ -1,4 +1,4 @@
-# make demo: one real photo through the whole method.   make test: the tests, but for those of `make test-long`.
+# make demo: one real photo through the whole method.   make test: the tests, but for the slow ones of `make test-slow`.
 # Both make .venv first; an interrupted try goes on where it stopped.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_ARGS ?=
@@ -8,7 +8,7 @@ RUN := .venv/bin/python
 # Whole files to each process, in the order of tests/conftest.py
 TESTS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-long test-fast coverage lint docs clean-venv
+.PHONY: setup demo test test-slow test-fast coverage lint docs clean-venv
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -25,12 +25,12 @@ demo: setup
 # The weights come first and once: test processes that run side by side must not download the same file.
 test: setup
 	.venv/bin/oodgan weights fetch all
-	$(TESTS) -m "not long" --durations=60 --durations-min=10
+	$(TESTS) -m "not slow" --durations=60 --durations-min=10
 
-# Whole documents (README's commands, notebooks) and real clusters (SLURM, Ray), each of which takes about a minute.
-test-long: setup
+# Tests of over 20 seconds: killed and distributed trainings, exports, whole documents (README's commands, notebooks), real clusters.
+test-slow: setup
 	.venv/bin/oodgan weights fetch all
-	$(TESTS) -m long --durations=30 --durations-min=10
+	$(TESTS) -m slow --durations=60 --durations-min=10
 
 test-fast: setup
 	$(TESTS) -m "not slow and not network"

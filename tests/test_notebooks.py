@@ -16,7 +16,6 @@ def test_notebooks_equal_their_scripts_and_have_no_outputs(path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.network
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_each_notebook_runs(path: Path, tmp_path: Path):

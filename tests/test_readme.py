@@ -120,7 +120,6 @@ def test_every_linked_file_exists() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.network
 def test_shell_blocks_of_the_readme_run_as_printed(
     reader: Path, start: Callable[..., subprocess.Popen], monkeypatch: pytest.MonkeyPatch

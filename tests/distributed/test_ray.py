@@ -44,7 +44,6 @@ def address():
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_sweep_jobs_write_to_their_own_folders_and_finished_ones_are_skipped(address, tmp_path):
     ray = ["hydra=ray", f"hydra.launcher.init.address={address}"]
     done = command(tmp_path, *ray, *FAST, "sweep=two", "diffcam.fit.max_steps=2", "diffcam.fit.lr=1e-3,1e-2")
@@ -59,7 +58,6 @@ def test_sweep_jobs_write_to_their_own_folders_and_finished_ones_are_skipped(add
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_study_trials_run_on_a_local_ray_cluster_and_are_pruned(tmp_path):
     pytest.importorskip("ray", reason="no Ray here: pip install 'oodgan[ray]'")
     pytest.importorskip("optuna")
@@ -75,7 +73,6 @@ def test_study_trials_run_on_a_local_ray_cluster_and_are_pruned(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_missing_cluster_is_a_one_line_error(tmp_path):
     pytest.importorskip("ray", reason="no Ray here: pip install 'oodgan[ray]'")
     done = command(tmp_path, "hydra=ray", "hydra.launcher.init.address=127.0.0.1:1", *FAST, "seed=1,2")

@@ -146,7 +146,6 @@ def two_nodes(slurm, single_process, draw_face):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_training_on_two_nodes_takes_the_same_steps_as_one_process(single_process, two_nodes):
     runs = single_process[0] / "runs"
     for stage in OF_STAGE:
@@ -155,7 +154,6 @@ def test_training_on_two_nodes_takes_the_same_steps_as_one_process(single_proces
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(single_process, two_nodes):
     from safetensors.torch import load_file
 
@@ -174,7 +172,6 @@ def test_ghosts_and_scores_of_two_nodes_equal_those_of_one_process(single_proces
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_cancelled_job_is_not_requeued(slurm, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
     script = job(tmp_path, *SPREAD, WAIT)
@@ -188,7 +185,6 @@ def test_a_cancelled_job_is_not_requeued(slurm, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_sweep_starts_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
     words = ["hydra=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.tasks_per_node=2", *SPREAD, *FAST]
     words += ["diffcam.fit.max_steps=2", "diffcam.fit.lr=1e-3,1e-2", "sweep=two"]
@@ -205,7 +201,6 @@ def test_a_sweep_starts_slurm_jobs_of_two_tasks_each(slurm, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_job_that_slurm_rejects_is_a_one_line_error(slurm, tmp_path):
     words = ["diffcam", "-m", *FAST, "hydra=slurm_cpu", "hydra.launcher.partition=nowhere", "seed=1,2"]
     done = run_outside_of_jobs(slurm, tmp_path, *words)
@@ -224,7 +219,6 @@ def test_a_missing_cluster_is_a_one_line_error(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_batch_script_without_srun_runs_as_one_process_and_warns(slurm, tmp_path):
     command = " ".join([*OODGAN, "diffcam", *FAST, "diffcam.fit.max_steps=1"])
     number = slurm.sbatch(f"#!/bin/bash\ncd {tmp_path}\n{command}\n", "-N1", "-n2", f"--output={tmp_path}/out")
@@ -250,7 +244,6 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm, timed_out, uninterrupted):
     (folder, number), _ = timed_out
     slurm.wait_until(lambda: slurm.job(number)["Restarts"] == "1")  # after SLURM's time limit
@@ -262,7 +255,6 @@ def test_a_requeued_job_ends_with_the_same_weights_as_an_uninterrupted_one(slurm
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_sweep_job_that_times_out_is_requeued_and_finishes(slurm, timed_out):
     _, (folder, process) = timed_out
     assert process.wait(timeout=600) == 0, (folder / "printed").read_text()[-3000:]
@@ -273,7 +265,6 @@ def test_a_sweep_job_that_times_out_is_requeued_and_finishes(slurm, timed_out):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_job_that_loses_a_node_is_requeued_and_ends_with_the_same_weights(slurm, uninterrupted, tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
     script = job(tmp_path, *SPREAD, WAIT)

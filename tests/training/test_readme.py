@@ -56,7 +56,6 @@ def checkpoint(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_readme_commands_of_two_processes_and_a_resumed_run_work(runs):
     folder, _ = runs
     first, longer = checkpoint(folder / "two/diffcam"), checkpoint(folder / "longer/diffcam")
@@ -70,7 +69,6 @@ def test_readme_commands_of_two_processes_and_a_resumed_run_work(runs):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_readme_commands_of_sweeps_and_their_comparison_work(runs):
     folder, shown = runs
     for name, count in (("rates", 4), ("study", 6)):
