@@ -50,7 +50,9 @@ def job(**methods):
 
 def test_there_are_no_curves_without_a_metric_of_likeness():
     made, table = job(ours=scores(5, 0.8, 0.3))
-    other = Job(made.pairs, Protocol(metrics=["psnr", "ssim_gauss11"]), None, variants=made.variants, probes=made.probes)
+    other = Job(
+        made.pairs, Protocol(metrics=["psnr", "ssim_gauss11"]), None, variants=made.variants, probes=made.probes
+    )
     assert equal_change(other, table, {"smile": 0.6}) == {}
 
 

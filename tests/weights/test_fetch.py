@@ -137,7 +137,9 @@ def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
+    )
 
 
 def test_an_archive_is_fetched_once_and_only_its_members_are_kept(index: Index, cache: Path) -> None:

@@ -46,7 +46,8 @@ class Curve:
 def curves(job: Job, table: Floats, at: Mapping[str, float]) -> dict[str, dict[str, Curve]]:
     """Return {attribute: {method: curve}} of scores (photos, rows, metrics), without the inversion, which is no edit.
 
-    A judge (`oodgan.evaluation.judges`) has curves only if `at` contains it. Without a metric of likeness there are none.
+    A judge (`oodgan.evaluation.judges`) has curves only if `at` contains it. There are none without a metric of
+    likeness.
     """
     names = job.columns
     metrics = [name for name in names if name.startswith(LIKENESS)]
