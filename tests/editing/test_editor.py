@@ -329,7 +329,7 @@ def test_residuals_are_faded_out_at_redrawn_parts(editor: Editor) -> None:
     assert bool((editor.change(inversion, {"smile": 1.0}).residuals[8] == 1).all())  # no photo
     editor.parser.foreign = 0.5
     alone = editor.generator.synthesis(inversion.w_plus, size=32).clamp(-1, 1)
-    # the code draws this photo; it does not, but the parser is sure of a mouth; an object
+    # the code draws this photo; the code does not, but the parser is confident of a mouth; an object
     for photo, score, kept in ((alone, 99.0, 0.0), (alone + 2, 99.0, 0.0), (alone + 2, 3.5, 1.0)):
         network.score = score
         residual = editor.change(inversion, {"smile": 1.5}, photo).residuals[8]

@@ -83,7 +83,7 @@ def test_parts_fade_with_the_strength_and_objects_are_removed_at_any(strength: f
     assert bool((glasses.removed(parts(), {"eyeglasses": -strength}, CHANGED)[is_part("glasses")] > 0.99).all())
 
 
-def test_objects_are_wide_unlike_the_code_and_of_no_sure_class() -> None:
+def test_objects_are_wide_unlike_the_code_and_not_classified_with_confidence() -> None:
     unlike = torch.zeros(1, 1, 256, 256)
     unlike[..., 30:120] = 0.9
     sure = torch.zeros(1, len(NAMES), 256, 256)

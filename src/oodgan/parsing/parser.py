@@ -33,7 +33,8 @@ class Parser(nn.Module):
         size: input resolution, pixels.
         limits: parts that the mask of each attribute may cover; None: the default for all attributes.
         foreign: mean difference in colour (images in [-1, 1]) between a photo and the image of its code alone, above
-            which pixels of no sure class are taken for an object that the generator cannot draw.
+            which pixels that the network does not classify with confidence are an object that the generator cannot
+            draw.
 
     Example::
 

@@ -205,9 +205,9 @@ def colour_change(before: Tensor, after: Tensor, size: int) -> Tensor:
 def objects(parts: Tensor, unlike: Tensor, least: float) -> Tensor:
     """Where a photo probably has something that the generator cannot draw: (B, 1, S, S) in [0, 1].
 
-    There its colour differs from the image of its code, and the parser is sure of no class. Colours also differ where a
-    code has a mouth of another shape, but there the parser is sure of skin or lips. It is never sure at the border
-    between two parts, so narrow strips are left out.
+    There its colour differs from the image of its code, and the parser is not confident of any class. Colours also
+    differ where the code has a mouth of another shape, but there the parser is confident of skin or lips. Its
+    confidence is always low at the border between two parts, so narrow strips are left out.
 
     Args:
         parts: (B, K, S, S), probabilities of the parser's classes in the photo.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oodgan.directions.bank import Bank
     from oodgan.evaluation.mask_quality import Face, Kind, MaskQuality
     from oodgan.generators import Generator
+    from oodgan.inversion.protocol import Inverter
 
 Tables = dict[str, dict[str, dict[str, Any]]]
 READS = (
@@ -106,44 +107,40 @@ def _measure(
     cfg: DictConfig, generator: Generator, bank: Bank, photos: list[tuple[Path, Path | None]]
 ) -> tuple[Tables, MaskQuality]:
     """Return the tables of samples and photos, and the measurements of samples."""
-    from torch import nn
-
+    from oodgan.devices import on_accelerator
     from oodgan.evaluation.mask_quality import MaskQuality
-    from oodgan.inversion import transfer
+    from oodgan.inversion import cache, transfer
     from oodgan.training.progress import track
 
-    kinds = _kinds(cfg, generator, bank)
-    attributes = _attributes(cfg, bank, kinds)
-    scores = _scores(cfg, attributes)
     follow = transfer.build(cfg.get("transfer"), generator, bool(cfg.inverter.get("residual")))
-    if isinstance(follow, nn.Module):
-        follow.to(generator.mean_w.device)
+    inverter = cache.build(cfg, generator) if photos else None
+    with on_accelerator(cfg, generator, follow, inverter) as device:
+        kinds = _kinds(cfg, generator, bank, device)
+        attributes = _attributes(cfg, bank, kinds)
+        scores = _scores(cfg, attributes)
 
-    def measure() -> MaskQuality:
-        return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength), follow)
+        def measure() -> MaskQuality:
+            return MaskQuality(generator, bank, kinds, attributes, scores, int(cfg.size), float(cfg.strength), follow)
 
-    samples = measure()
-    for face in track(samples.held_out(cfg.samples, cfg.seed, cfg.truncation), "masks: samples", cfg.samples):
-        samples.see(face)
-    regions = samples.regions()
-    tables: Tables = {f"{cfg.samples} held-out samples": samples.summary(regions)}
-    if photos:
-        real = measure()
-        for face in track(_faces(cfg, generator, photos), "masks: photos", len(photos)):
-            real.see(face)
-        tables[f"{len(photos)} photos"] = real.summary(regions)
+        samples = measure()
+        for face in track(samples.held_out(cfg.samples, cfg.seed, cfg.truncation), "masks: samples", cfg.samples):
+            samples.see(face)
+        regions = samples.regions()
+        tables: Tables = {f"{cfg.samples} held-out samples": samples.summary(regions)}
+        if inverter is not None:
+            real = measure()
+            for face in track(_faces(cfg, generator, inverter, photos), "masks: photos", len(photos)):
+                real.see(face)
+            tables[f"{len(photos)} photos"] = real.summary(regions)
     return tables, samples
 
 
-def _kinds(cfg: DictConfig, generator: Generator, bank: Bank) -> dict[str, Kind]:
-    from oodgan.devices import device_of
+def _kinds(cfg: DictConfig, generator: Generator, bank: Bank, device: str) -> dict[str, Kind]:
     from oodgan.diffcam import masks
     from oodgan.evaluation.mask_quality import Kind
     from oodgan.evaluation.paper import paper_config
     from oodgan.parsing import parser
 
-    device = device_of(str(cfg.get("accelerator", "cpu")))
-    generator.to(device)  # type: ignore[attr-defined]
     config = plain(cfg)
     kinds: dict[str, Kind] = {}
     limiting = parser.build(config.get("parser"))
@@ -178,19 +175,15 @@ def _scores(cfg: DictConfig, attributes: list[str]) -> dict[str, Any]:
     return {attribute: probe for (attribute, _, _), probe in load_probes(path, attributes, {}).items()}
 
 
-def _faces(cfg: DictConfig, generator: Generator, photos: list[tuple[Path, Path | None]]) -> Iterator[Face]:
+def _faces(
+    cfg: DictConfig, generator: Generator, inverter: Inverter, photos: list[tuple[Path, Path | None]]
+) -> Iterator[Face]:
     """Yield the photos with their codes, inverted at the generator's resolution."""
-    from torch import nn
-
     from oodgan.data.files import read_parsing
     from oodgan.editing.subject import Subjects
     from oodgan.evaluation.mask_quality import Face
-    from oodgan.inversion import cache
 
     device = generator.mean_w.device
-    inverter = cache.build(cfg, generator)
-    if isinstance(inverter, nn.Module):
-        inverter.to(device)
     subjects = Subjects(generator.resolution, device)
     for path, mask in photos:
         photo = subjects.find(path, aligned=True)[0].photo
